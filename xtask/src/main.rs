@@ -58,9 +58,7 @@ fn demo() -> Result<ExitCode> {
     let job = [model.as_str(), "-p", "prune,quant", "-o", out.as_str()];
     println!("$ onnx-compress {}", job.join(" "));
     cargo(
-        ["run", "--quiet", "--release", "--package", "onnx-compress", "--bin", "onnx-compress", "--"]
-            .iter()
-            .chain(&job),
+        ["run", "--release", "--package", "onnx-compress", "--bin", "onnx-compress", "--"].iter().chain(&job),
     )
 }
 
