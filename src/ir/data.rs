@@ -1,0 +1,111 @@
+//! Tensor bytes: owned, or a range of a memory-mapped file. Cloning never copies them.
+
+use bytes::Bytes;
+use memmap2::Mmap;
+use std::{fmt, fs::File, io, ops::Range, path::Path, path::PathBuf, sync::Arc};
+
+/// A file mapped into memory, kept open so that its ranges can also be copied file to file.
+pub struct MappedFile {
+    path: PathBuf,
+    file: File,
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps a whole file; nothing is read until it is touched.
+    #[allow(unsafe_code, reason = "memory mapping; the one audited use in the crate")]
+    pub fn open(path: &Path) -> io::Result<Arc<Self>> {
+        let file = File::open(path)?;
+        // SAFETY: the map is read-only and private to this process. Another process that truncates the file
+        // while it is mapped can raise SIGBUS; like every tool that maps its inputs, we require inputs to stay
+        // unchanged while they are read. Results are written to a new file and renamed, never in place.
+        let map = unsafe { Mmap::map(&file)? };
+        Ok(Arc::new(MappedFile { path: path.to_owned(), file, map }))
+    }
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// The open file, for copies that need not pass through memory.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+    /// The whole contents.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl fmt::Debug for MappedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedFile({}, {} bytes)", self.path.display(), self.map.len())
+    }
+}
+
+/// The bytes of a tensor.
+#[derive(Clone)]
+pub enum Data {
+    /// Bytes in memory.
+    Owned(Bytes),
+    /// A range of a mapped file, shared by every tensor of that file.
+    Mapped {
+        /// The file.
+        file: Arc<MappedFile>,
+        /// The bytes of the file that are the tensor's.
+        range: Range<usize>,
+    },
+}
+
+impl Data {
+    /// A checked range of a mapped file; `None` where it reaches past the end.
+    pub fn mapped(file: &Arc<MappedFile>, range: Range<usize>) -> Option<Data> {
+        file.bytes().get(range.clone())?;
+        Some(Data::Mapped { file: file.clone(), range })
+    }
+    /// The bytes, mapped in on first touch.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Data::Owned(bytes) => bytes,
+            Data::Mapped { file, range } => &file.bytes()[range.clone()],
+        }
+    }
+    /// Their number; free to ask.
+    pub fn len(&self) -> usize {
+        match self {
+            Data::Owned(bytes) => bytes.len(),
+            Data::Mapped { range, .. } => range.len(),
+        }
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Vec<u8>> for Data {
+    fn from(bytes: Vec<u8>) -> Self {
+        Data::Owned(bytes.into())
+    }
+}
+impl From<Bytes> for Data {
+    fn from(bytes: Bytes) -> Self {
+        Data::Owned(bytes)
+    }
+}
+impl PartialEq for Data {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self, Data::Owned(_)) { "owned" } else { "mapped" };
+        write!(f, "{} bytes {kind}", self.len())
+    }
+}

@@ -1,0 +1,25 @@
+//! The intermediate representation: a model, its graphs, and the edits that keep them valid.
+//!
+//! A [`Graph`] is bipartite: ops and values are nodes, an edge says in which slot an op reads or writes a value.
+//! It is the single source of truth for definitions and uses. Nothing here knows protobuf, files or the runtime.
+
+mod attr;
+mod data;
+mod dtype;
+mod edit;
+mod graph;
+mod model;
+mod order;
+mod place;
+mod tensor;
+mod types;
+mod verify;
+
+pub use attr::{Attr, Attribute, Op};
+pub use data::{Data, MappedFile};
+pub use dtype::DType;
+pub use graph::{Graph, OpId, Origin, Slots, Use, Value, ValueId};
+pub use model::{Annotation, Carried, Function, Model, OpsetImport};
+pub use place::Where;
+pub use tensor::{SparseTensor, Storage, Tensor};
+pub use types::{Dim, Shape, TensorType, Type};

@@ -1,0 +1,11 @@
+//! Makes any ONNX model smaller and faster without its training code, and proves on ONNX Runtime that it still works.
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod ir;
+pub mod lower;
+pub mod measure;
+pub mod passes;
+
+pub use error::{Error, Result};

@@ -1,0 +1,3 @@
+//! ONNX protobuf in and out.
+
+pub mod proto;

@@ -1,0 +1,74 @@
+//! What a pass may ask about a model in use. The runtime answers; passes know only this page.
+
+use crate::{
+    error::{Error, Result},
+    ir::{Model, Tensor},
+};
+use std::collections::HashMap;
+
+/// A statistic of one value over the calibration samples.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Need {
+    /// The value's name in the main graph.
+    pub value: String,
+    /// What to find out about it.
+    pub stat: Stat,
+}
+
+/// A kind of statistic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stat {
+    /// Smallest and largest element, over everything (`None`) or for each index of one axis.
+    Range {
+        /// The axis kept apart.
+        axis: Option<usize>,
+    },
+}
+
+/// The answer to one [`Need`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Measured {
+    /// One entry, or one for each index of the axis.
+    Range {
+        /// Smallest elements.
+        min: Vec<f32>,
+        /// Largest elements.
+        max: Vec<f32>,
+    },
+}
+
+/// Answers by need.
+#[derive(Clone, Debug, Default)]
+pub struct Stats(pub HashMap<Need, Measured>);
+
+impl Stats {
+    /// The overall range of a value, where it was asked for and is finite.
+    pub fn range(&self, value: &str) -> Option<(f32, f32)> {
+        let need = Need { value: value.to_owned(), stat: Stat::Range { axis: None } };
+        match self.0.get(&need)? {
+            Measured::Range { min, max } => {
+                let (lo, hi) = (*min.first()?, *max.first()?);
+                (lo.is_finite() && hi.is_finite() && lo <= hi).then_some((lo, hi))
+            }
+        }
+    }
+}
+
+/// Named tensors: a model's inputs or outputs for one run.
+pub type Batch = Vec<(String, Tensor)>;
+
+/// Runs models. Implemented over ONNX Runtime; absent where no runtime library is installed.
+pub trait Measure {
+    /// Whether there are real calibration samples (not synthesized ones).
+    fn has_samples(&self) -> bool;
+    /// The statistics asked for, over all calibration samples, in one sweep.
+    fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats>;
+    /// Runs the model once on a batch and returns the values named in `fetch` (outputs or inner values), in that order.
+    /// An empty `fetch` returns all graph outputs.
+    fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>>;
+}
+
+/// The error of a pass that needs the runtime where there is none.
+pub fn no_runtime(what: &str) -> Error {
+    Error::Runtime(format!("{what} needs ONNX Runtime, and no library was found"))
+}

@@ -1,0 +1,164 @@
+//! What a pass may use besides the model: remarks, counts, the runtime, the seed, progress and cancellation.
+
+use crate::{
+    error::{Error, Result},
+    ir::{Model, Tensor, Where},
+    measure::{Batch, Measure, Need, Stats, no_runtime},
+};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// What a remark says happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemarkKind {
+    /// Something was rewritten.
+    Applied,
+    /// Something could have been rewritten, and the text says why it was not.
+    Missed,
+    /// Something worth knowing.
+    Note,
+    /// Something the user should act on.
+    Warning,
+}
+
+/// What a pass did or left alone, where, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Remark {
+    /// The pass that says so.
+    pub pass: String,
+    /// What kind of remark it is.
+    pub kind: RemarkKind,
+    /// The place it is about.
+    pub at: Where,
+    /// The reason, as a sentence.
+    pub text: String,
+}
+
+/// Shows how far a long step is. The command line draws bars; the library default shows nothing.
+pub trait Progress {
+    /// A step of `total` units begins.
+    fn begin(&self, what: &str, total: u64);
+    /// So many units of it are done.
+    fn advance(&self, units: u64);
+    /// The step is over.
+    fn end(&self);
+}
+
+struct Silent;
+impl Progress for Silent {
+    fn begin(&self, _: &str, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn end(&self) {}
+}
+
+/// The surroundings of a pass.
+pub struct Context<'a> {
+    /// Everything said so far.
+    pub remarks: Vec<Remark>,
+    /// How often each named thing happened, by pass and rule: `"simplify/identity"`.
+    pub counts: BTreeMap<String, u64>,
+    /// The seed of every random choice.
+    pub seed: u64,
+    pass: String,
+    measure: Option<&'a dyn Measure>,
+    progress: &'a dyn Progress,
+    cancelled: Option<&'a AtomicBool>,
+}
+
+impl Default for Context<'_> {
+    fn default() -> Self {
+        Context {
+            remarks: Vec::new(),
+            counts: BTreeMap::new(),
+            seed: 0,
+            pass: String::new(),
+            measure: None,
+            progress: &Silent,
+            cancelled: None,
+        }
+    }
+}
+
+impl<'a> Context<'a> {
+    /// A context without a runtime.
+    pub fn new() -> Self {
+        Self::default()
+    }
+    /// The same with a runtime to measure on.
+    pub fn with_measure(mut self, measure: &'a dyn Measure) -> Self {
+        self.measure = Some(measure);
+        self
+    }
+    /// The same with a seed for random choices.
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+    /// The same with progress shown.
+    pub fn with_progress(mut self, progress: &'a dyn Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+    /// The same with a flag that stops passes at their next [`Context::check_cancelled`].
+    pub fn with_cancel(mut self, flag: &'a AtomicBool) -> Self {
+        self.cancelled = Some(flag);
+        self
+    }
+    /// Names the pass that the next remarks and counts belong to.
+    pub(crate) fn enter(&mut self, pass: &str) {
+        pass.clone_into(&mut self.pass);
+    }
+    /// Says something.
+    pub fn remark(&mut self, kind: RemarkKind, at: impl Into<Where>, text: impl Into<String>) {
+        self.remarks.push(Remark { pass: self.pass.clone(), kind, at: at.into(), text: text.into() });
+    }
+    /// Something was rewritten.
+    pub fn applied(&mut self, at: impl Into<Where>, text: impl Into<String>) {
+        self.remark(RemarkKind::Applied, at, text);
+    }
+    /// Something was left alone, and why.
+    pub fn missed(&mut self, at: impl Into<Where>, why: impl Into<String>) {
+        self.remark(RemarkKind::Missed, at, why);
+    }
+    /// The user should act on this.
+    pub fn warning(&mut self, at: impl Into<Where>, text: impl Into<String>) {
+        self.remark(RemarkKind::Warning, at, text);
+    }
+    /// Counts something that happened `n` times.
+    pub fn count(&mut self, what: &str, n: u64) {
+        if n > 0 {
+            *self.counts.entry(format!("{}/{what}", self.pass)).or_default() += n;
+        }
+    }
+    /// Whether a runtime is there.
+    pub fn has_runtime(&self) -> bool {
+        self.measure.is_some()
+    }
+    /// Whether there are real calibration samples.
+    pub fn has_samples(&self) -> bool {
+        self.measure.is_some_and(Measure::has_samples)
+    }
+    /// Statistics over the calibration samples. See [`Measure::measure`].
+    pub fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats> {
+        self.measure.ok_or_else(|| no_runtime("measuring"))?.measure(model, needs)
+    }
+    /// Runs a model once. See [`Measure::run`].
+    pub fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>> {
+        self.measure.ok_or_else(|| no_runtime("running a model"))?.run(model, batch, fetch)
+    }
+    /// Where progress goes.
+    pub fn progress(&self) -> &'a dyn Progress {
+        self.progress
+    }
+    /// Fails if the user asked to stop.
+    pub fn check_cancelled(&self) -> Result<()> {
+        match self.cancelled {
+            Some(flag) if flag.load(Ordering::Relaxed) => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
+    }
+}

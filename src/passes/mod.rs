@@ -1,0 +1,15 @@
+//! Compression as rewrite passes over a [`Model`](crate::ir::Model).
+//!
+//! A pass has typed options and one line in [`PASSES`]; everything else (pipeline text, `--explain`, completions,
+//! documentation of defaults) follows from that. Library users push passes of their own into a [`Pipeline`].
+
+mod context;
+mod pass;
+mod pipeline;
+
+pub use context::{Context, Progress, Remark, RemarkKind};
+pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};
+pub use pipeline::Pipeline;
+
+/// Every pass that pipeline text can name, sorted.
+pub const PASSES: &[PassInfo] = &[];
