@@ -51,6 +51,9 @@ pub trait Pass {
     fn needs(&self) -> Needs {
         Needs::default()
     }
+    /// The signal-to-noise ratio of the outputs, in dB, below which the result counts as broken. `None` where only
+    /// the task's own metric can tell, as after pruning.
+    fn least_sqnr(&self) -> Option<f64>;
     /// Transforms the model.
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed>;
     /// The options that differ from their defaults, as pipeline text shows them.
