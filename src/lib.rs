@@ -6,6 +6,7 @@ pub mod error;
 pub mod ir;
 pub mod lower;
 pub mod measure;
+pub mod ops;
 pub mod passes;
 
 pub use error::{Error, Result};

@@ -1,0 +1,130 @@
+//! Shrinking groups: cutting positions out of a model, and its oracle, setting their weights to zero.
+
+use super::{
+    factor::{Arena, Factor},
+    flow::Flow,
+    rewrite::Rewrite,
+};
+use crate::{
+    error::{Error, Result},
+    ir::{Graph, Model, Origin, Tensor, Use, ValueId, Where},
+};
+use std::collections::{BTreeMap, HashSet};
+
+/// Which positions of each group stay, sorted. Groups not listed stay whole.
+pub type Keep = BTreeMap<Factor, Vec<usize>>;
+
+/// What shrinking needs of an analysis, free of the model it was made from.
+pub struct Cut {
+    arena: Arena,
+    rewrites: Vec<Rewrite>,
+    /// Initializers and which positions stay along each of their axes (`None`: all).
+    weights: Vec<(ValueId, Vec<Option<Vec<usize>>>)>,
+    keep: Keep,
+}
+
+impl Flow<'_> {
+    /// Prepares shrinking; the analysis is used up.
+    pub fn cut(self, keep: Keep) -> Cut {
+        let lookup = |f: Factor| keep.get(&f).map(Vec::as_slice);
+        let mut weights = Vec::new();
+        for (v, _) in self.graph.initializers() {
+            let shrunk = |f: &Factor| self.arena.leaves(*f).iter().any(|l| keep.contains_key(l));
+            let axes: Vec<_> = self
+                .known_dims(v)
+                .iter()
+                .map(|f| shrunk(f).then(|| self.arena.positions(*f, &lookup)))
+                .collect();
+            if axes.iter().any(Option::is_some) {
+                weights.push((v, axes));
+            }
+        }
+        Cut { weights, arena: self.arena, rewrites: self.rewrites, keep }
+    }
+}
+
+impl Cut {
+    /// Removes the positions that do not stay, and adapts attributes and shape constants. Inner types are cleared
+    /// and must be inferred again.
+    pub fn apply(&self, model: &mut Model) -> Result<()> {
+        let graph = &mut model.graph;
+        self.each_axis(graph, |_, tensor, axis, keep| take(tensor, axis, keep))?;
+        let lookup = |f: Factor| self.keep.get(&f).map(Vec::as_slice);
+        let size = |f: Factor| self.arena.positions(f, &lookup).len();
+        for rewrite in &self.rewrites {
+            rewrite.apply(graph, &self.arena, &size);
+        }
+        let fixed: HashSet<ValueId> = graph.inputs.iter().chain(&graph.outputs).copied().collect();
+        for v in graph.values().filter(|v| !fixed.contains(v)).collect::<Vec<_>>() {
+            graph.value_mut(v).ty = None;
+        }
+        graph.sweep();
+        Ok(())
+    }
+    /// Sets the weights at the removed positions to zero: for exact groups the model then computes what the cut one
+    /// does. Divisors stay, as dividing by zero would say nothing.
+    pub fn zero(&self, model: &mut Model) -> Result<()> {
+        let graph = &mut model.graph;
+        let divides = |at: &Use| matches!(at, Use::Input(op, 1) if graph.op(*op).is("Div"));
+        let divisors: HashSet<ValueId> =
+            self.weights.iter().map(|w| w.0).filter(|v| graph.uses(*v).iter().any(divides)).collect();
+        self.each_axis(graph, |v, tensor, axis, keep| {
+            if divisors.contains(&v) {
+                return Some(tensor.clone());
+            }
+            let stay: HashSet<usize> = keep.iter().copied().collect();
+            blocks(tensor, axis, |k, block| {
+                if !stay.contains(&k) {
+                    block.fill(0);
+                }
+            })
+        })
+    }
+    fn each_axis(
+        &self,
+        graph: &mut Graph,
+        change: impl Fn(ValueId, &Tensor, usize, &[usize]) -> Option<Tensor>,
+    ) -> Result<()> {
+        for (v, axes) in &self.weights {
+            let Some(mut tensor) = graph.initializer(*v).cloned() else { continue };
+            for (axis, keep) in axes.iter().enumerate() {
+                let Some(keep) = keep else { continue };
+                tensor = change(*v, &tensor, axis, keep).ok_or_else(|| {
+                    let at = Where::Value(graph.name_of(*v).to_owned());
+                    Error::unsupported(at, format!("{} weights cannot be cut", tensor.dtype()))
+                })?;
+            }
+            graph.value_mut(*v).origin = Origin::Initializer(tensor);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of one element; `None` for strings and types packed below a byte.
+fn width(tensor: &Tensor) -> Option<usize> {
+    let n = tensor.len();
+    (n > 0 && tensor.data().is_some() && tensor.byte_len().is_multiple_of(n)).then(|| tensor.byte_len() / n)
+}
+
+/// The tensor restricted to some positions of an axis.
+fn take(tensor: &Tensor, axis: usize, keep: &[usize]) -> Option<Tensor> {
+    let mut shape = tensor.shape().to_vec();
+    let row = shape[axis + 1..].iter().product::<usize>() * width(tensor)?;
+    let mut bytes = Vec::with_capacity(tensor.byte_len() / shape[axis] * keep.len());
+    for outer in tensor.bytes().chunks_exact(row * shape[axis]) {
+        keep.iter().for_each(|k| bytes.extend_from_slice(&outer[k * row..(k + 1) * row]));
+    }
+    shape[axis] = keep.len();
+    Tensor::new(tensor.dtype(), shape, bytes::Bytes::from(bytes)).ok()
+}
+
+/// The tensor after `f` changed the bytes at each position of an axis.
+fn blocks(tensor: &Tensor, axis: usize, f: impl Fn(usize, &mut [u8])) -> Option<Tensor> {
+    let shape = tensor.shape();
+    let row = shape[axis + 1..].iter().product::<usize>() * width(tensor)?;
+    let mut bytes = tensor.bytes().to_vec();
+    for (k, block) in bytes.chunks_exact_mut(row).enumerate() {
+        f(k % shape[axis], block);
+    }
+    Tensor::new(tensor.dtype(), shape, bytes::Bytes::from(bytes)).ok()
+}

@@ -1,0 +1,24 @@
+//! The axis algebra: which axes of a model's values are the same, and what must shrink together.
+//!
+//! Every axis is a [`Factor`]: a leaf, a product (nested axes, as a reshape makes them) or a concatenation. Each
+//! operator unifies the factors of its operands; unification refines leaves. A leaf that is not frozen and touches an
+//! initializer is a prune [`Group`]: residual sums, concatenations, splits, grouped convolutions, flattening and
+//! attention heads need no case of their own.
+
+mod apply;
+mod factor;
+mod flow;
+mod groups;
+mod reshape;
+mod rewrite;
+mod rule;
+mod solve;
+mod structural;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use apply::{Cut, Keep};
+pub use factor::{Arena, Factor, Factors, Kind};
+pub use flow::Flow;
+pub use groups::{Group, Member};

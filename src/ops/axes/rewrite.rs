@@ -1,0 +1,91 @@
+//! What besides weights must change when axes shrink: attributes and shape constants.
+
+use super::factor::{Arena, Factor, Factors};
+use crate::ir::{Graph, OpId, Tensor};
+
+/// One element of a list of extents.
+#[derive(Clone, Debug)]
+pub(super) enum Extent {
+    /// Stays as it is (`-1`, `0`, an extent that cannot shrink).
+    Keep(i64),
+    /// The sum of the extents of these factors.
+    Sum(Factors),
+}
+
+impl Extent {
+    pub(super) fn of(f: Factor) -> Extent {
+        Extent::Sum(Factors::from_slice(&[f]))
+    }
+}
+
+/// A change that follows from the new extents.
+#[derive(Clone, Debug)]
+pub(super) enum Rewrite {
+    /// An integer attribute is the extent of a factor.
+    Attr { op: OpId, name: String, factor: Factor },
+    /// An integer list attribute.
+    Ints { op: OpId, name: String, extents: Vec<Extent> },
+    /// A constant input that holds extents; the op gets a constant of its own.
+    Input { op: OpId, slot: usize, extents: Vec<Extent> },
+    /// The sizes of a Split, which it may have left implicit.
+    Split { op: OpId, extents: Vec<Extent>, as_input: bool },
+}
+
+impl Rewrite {
+    /// Writes the new extents. `size` gives the extent of a factor after cutting; nothing is touched where no
+    /// factor concerned has shrunk.
+    pub(super) fn apply(&self, graph: &mut Graph, arena: &Arena, size: &impl Fn(Factor) -> usize) {
+        let shrunk = |f: &Factor| arena.size(*f) != Some(size(*f));
+        let list = |extents: &[Extent]| -> Option<Vec<i64>> {
+            let touched = extents.iter().any(|e| matches!(e, Extent::Sum(fs) if fs.iter().any(shrunk)));
+            let value = |e: &Extent| match e {
+                Extent::Keep(n) => *n,
+                Extent::Sum(fs) => fs.iter().map(|f| size(*f) as i64).sum(),
+            };
+            touched.then(|| extents.iter().map(value).collect())
+        };
+        match self {
+            Rewrite::Attr { op, name, factor } => {
+                if shrunk(factor) {
+                    graph.op_mut(*op).set(name, size(*factor) as i64);
+                }
+            }
+            Rewrite::Ints { op, name, extents } => {
+                if let Some(values) = list(extents) {
+                    graph.op_mut(*op).set(name, values);
+                }
+            }
+            Rewrite::Input { op, slot, extents } => {
+                if let Some(values) = list(extents) {
+                    replace_constant(graph, *op, *slot, values);
+                }
+            }
+            Rewrite::Split { op, extents, as_input } => {
+                let Some(values) = list(extents) else { return };
+                if *as_input {
+                    graph.op_mut(*op).unset("num_outputs");
+                    replace_constant(graph, *op, 1, values);
+                } else {
+                    graph.op_mut(*op).set("split", values);
+                }
+            }
+        }
+    }
+}
+
+/// Gives an op its own constant, as others may read the old one with another meaning.
+fn replace_constant(graph: &mut Graph, op: OpId, slot: usize, values: Vec<i64>) {
+    let old = graph.input(op, slot);
+    let narrow = old.and_then(|v| graph.dtype(v)) == Some(crate::ir::DType::I32);
+    let hint = old.map_or_else(|| "split".to_owned(), |v| graph.name_of(v).to_owned());
+    let tensor = if narrow {
+        Tensor::from_vec([values.len()], values.iter().map(|n| *n as i32).collect())
+    } else {
+        Tensor::ints(values)
+    };
+    let new = graph.add_initializer(&hint, tensor);
+    graph.set_input(op, slot, Some(new));
+    if let Some(old) = old {
+        graph.remove_value_if_unused(old);
+    }
+}

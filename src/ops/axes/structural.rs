@@ -1,0 +1,326 @@
+//! Axis rules that need more than a line: broadcasting, reductions, and operators that move or cut axes.
+
+use super::{
+    factor::{Factor, Factors},
+    flow::Flow,
+    reshape,
+    rewrite::{Extent, Rewrite},
+};
+use crate::ir::OpId;
+
+/// Applies the rule of an op's operator. `None`: there is none, or this op is not of the form it covers.
+pub(super) fn apply(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    match flow.graph.op(op).op_type.as_str() {
+        "Relu" | "LeakyRelu" | "Sigmoid" | "Tanh" | "Erf" | "Clip" | "Dropout" | "Identity" | "Sqrt"
+        | "Exp" | "Log" | "Neg" | "Cast" | "HardSwish" | "HardSigmoid" | "Gelu" | "Elu" | "Selu" | "Celu"
+        | "Softplus" | "Softsign" | "Mish" | "ThresholdedRelu" | "Abs" | "Reciprocal" | "Floor" | "Ceil"
+        | "Round" | "Sign" | "Not" | "Swish" | "Sin" | "Cos" | "Shrink" => unary(flow, op),
+        "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Mean" | "Pow" | "Where" | "Max" | "Min" | "PRelu"
+        | "Mod" | "And" | "Or" | "Xor" | "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" => {
+            elementwise(flow, op)
+        }
+        "Gemm" => gemm(flow, op),
+        "LayerNormalization" | "RMSNormalization" => layer_norm(flow, op),
+        "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" => softmax(flow, op),
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+        | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceSumSquare" | "ArgMax" | "ArgMin" => reduce(flow, op),
+        "Transpose" => transpose(flow, op),
+        "Concat" => concat(flow, op),
+        "Split" => split(flow, op),
+        "Slice" => slice(flow, op),
+        "Gather" => gather(flow, op),
+        "Pad" => pad(flow, op),
+        "Resize" | "Upsample" => resize(flow, op),
+        "Expand" => expand(flow, op),
+        "Reshape" => reshape::reshape(flow, op),
+        "Flatten" => reshape::flatten(flow, op),
+        "Squeeze" | "Unsqueeze" => reshape::squeeze(flow, op),
+        "Constant" => Some(()),
+        _ => None,
+    }
+}
+
+/// An axis number as written, counted from the left.
+pub(super) fn axis(n: i64, rank: usize) -> Option<usize> {
+    let n = if n < 0 { n + rank as i64 } else { n };
+    usize::try_from(n).ok().filter(|n| *n < rank)
+}
+
+/// Lines up axes from the right; an axis of extent 1 repeats and corresponds to none.
+fn broadcast(flow: &mut Flow<'_>, dims: &[Factor], out: &[Factor]) {
+    for (x, y) in dims.iter().rev().zip(out.iter().rev()) {
+        if flow.arena.size(*x) != Some(1) || flow.arena.size(*y) == Some(1) {
+            flow.arena.unify(*x, *y);
+        }
+    }
+}
+fn same(flow: &mut Flow<'_>, a: &[Factor], b: &[Factor]) -> Option<()> {
+    if a.len() != b.len() {
+        return None;
+    }
+    a.iter().zip(b).for_each(|(x, y)| flow.arena.unify(*x, *y));
+    Some(())
+}
+/// Input and output of equal shape; outputs without a known shape (an unused mask) do not matter.
+fn unary(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    same(flow, &x, &y)?;
+    if let Some(mask) = flow.output(op, 1) {
+        same(flow, &x, &mask)?;
+    }
+    Some(())
+}
+fn elementwise(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    // The form before opset 7 lines axes up as an attribute says.
+    if flow.graph.op(op).attr("broadcast").is_some() {
+        return None;
+    }
+    let y = flow.output(op, 0)?;
+    for v in flow.graph.inputs_of(op).into_iter().flatten() {
+        let dims = flow.dims(v)?;
+        broadcast(flow, &dims, &y);
+    }
+    Some(())
+}
+fn gemm(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (a, b, y) = (flow.input(op, 0)?, flow.input(op, 1)?, flow.output(op, 0)?);
+    let ([a0, a1], [b0, b1], [y0, y1]) = (&a[..], &b[..], &y[..]) else { return None };
+    let node = flow.graph.op(op);
+    let turned = |name| node.int(name).unwrap_or(0) != 0;
+    let (m, k) = if turned("transA") { (a1, a0) } else { (a0, a1) };
+    let (k2, n) = if turned("transB") { (b1, b0) } else { (b0, b1) };
+    flow.arena.unify(*m, *y0);
+    flow.arena.unify(*k, *k2);
+    flow.arena.unify(*n, *y1);
+    if let Some(c) = flow.graph.input(op, 2) {
+        let c = flow.dims(c)?;
+        broadcast(flow, &c, &y);
+    }
+    Some(())
+}
+fn layer_norm(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    let first = axis(flow.graph.op(op).int("axis").unwrap_or(-1), x.len())?;
+    same(flow, &x, &y)?;
+    x[first..].iter().for_each(|f| flow.arena.mark_statistic(*f));
+    for slot in [1, 2] {
+        if let Some(v) = flow.graph.input(op, slot) {
+            let dims = flow.dims(v)?;
+            broadcast(flow, &dims, &x);
+        }
+    }
+    Some(())
+}
+fn softmax(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    same(flow, &x, &y)?;
+    let node = flow.graph.op(op);
+    // Before opset 13 all axes from `axis` on are normalised together.
+    let together = flow.opset < 13 && node.op_type != "LpNormalization";
+    let first = axis(node.int("axis").unwrap_or(if together { 1 } else { -1 }), x.len())?;
+    let last = if together { x.len() } else { first + 1 };
+    x[first..last].iter().for_each(|f| flow.arena.mark_statistic(*f));
+    Some(())
+}
+fn reduce(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    let node = flow.graph.op(op);
+    let written = match (node.ints("axes"), node.op_type.starts_with("Arg")) {
+        (_, true) => vec![node.int("axis").unwrap_or(0)],
+        (Some(axes), _) => axes.to_vec(),
+        (None, _) if flow.graph.input(op, 1).is_some() => flow.ints(op, 1)?,
+        _ if node.int("noop_with_empty_axes") == Some(1) => return same(flow, &x, &y),
+        _ => (0..x.len() as i64).collect(),
+    };
+    let axes: Vec<usize> = written.iter().map(|n| axis(*n, x.len())).collect::<Option<_>>()?;
+    let keep = node.int("keepdims").unwrap_or(1) != 0;
+    let mut out = y.iter();
+    for (k, f) in x.iter().enumerate() {
+        if axes.contains(&k) {
+            flow.arena.mark_statistic(*f);
+            if node.op_type.starts_with("Arg") {
+                flow.arena.freeze(*f, "positions along it are results");
+            }
+            if keep {
+                out.next()?;
+            }
+        } else {
+            flow.arena.unify(*f, *out.next()?);
+        }
+    }
+    Some(())
+}
+fn transpose(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    let reversed: Vec<i64> = (0..x.len() as i64).rev().collect();
+    let perm = flow.graph.op(op).ints("perm").map_or(reversed, <[i64]>::to_vec);
+    for (y, p) in y.iter().zip(perm) {
+        flow.arena.unify(*y, *x.get(usize::try_from(p).ok()?)?);
+    }
+    Some(())
+}
+/// One axis of `whole` is the concatenation of the parts' axes, the others are equal.
+fn joined(flow: &mut Flow<'_>, whole: &[Factor], parts: &[Factors], at: usize) -> Option<()> {
+    if parts.iter().any(|p| p.len() != whole.len()) {
+        return None;
+    }
+    for (k, f) in whole.iter().enumerate() {
+        if k == at {
+            let along: Factors = parts.iter().map(|p| p[k]).collect();
+            if along.iter().any(|p| flow.arena.size(*p).is_none()) {
+                along.iter().chain([f]).for_each(|f| flow.arena.freeze(*f, "its extent is not known"));
+            } else {
+                let along = flow.arena.concat(&along);
+                flow.arena.unify(*f, along);
+            }
+        } else {
+            parts.iter().for_each(|p| flow.arena.unify(p[k], *f));
+        }
+    }
+    Some(())
+}
+fn concat(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let y = flow.output(op, 0)?;
+    let at = axis(flow.graph.op(op).int("axis").unwrap_or(1), y.len())?;
+    let parts: Vec<Factors> =
+        flow.graph.inputs_of(op).into_iter().map(|v| flow.dims(v?)).collect::<Option<_>>()?;
+    joined(flow, &y, &parts, at)
+}
+fn split(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let x = flow.input(op, 0)?;
+    let at = axis(flow.graph.op(op).int("axis").unwrap_or(0), x.len())?;
+    if flow.graph.input(op, 1).is_some() {
+        flow.ints(op, 1)?;
+    }
+    let parts: Vec<Factors> =
+        flow.graph.outputs_of(op).into_iter().map(|v| flow.dims(v?)).collect::<Option<_>>()?;
+    joined(flow, &x, &parts, at)?;
+    let extents = parts.iter().map(|p| Extent::of(p[at])).collect();
+    flow.rewrites.push(Rewrite::Split { op, extents, as_input: flow.opset >= 13 });
+    Some(())
+}
+fn slice(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    if x.len() != y.len() {
+        return None;
+    }
+    let node = flow.graph.op(op);
+    let inputs = node.attr("starts").is_none();
+    let list = |slot: usize, name: &str| {
+        if inputs { flow.ints(op, slot) } else { node.ints(name).map(<[i64]>::to_vec) }
+    };
+    let (starts, ends) = (list(1, "starts")?, list(2, "ends")?);
+    let axes = match list(3, "axes") {
+        Some(axes) => axes,
+        None if flow.graph.input(op, 3).is_some() => return None,
+        None => (0..starts.len() as i64).collect(),
+    };
+    let steps = match flow.ints(op, 4) {
+        Some(steps) => steps,
+        None if flow.graph.input(op, 4).is_some() => return None,
+        None => vec![1; starts.len()],
+    };
+    if axes.len() != starts.len() || ends.len() != starts.len() || steps.len() != starts.len() {
+        return None;
+    }
+    let mut from: Vec<Extent> = starts.iter().map(|n| Extent::Keep(*n)).collect();
+    let mut to: Vec<Extent> = ends.iter().map(|n| Extent::Keep(*n)).collect();
+    let axes: Vec<usize> = axes.iter().map(|n| axis(*n, x.len())).collect::<Option<_>>()?;
+    for k in (0..x.len()).filter(|k| !axes.contains(k)) {
+        flow.arena.unify(x[k], y[k]);
+    }
+    for (j, k) in axes.into_iter().enumerate() {
+        let (Some(size), Some(taken)) = (flow.arena.size(x[k]), flow.arena.size(y[k])) else {
+            flow.arena.unify(x[k], y[k]);
+            continue;
+        };
+        if steps[j] == 1 && taken == size {
+            flow.arena.unify(x[k], y[k]);
+            continue;
+        }
+        let start = if starts[j] < 0 { starts[j].saturating_add(size as i64).max(0) } else { starts[j] };
+        let before = usize::try_from(start).ok()?;
+        let Some(after) = size.checked_sub(before).and_then(|n| n.checked_sub(taken)) else {
+            return None;
+        };
+        if steps[j] != 1 || taken == 0 {
+            flow.arena.freeze(x[k], "sliced with a step");
+            flow.arena.freeze(y[k], "sliced with a step");
+            continue;
+        }
+        let (pre, post) = (flow.arena.leaf(Some(before)), flow.arena.leaf(Some(after)));
+        let whole = flow.arena.concat(&[pre, y[k], post]);
+        flow.arena.unify(x[k], whole);
+        from[j] = Extent::Sum(Factors::from_slice(&[pre]));
+        to[j] = Extent::Sum(Factors::from_slice(&[pre, y[k]]));
+    }
+    let rewrite = |slot: usize, name: &str, extents| match inputs {
+        true => Rewrite::Input { op, slot, extents },
+        false => Rewrite::Ints { op, name: name.to_owned(), extents },
+    };
+    flow.rewrites.extend([rewrite(1, "starts", from), rewrite(2, "ends", to)]);
+    Some(())
+}
+fn gather(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, i, y) = (flow.input(op, 0)?, flow.input(op, 1)?, flow.output(op, 0)?);
+    let at = axis(flow.graph.op(op).int("axis").unwrap_or(0), x.len())?;
+    if y.len() + 1 != x.len() + i.len() {
+        return None;
+    }
+    flow.arena.freeze(x[at], "gathered by position");
+    same(flow, &x[..at], &y[..at])?;
+    same(flow, &i, &y[at..at + i.len()])?;
+    same(flow, &x[at + 1..], &y[at + i.len()..])
+}
+fn pad(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    let node = flow.graph.op(op);
+    let pads = match node.ints("pads").or(node.ints("paddings")) {
+        Some(pads) => pads.to_vec(),
+        None => flow.ints(op, 1)?,
+    };
+    if flow.graph.input(op, 3).is_some() || pads.len() != 2 * x.len() || y.len() != x.len() {
+        return None;
+    }
+    for k in 0..x.len() {
+        if pads[k] == 0 && pads[k + x.len()] == 0 {
+            flow.arena.unify(x[k], y[k]);
+        } else {
+            flow.arena.freeze(x[k], "padded");
+            flow.arena.freeze(y[k], "padded");
+        }
+    }
+    Some(())
+}
+fn resize(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    if x.len() != y.len() || flow.graph.op(op).attr("axes").is_some() {
+        return None;
+    }
+    let sized = flow.graph.op(op).is("Resize") && flow.graph.input(op, 3).is_some();
+    let sizes = if sized { flow.ints(op, 3)? } else { Vec::new() };
+    for (k, (x, y)) in x.iter().zip(&y).enumerate() {
+        if k > 1 {
+            flow.arena.freeze(*x, "spatial axis");
+            flow.arena.freeze(*y, "spatial axis");
+        } else {
+            flow.arena.unify(*x, *y);
+        }
+    }
+    if sized && sizes.len() == y.len() {
+        let extents = sizes.iter().zip(&y).enumerate();
+        let extents =
+            extents.map(|(k, (n, f))| if k == 1 { Extent::of(*f) } else { Extent::Keep(*n) }).collect();
+        flow.rewrites.push(Rewrite::Input { op, slot: 3, extents });
+    }
+    Some(())
+}
+fn expand(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y, shape) = (flow.input(op, 0)?, flow.output(op, 0)?, flow.ints(op, 1)?);
+    broadcast(flow, &x, &y);
+    let skip = y.len().checked_sub(shape.len())?;
+    let extents = shape.iter().zip(&y[skip..]);
+    let extents = extents.map(|(n, f)| if *n == 1 { Extent::Keep(1) } else { Extent::of(*f) }).collect();
+    flow.rewrites.push(Rewrite::Input { op, slot: 1, extents });
+    Some(())
+}

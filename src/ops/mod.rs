@@ -1,0 +1,3 @@
+//! Operator knowledge: the one place where facts about operators live.
+
+pub mod axes;
