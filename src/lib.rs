@@ -8,5 +8,6 @@ pub mod lower;
 pub mod measure;
 pub mod ops;
 pub mod passes;
+pub mod runtime;
 
 pub use error::{Error, Result};

@@ -21,5 +21,5 @@ pub use dtype::DType;
 pub use graph::{Graph, OpId, Origin, Slots, Use, Value, ValueId};
 pub use model::{Annotation, Carried, Function, Model, OpsetImport};
 pub use place::Where;
-pub use tensor::{SparseTensor, Storage, Tensor};
+pub use tensor::{Element, SparseTensor, Storage, Tensor};
 pub use types::{Dim, Shape, TensorType, Type};
