@@ -6,10 +6,12 @@
 mod context;
 mod pass;
 mod pipeline;
+pub mod rules;
+pub mod simplify;
 
 pub use context::{Context, Progress, Remark, RemarkKind};
 pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};
 pub use pipeline::Pipeline;
 
 /// Every pass that pipeline text can name, sorted.
-pub const PASSES: &[PassInfo] = &[];
+pub const PASSES: &[PassInfo] = &[PassInfo::of::<simplify::Simplify>()];

@@ -1,0 +1,220 @@
+//! Declarative rewrites: a pattern, what stands in its place, and a function that computes new constants or says
+//! why the rule does not apply.
+//!
+//! The left side is ONNX text, the last line its root. `$w` must be a constant, `b?` may be left out, `<axis=1>`
+//! must equal; commutative operators match in either order; a value computed inside the match must have no reader
+//! outside it. The right side is one op, which inherits the attributes of the matched op of its type, or the name of
+//! a value that replaces the root's. The new op takes the root's name, and its output keeps the root's output name.
+
+mod matching;
+mod pattern;
+
+pub use matching::Match;
+
+use super::Context;
+use crate::ir::{Attr, Graph, Op, OpId, Origin, Tensor, ValueId};
+use pattern::Line;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// Why a rule does not apply: an empty text where nobody would have expected it to.
+pub type Miss = &'static str;
+
+/// What a rule computes for its right side.
+#[derive(Default)]
+pub struct Bindings {
+    tensors: Vec<(&'static str, Tensor)>,
+    attrs: Vec<(&'static str, Attr)>,
+}
+
+impl Bindings {
+    /// A constant that the right side names.
+    pub fn tensor(mut self, name: &'static str, tensor: Tensor) -> Self {
+        self.tensors.push((name, tensor));
+        self
+    }
+    /// An attribute of the new op.
+    pub fn attr(mut self, name: &'static str, value: impl Into<Attr>) -> Self {
+        self.attrs.push((name, value.into()));
+        self
+    }
+}
+
+/// A rewrite.
+pub struct Rule {
+    /// Its name in counts and remarks.
+    pub name: &'static str,
+    /// What to look for.
+    pub lhs: &'static str,
+    /// What to put there.
+    pub rhs: &'static str,
+    /// Preconditions and new constants.
+    pub bind: fn(&Match<'_>) -> Result<Bindings, Miss>,
+}
+
+enum Replacement {
+    Value(String),
+    Op(Line),
+}
+
+struct Compiled {
+    rule: &'static Rule,
+    lhs: Vec<Line>,
+    rhs: Replacement,
+}
+
+/// Rules, parsed once and found by the type of their root.
+pub struct RuleSet {
+    by_root: HashMap<String, Vec<Compiled>>,
+}
+
+/// Places and reasons of misses, each once.
+pub type Misses = BTreeSet<(String, String)>;
+
+impl RuleSet {
+    /// Parses rules.
+    ///
+    /// # Panics
+    /// Where a rule's text is malformed: a defect of the rule.
+    pub fn new(rules: impl IntoIterator<Item = &'static Rule>) -> RuleSet {
+        let mut by_root: HashMap<String, Vec<Compiled>> = HashMap::new();
+        for rule in rules {
+            let read = |text| pattern::parse(text).unwrap_or_else(|e| panic!("rule {}: {e}", rule.name));
+            let lhs = read(rule.lhs);
+            let rhs = match rule.rhs.contains('(') {
+                true => Replacement::Op(read(rule.rhs).remove(0)),
+                false => Replacement::Value(rule.rhs.trim().to_owned()),
+            };
+            let root = lhs.last().map_or_else(String::new, |l| l.op_type.clone());
+            by_root.entry(root).or_default().push(Compiled { rule, lhs, rhs });
+        }
+        RuleSet { by_root }
+    }
+
+    /// Applies every rule in the graph and its bodies until none matches; counts by rule, and returns how many did.
+    pub fn apply(&self, g: &mut Graph, opset: i64, cx: &mut Context<'_>, misses: &mut Misses) -> usize {
+        let mut applied = 0;
+        let mut todo: VecDeque<OpId> = g.order().into();
+        let mut waiting: BTreeSet<OpId> = todo.iter().copied().collect();
+        while let Some(root) = todo.pop_front() {
+            waiting.remove(&root);
+            if !g.has_op(root) {
+                continue;
+            }
+            g.edit_bodies(root, |body| {
+                let inner = self.apply(body, opset, cx, misses);
+                applied += inner;
+                inner > 0
+            });
+            if !g.op(root).is_standard() {
+                continue;
+            }
+            for c in self.by_root.get(&g.op(root).op_type).into_iter().flatten() {
+                let Some(near) = c.try_at(g, root, opset, misses) else { continue };
+                applied += 1;
+                cx.count(c.rule.name, 1);
+                for op in near.into_iter().filter(|op| g.has_op(*op)) {
+                    if waiting.insert(op) {
+                        todo.push_back(op);
+                    }
+                }
+                break;
+            }
+        }
+        applied
+    }
+}
+
+impl Compiled {
+    /// Applies the rule at one op; returns the ops around the change, which may match now.
+    fn try_at(&self, g: &mut Graph, root: OpId, opset: i64, misses: &mut Misses) -> Option<Vec<OpId>> {
+        let m = Match::find(g, &self.lhs, root, opset)?;
+        let out = g.output(root, 0)?;
+        if let Replacement::Value(name) = &self.rhs {
+            let to = m.value(name)?;
+            let fixed = g.is_input(to) || g.is_output(to) || g.value(to).origin != Origin::Computed;
+            if g.is_output(out) && fixed {
+                return None; // the graph's interface needs an op here
+            }
+        }
+        let found = match (self.rule.bind)(&m) {
+            Ok(found) => found,
+            Err("") => return None,
+            Err(why) => {
+                misses.insert((g.place(root).name().to_owned(), format!("{}: {why}", self.rule.name)));
+                return None;
+            }
+        };
+        let (ops, values) = m.into_parts();
+        Some(match &self.rhs {
+            Replacement::Value(name) => {
+                let to = *values.get(name)?;
+                let mut near: Vec<OpId> = g.uses(out).into_iter().map(|u| u.op()).collect();
+                near.extend(g.producer(to).map(|p| p.0));
+                g.replace_value(out, to);
+                drop_dead(g, ops);
+                near
+            }
+            Replacement::Op(line) => {
+                let new = self.build(g, line, root, &ops, &values, found, out);
+                let mut near = vec![new];
+                near.extend(g.uses(out).into_iter().map(|u| u.op()));
+                near.extend(g.inputs_of(new).into_iter().flatten().filter_map(|v| Some(g.producer(v)?.0)));
+                near
+            }
+        })
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the pieces of one match")]
+    fn build(
+        &self,
+        g: &mut Graph,
+        line: &Line,
+        root: OpId,
+        ops: &[OpId],
+        values: &HashMap<String, ValueId>,
+        found: Bindings,
+        out: ValueId,
+    ) -> OpId {
+        let name = g.op(root).name.clone();
+        let like = ops.iter().find(|o| g.op(**o).op_type == line.op_type);
+        let mut op = like.map_or_else(|| Op::new(&line.op_type, ""), |o| g.op(*o).clone());
+        op.name = name;
+        for (key, value) in &line.attrs {
+            op.set(key, *value);
+        }
+        for (key, value) in found.attrs {
+            op.set(key, value);
+        }
+        let hint = g.name_of(out).to_owned();
+        let mut fresh: HashMap<&str, ValueId> = HashMap::new();
+        for (key, tensor) in found.tensors {
+            fresh.insert(key, g.add_initializer(&format!("{hint}_{key}"), tensor));
+        }
+        let mut inputs: Vec<Option<ValueId>> = line
+            .args
+            .iter()
+            .map(|a| fresh.get(a.name.as_str()).or_else(|| values.get(&a.name)).copied())
+            .collect();
+        while inputs.last() == Some(&None) {
+            inputs.pop();
+        }
+        g.set_outputs(root, &[]);
+        let new = g.add_op(op, &inputs, &[Some(out)]);
+        drop_dead(g, ops.to_vec());
+        new
+    }
+}
+
+/// Removes matched ops, root first, whose outputs nothing needs any more.
+fn drop_dead(g: &mut Graph, ops: Vec<OpId>) {
+    for op in ops {
+        let outputs = g.outputs_of(op);
+        if outputs.iter().flatten().any(|v| g.is_output(*v) || !g.uses(*v).is_empty()) {
+            continue;
+        }
+        g.remove_op(op);
+        for v in outputs.into_iter().flatten() {
+            g.remove_value_if_unused(v);
+        }
+    }
+}

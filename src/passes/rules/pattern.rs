@@ -1,0 +1,64 @@
+//! The text of a rule's sides: `h = MatMul(x, $w)  y = Add(h, b?)`, ONNX syntax with two marks.
+
+/// One op of a pattern.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Line {
+    pub(super) out: String,
+    pub(super) op_type: String,
+    /// Attributes that must equal (left side) or are set (right side).
+    pub(super) attrs: Vec<(String, i64)>,
+    pub(super) args: Vec<Arg>,
+}
+
+/// One input of an op in a pattern: `x`, `$x` (a constant), `x?` (may be left out), `$x?`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Arg {
+    pub(super) name: String,
+    pub(super) constant: bool,
+    pub(super) optional: bool,
+}
+
+/// Reads lines; the error names the part that is not one.
+pub(super) fn parse(text: &str) -> Result<Vec<Line>, String> {
+    let calls = text.split_inclusive(')').map(str::trim).filter(|t| !t.is_empty());
+    calls
+        .map(|call| line(call).ok_or_else(|| format!("`{call}` is not `y = Op<axis=1>(x, $w, b?)`")))
+        .collect()
+}
+
+fn line(text: &str) -> Option<Line> {
+    let (head, args) = text.strip_suffix(')')?.split_once('(')?;
+    let (out, head) = head.split_once('=')?;
+    let (op_type, attrs) = match head.trim().split_once('<') {
+        Some((op_type, attrs)) => (op_type, attrs.strip_suffix('>')?),
+        None => (head.trim(), ""),
+    };
+    let attrs = attrs.split(',').filter(|a| !a.trim().is_empty()).map(|a| {
+        let (key, value) = a.split_once('=')?;
+        Some((key.trim().to_owned(), value.trim().parse().ok()?))
+    });
+    let args = args.split(',').map(str::trim).filter(|a| !a.is_empty()).map(|a| Arg {
+        name: a.trim_start_matches('$').trim_end_matches('?').to_owned(),
+        constant: a.starts_with('$'),
+        optional: a.ends_with('?'),
+    });
+    Some(Line {
+        out: out.trim().to_owned(),
+        op_type: op_type.trim().to_owned(),
+        attrs: attrs.collect::<Option<_>>()?,
+        args: args.collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_and_attributes_are_read() {
+        let lines = parse("h = Concat<axis=1>(x)  y = Conv(h, $w, $b?)").unwrap();
+        assert_eq!(lines[0].attrs, [("axis".to_owned(), 1)]);
+        assert_eq!(lines[1].args[2], Arg { name: "b".into(), constant: true, optional: true });
+        assert!(parse("y = Conv(x) z").is_err());
+    }
+}

@@ -1,0 +1,99 @@
+//! Ops that give back what they take: `f(x) = x`.
+
+use crate::passes::rules::{Bindings, Match, Miss, Rule};
+
+fn always(_: &Match<'_>) -> Result<Bindings, Miss> {
+    Ok(Bindings::default())
+}
+/// The result has the very type of `x`, all dimensions known.
+fn same(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.same_type("x", "y") { Ok(Bindings::default()) } else { Err("") }
+}
+/// A constant of equal elements `c`, which broadcasts nothing: one element and no more dimensions than `x` has.
+fn neutral(m: &Match<'_>, c: f32) -> Result<Bindings, Miss> {
+    let t = m.tensor("c").ok_or("")?;
+    if t.view::<f64>().is_some_and(|v| v.iter().any(|v| *v != f64::from(c))) {
+        return Err("");
+    }
+    let value = t.scalar_f32().or_else(|| t.scalar_i64().map(|v| v as f32));
+    if value != Some(c) {
+        return Err("");
+    }
+    let rank = m.ty("x").and_then(|x| x.rank());
+    if t.rank() == 0 || rank.is_some_and(|r| t.rank() <= r) {
+        Ok(Bindings::default())
+    } else {
+        Err("the constant may add dimensions: the rank of the other input is not known")
+    }
+}
+fn one(m: &Match<'_>) -> Result<Bindings, Miss> {
+    neutral(m, 1.0)
+}
+fn zero(m: &Match<'_>) -> Result<Bindings, Miss> {
+    neutral(m, 0.0)
+}
+fn identity_permutation(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let perm = m.op("y").and_then(|op| op.ints("perm")).ok_or("")?;
+    if perm.iter().enumerate().all(|(k, p)| *p == k as i64) { always(m) } else { Err("") }
+}
+/// Dropout without a training mode input passes its input on; before version 7 an attribute says so.
+fn inference(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.opset < 7 && m.op("y").and_then(|op| op.int("is_test")) != Some(1) {
+        return Err("dropout in training mode");
+    }
+    always(m)
+}
+
+pub(super) const RULES: &[Rule] = &[
+    Rule { name: "identity", lhs: "y = Identity(x)", rhs: "x", bind: always },
+    Rule { name: "dropout", lhs: "y = Dropout(x, r?)", rhs: "x", bind: inference },
+    Rule { name: "cast-to-same", lhs: "y = Cast(x)", rhs: "x", bind: same },
+    Rule { name: "reshape-to-same", lhs: "y = Reshape(x, s)", rhs: "x", bind: same },
+    Rule { name: "flatten-of-matrix", lhs: "y = Flatten(x)", rhs: "x", bind: same },
+    Rule { name: "expand-to-same", lhs: "y = Expand(x, s)", rhs: "x", bind: same },
+    Rule { name: "transpose-identity", lhs: "y = Transpose(x)", rhs: "x", bind: identity_permutation },
+    Rule { name: "concat-of-one", lhs: "y = Concat(x)", rhs: "x", bind: always },
+    Rule { name: "sum-of-one", lhs: "y = Sum(x)", rhs: "x", bind: always },
+    Rule { name: "max-of-one", lhs: "y = Max(x)", rhs: "x", bind: always },
+    Rule { name: "min-of-one", lhs: "y = Min(x)", rhs: "x", bind: always },
+    Rule { name: "times-one", lhs: "y = Mul(x, $c)", rhs: "x", bind: one },
+    Rule { name: "divided-by-one", lhs: "y = Div(x, $c)", rhs: "x", bind: one },
+    Rule { name: "plus-zero", lhs: "y = Add(x, $c)", rhs: "x", bind: zero },
+    Rule { name: "minus-zero", lhs: "y = Sub(x, $c)", rhs: "x", bind: zero },
+];
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        ir::{DType, Graph, Model, Op, Tensor, Type},
+        passes::{Changed, Context, Pass, simplify::Simplify},
+    };
+
+    /// x -> Identity -> Mul by `factor` -> Relu -> y
+    fn chain(factor: Tensor) -> Model {
+        let ty = Type::tensor(DType::F32, [2.into(), 3.into()]);
+        let mut g = Graph::new("g");
+        let x = g.add_input("x", ty.clone());
+        let a = g.add_node(Op::new("Identity", "i"), &[x], "a", None);
+        let c = g.add_node(Op::new("Constant", "k").with("value", factor), &[], "c", None);
+        let b = g.add_node(Op::new("Mul", "m"), &[c, a], "b", None);
+        let y = g.add_node(Op::new("Relu", "r"), &[b], "y", Some(ty));
+        g.outputs.push(y);
+        Model { graph: g, ir_version: 8, ..Model::default() }
+    }
+    #[test]
+    fn what_does_nothing_goes_and_a_second_run_changes_nothing() {
+        for (factor, left) in [
+            (Tensor::scalar(1f32), 1),
+            (Tensor::scalar(2f32), 2),
+            (Tensor::from_vec([1, 1, 1], vec![1f32]), 2),
+        ] {
+            let mut model = chain(factor);
+            let mut cx = Context::new();
+            assert_eq!(Simplify.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+            model.verify().unwrap();
+            assert_eq!(model.graph.ops().count(), left);
+            assert_eq!(Simplify.run(&mut model, &mut cx).unwrap(), Changed::No);
+        }
+    }
+}
