@@ -6,6 +6,7 @@
 mod context;
 mod pass;
 mod pipeline;
+pub mod prune;
 pub mod rules;
 pub mod simplify;
 
@@ -14,4 +15,4 @@ pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};
 pub use pipeline::Pipeline;
 
 /// Every pass that pipeline text can name, sorted.
-pub const PASSES: &[PassInfo] = &[PassInfo::of::<simplify::Simplify>()];
+pub const PASSES: &[PassInfo] = &[PassInfo::of::<prune::Prune>(), PassInfo::of::<simplify::Simplify>()];

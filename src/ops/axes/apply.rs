@@ -49,8 +49,8 @@ impl Cut {
     pub fn apply(&self, model: &mut Model) -> Result<()> {
         let graph = &mut model.graph;
         self.each_axis(graph, |_, tensor, axis, keep| take(tensor, axis, keep))?;
-        let lookup = |f: Factor| self.keep.get(&f).map(Vec::as_slice);
-        let size = |f: Factor| self.arena.positions(f, &lookup).len();
+        let kept = |f: Factor| self.keep.get(&f).map(Vec::len);
+        let size = |f: Factor| self.arena.extent(f, &kept);
         for rewrite in &self.rewrites {
             rewrite.apply(graph, &self.arena, &size);
         }

@@ -211,4 +211,22 @@ impl Arena {
             }
         }
     }
+    /// For each position along a factor, the position along one of its leaves, where the leaf takes part in it.
+    pub fn labels(&self, f: Factor, leaf: Factor) -> Vec<Option<usize>> {
+        let (f, leaf) = (self.find(f), self.find(leaf));
+        let all = self.size(f).unwrap_or(0);
+        match self.kind(f) {
+            Kind::Leaf if f == leaf => (0..all).map(Some).collect(),
+            Kind::Leaf => vec![None; all],
+            Kind::Concat => self.flat(f, Kind::Concat).iter().flat_map(|p| self.labels(*p, leaf)).collect(),
+            Kind::Product => {
+                let mut out = vec![None];
+                for part in self.flat(f, Kind::Product) {
+                    let inner = self.labels(part, leaf);
+                    out = out.iter().flat_map(|o| inner.iter().map(move |i| i.or(*o))).collect();
+                }
+                out
+            }
+        }
+    }
 }

@@ -5,12 +5,14 @@ use crate::ir::ValueId;
 use indexmap::IndexMap;
 
 /// An axis of an initializer that a group runs through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Member {
     /// The initializer.
     pub value: ValueId,
     /// The axis, counted from the left.
     pub axis: usize,
+    /// What that axis is made of; the group's leaf is in it.
+    pub factor: Factor,
 }
 
 /// Positions that can be removed together, anywhere in the model.
@@ -47,7 +49,7 @@ impl Flow<'_> {
         for (value, _) in self.graph.initializers() {
             for (axis, f) in self.known_dims(value).iter().enumerate() {
                 for leaf in self.arena.leaves(*f) {
-                    leaves.entry(leaf).or_default().push(Member { value, axis });
+                    leaves.entry(leaf).or_default().push(Member { value, axis, factor: *f });
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! attention heads need no case of their own.
 
 mod apply;
+mod cost;
 mod factor;
 mod flow;
 mod groups;
@@ -19,6 +20,7 @@ mod table;
 mod tests;
 
 pub use apply::{Cut, Keep};
+pub use cost::Price;
 pub use factor::{Arena, Factor, Factors, Kind};
 pub use flow::Flow;
 pub use groups::{Group, Member};

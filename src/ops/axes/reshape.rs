@@ -52,8 +52,7 @@ fn wide(flow: &Flow<'_>, dims: &[Factor]) -> Factors {
 /// extent; a run of unknown extents that is all that is left on either side is the batch. Anything else freezes.
 fn regroup(flow: &mut Flow<'_>, x: &[Factor], y: &[Factor]) {
     let (mut xs, mut ys) = (wide(flow, x), wide(flow, y));
-    loop {
-        let (Some(mut m), Some(mut n)) = (last(flow, &xs, 0), last(flow, &ys, 0)) else { break };
+    while let (Some(mut m), Some(mut n)) = (last(flow, &xs, 0), last(flow, &ys, 0)) {
         let (mut i, mut j) = (1, 1);
         while m != n {
             let (side, more, volume) = if m < n { (&xs, &mut i, &mut m) } else { (&ys, &mut j, &mut n) };

@@ -35,7 +35,7 @@ impl Rewrite {
     /// Writes the new extents. `size` gives the extent of a factor after cutting; nothing is touched where no
     /// factor concerned has shrunk.
     pub(super) fn apply(&self, graph: &mut Graph, arena: &Arena, size: &impl Fn(Factor) -> usize) {
-        let shrunk = |f: &Factor| arena.size(*f) != Some(size(*f));
+        let shrunk = |f: &Factor| arena.size(*f).is_some_and(|n| n != size(*f));
         let list = |extents: &[Extent]| -> Option<Vec<i64>> {
             let touched = extents.iter().any(|e| matches!(e, Extent::Sum(fs) if fs.iter().any(shrunk)));
             let value = |e: &Extent| match e {

@@ -8,17 +8,30 @@ use super::{
 };
 use crate::ir::OpId;
 
+/// Operators of several operands whose axes all correspond. Any other takes one operand and parameters (shapes, axes,
+/// bounds), whose elements have meanings of their own.
+#[rustfmt::skip]
+const READS_ALL: &[&str] = &[
+    "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Pow", "Where", "Max", "Min", "PRelu", "Mod", "And", "Or",
+    "Xor", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Gemm", "LayerNormalization", "RMSNormalization", "Concat", "Gather",
+];
+
 /// Applies the rule of an op's operator. `None`: there is none, or this op is not of the form it covers.
 pub(super) fn apply(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    operands(flow, op)?;
+    if !READS_ALL.contains(&flow.graph.op(op).op_type.as_str()) {
+        for v in flow.graph.inputs_of(op).into_iter().skip(1).flatten() {
+            flow.freeze_value(v, "a parameter of an operator");
+        }
+    }
+    Some(())
+}
+fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     match flow.graph.op(op).op_type.as_str() {
         "Relu" | "LeakyRelu" | "Sigmoid" | "Tanh" | "Erf" | "Clip" | "Dropout" | "Identity" | "Sqrt"
         | "Exp" | "Log" | "Neg" | "Cast" | "HardSwish" | "HardSigmoid" | "Gelu" | "Elu" | "Selu" | "Celu"
         | "Softplus" | "Softsign" | "Mish" | "ThresholdedRelu" | "Abs" | "Reciprocal" | "Floor" | "Ceil"
         | "Round" | "Sign" | "Not" | "Swish" | "Sin" | "Cos" | "Shrink" => unary(flow, op),
-        "Add" | "Sub" | "Mul" | "Div" | "Sum" | "Mean" | "Pow" | "Where" | "Max" | "Min" | "PRelu"
-        | "Mod" | "And" | "Or" | "Xor" | "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" => {
-            elementwise(flow, op)
-        }
         "Gemm" => gemm(flow, op),
         "LayerNormalization" | "RMSNormalization" => layer_norm(flow, op),
         "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" => softmax(flow, op),
@@ -36,6 +49,7 @@ pub(super) fn apply(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "Flatten" => reshape::flatten(flow, op),
         "Squeeze" | "Unsqueeze" => reshape::squeeze(flow, op),
         "Constant" => Some(()),
+        name if READS_ALL.contains(&name) => elementwise(flow, op),
         _ => None,
     }
 }
@@ -240,9 +254,7 @@ fn slice(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         }
         let start = if starts[j] < 0 { starts[j].saturating_add(size as i64).max(0) } else { starts[j] };
         let before = usize::try_from(start).ok()?;
-        let Some(after) = size.checked_sub(before).and_then(|n| n.checked_sub(taken)) else {
-            return None;
-        };
+        let after = size.checked_sub(before)?.checked_sub(taken)?;
         if steps[j] != 1 || taken == 0 {
             flow.arena.freeze(x[k], "sliced with a step");
             flow.arena.freeze(y[k], "sliced with a step");

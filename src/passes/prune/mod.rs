@@ -1,0 +1,278 @@
+//! Structured pruning: channels, features, heads and whatever else the axis algebra finds to shrink together are
+//! ranked by the size of their weights, and the least are cut out of the model.
+//!
+//! What is cut is gone physically: weights, `group` attributes and shape constants shrink. For exact groups the model
+//! computes what the original computes with those weights at zero; see [`crate::ops::axes`].
+
+mod options;
+mod score;
+mod select;
+
+pub use options::{Criterion, PruneOptions, Scope};
+
+use super::{Changed, Context, Named, Needs, Options, Pass, pass::changed_options};
+use crate::{
+    error::{Error, Result},
+    ir::{Model, Use, Where},
+    ops::axes::{Flow, Group, Price},
+};
+use globset::GlobSet;
+use select::{Candidate, Plan};
+use std::collections::{BTreeMap, HashSet};
+
+/// The pass.
+pub struct Prune {
+    options: PruneOptions,
+    exclude: GlobSet,
+}
+
+impl Named for Prune {
+    const NAME: &'static str = "prune";
+    const ABOUT: &'static str = "Cut the channels, features and heads whose weights matter least";
+    type Options = PruneOptions;
+    fn new(options: PruneOptions) -> Result<Self> {
+        let exclude = options.check()?;
+        Ok(Prune { options, exclude })
+    }
+}
+
+impl Pass for Prune {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+    fn needs(&self) -> Needs {
+        Needs { simplified: true, ..Needs::default() }
+    }
+    fn least_sqnr(&self) -> Option<f64> {
+        None
+    }
+    fn options(&self) -> Options {
+        changed_options(&self.options, Some(&PruneOptions::default()))
+    }
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
+        let flow = Flow::of(model);
+        let (open, left_alone) = self.candidates(model, &flow);
+        for (group, why) in &left_alone {
+            cx.missed(place(model, group), *why);
+        }
+        let locked = locked(model, &flow, &open);
+        for (at, why) in &locked {
+            cx.missed(at.clone(), why.clone());
+        }
+        cx.check_cancelled()?;
+        let prices = flow.prices();
+        let plan = Plan { arena: &flow.arena, prices: &prices, candidates: &open, options: &self.options };
+        let before = plan.macs(&vec![None; open.len()]);
+        let kept = self.choose(&plan, before).map_err(|e| explain(e, &left_alone, &locked))?;
+        let after = plan.macs(&kept);
+        let mut places = Vec::new();
+        for (candidate, n) in open.iter().zip(&kept) {
+            let Some(n) = n else { continue };
+            let group = &candidate.group;
+            let names: Vec<_> = group.members.iter().map(|m| model.graph.name_of(m.value)).collect();
+            places.push((
+                place(model, group),
+                format!("{} -> {n} positions, in {}", group.size, shortened(&names)),
+            ));
+        }
+        let cut = {
+            let keep = plan.keep(&kept);
+            flow.cut(keep)
+        };
+        cut.apply(model)?;
+        cx.count("groups", places.len() as u64);
+        for (at, text) in places {
+            cx.applied(at, text);
+        }
+        let share = if before > 0 { 100.0 * after as f64 / before as f64 } else { 100.0 };
+        cx.remark(super::RemarkKind::Note, (), format!("{share:.1} % of the multiply-accumulates are left"));
+        Ok(Changed::Yes)
+    }
+}
+
+impl Prune {
+    /// Groups to choose from, scored, and those left alone with the reason.
+    fn candidates(&self, model: &Model, flow: &Flow<'_>) -> (Vec<Candidate>, Vec<(Group, &'static str)>) {
+        let (mut open, mut left_alone) = (Vec::new(), Vec::new());
+        for group in flow.groups() {
+            if self.excluded(model, &group) {
+                left_alone.push((group, "excluded by name"));
+            } else if !group.exact && !self.options.lossy {
+                left_alone.push((group, "a statistic runs over these positions; `lossy=true` cuts them too"));
+            } else if let Some(scores) =
+                score::of_group(&model.graph, &flow.arena, &group, self.options.criterion)
+            {
+                open.push(Candidate { group, scores });
+            } else {
+                left_alone.push((group, "its weights are no floating-point numbers"));
+            }
+        }
+        (open, left_alone)
+    }
+    /// Whether the name of a weight of the group, or of an op that reads one, is excluded.
+    fn excluded(&self, model: &Model, group: &Group) -> bool {
+        let g = &model.graph;
+        !self.exclude.is_empty()
+            && group.members.iter().any(|m| {
+                self.exclude.is_match(g.name_of(m.value))
+                    || g.uses(m.value).iter().any(|u| self.exclude.is_match(g.place(u.op()).name()))
+            })
+    }
+    /// How many positions of each candidate stay (`None`: all), or why the target cannot be had.
+    fn choose(&self, plan: &Plan<'_>, before: u64) -> Result<Vec<Option<usize>>> {
+        if plan.candidates.is_empty() {
+            return Err(Error::BelowBar("nothing can be pruned".into()));
+        }
+        let kept = match self.options.macs {
+            None => plan.at_level(self.options.ratio.unwrap_or(PruneOptions::RATIO)),
+            Some(share) => {
+                if before == 0 {
+                    return Err(Error::BelowBar(
+                        "no convolution or matrix product of known cost is there".into(),
+                    ));
+                }
+                plan.at_most((share * before as f64) as u64).map_err(|least| {
+                    let least = 100.0 * least as f64 / before as f64;
+                    let text = format!(
+                        "pruning cannot reach {:.1} % of the multiply-accumulates; the nearest is {least:.1} %",
+                        100.0 * share
+                    );
+                    Error::BelowBar(text)
+                })?
+            }
+        };
+        if kept.iter().all(Option::is_none) {
+            let text = format!(
+                "every count rounds back to the full one; a `round` below {} cuts finer",
+                self.options.round
+            );
+            return Err(Error::BelowBar(text));
+        }
+        Ok(kept)
+    }
+}
+
+/// The op that reads the group's first weight of two or more axes, else the first member.
+fn place(model: &Model, group: &Group) -> Where {
+    let g = &model.graph;
+    let weight = group.members.iter().find(|m| g.initializer(m.value).is_some_and(|t| t.rank() > 1));
+    let Some(member) = weight.or(group.members.first()) else { return Where::Model };
+    match g.uses(member.value).first() {
+        Some(Use::Input(op, _) | Use::Capture(op)) => g.place(*op),
+        None => Where::Value(g.name_of(member.value).to_owned()),
+    }
+}
+
+/// Layers no axis of which can shrink, with the reasons.
+fn locked(model: &Model, flow: &Flow<'_>, open: &[Candidate]) -> Vec<(Where, String)> {
+    let open: HashSet<_> = open.iter().map(|c| c.group.factor).collect();
+    let mut locked = Vec::new();
+    for op in flow.prices().iter().map(|Price { op, .. }| *op) {
+        let weights = model.graph.inputs_of(op).into_iter().flatten();
+        let weights = weights.filter(|v| model.graph.initializer(*v).is_some_and(|t| t.rank() > 1));
+        let leaves: Vec<_> =
+            weights.flat_map(|v| flow.known_dims(v)).flat_map(|f| flow.arena.leaves(*f)).collect();
+        if leaves.iter().any(|l| open.contains(l)) {
+            continue;
+        }
+        let reasons = leaves.iter().filter(|l| flow.arena.size(**l) != Some(1));
+        let reasons = reasons.filter_map(|l| flow.arena.frozen(*l)).filter(|why| !why.starts_with("spatial"));
+        let mut reasons: Vec<&str> = reasons.map(|why| &**why).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        if !reasons.is_empty() {
+            locked.push((model.graph.place(op), format!("no axis can shrink: {}", reasons.join("; "))));
+        }
+    }
+    locked
+}
+
+/// Adds the commonest reasons for what was left alone to an error.
+fn explain(error: Error, left_alone: &[(Group, &str)], locked: &[(Where, String)]) -> Error {
+    let Error::BelowBar(text) = error else { return error };
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    let all = left_alone.iter().map(|(_, why)| *why).chain(locked.iter().map(|(_, why)| why.as_str()));
+    all.for_each(|why| *reasons.entry(why).or_default() += 1);
+    let mut reasons: Vec<_> = reasons.into_iter().map(|(why, n)| (std::cmp::Reverse(n), why)).collect();
+    reasons.sort_unstable();
+    let reasons: Vec<_> = reasons.iter().take(3).map(|(n, why)| format!("{} x {why}", n.0)).collect();
+    let reasons = if reasons.is_empty() { "no weights are there".to_owned() } else { reasons.join(", ") };
+    Error::BelowBar(format!("{text} (left alone: {reasons})"))
+}
+
+/// The first names and how many more there are.
+fn shortened(names: &[&str]) -> String {
+    let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(4) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{DType, Dim, Graph, Op, OpsetImport, Tensor, Type};
+
+    /// Two linear layers around a hidden axis of 32 features, of which feature `k` has weights of size `k + 1`.
+    fn mlp() -> Model {
+        let mut g = Graph::new("mlp");
+        let ty = |n: usize| Type::tensor(DType::F32, [Dim::from("N"), Dim::from(n)]);
+        let x = g.add_input("x", ty(4));
+        let first: Vec<f32> = (0..4 * 32).map(|k| (k % 32 + 1) as f32).collect();
+        let w1 = g.add_initializer("w1", Tensor::from_vec([4, 32], first));
+        let second: Vec<f32> = (0..32 * 3).map(|k| (k / 3 + 1) as f32).collect();
+        let w2 = g.add_initializer("w2", Tensor::from_vec([32, 3], second));
+        let h = g.add_node(Op::new("MatMul", "fc1"), &[x, w1], "h", Some(ty(32)));
+        let y = g.add_node(Op::new("MatMul", "fc2"), &[h, w2], "y", Some(ty(3)));
+        g.outputs.push(y);
+        let opsets = vec![OpsetImport { version: 17, ..OpsetImport::default() }];
+        Model { ir_version: 8, opsets, graph: g, ..Model::default() }
+    }
+    fn run(text: &str, model: &mut Model) -> Result<Vec<String>> {
+        let mut cx = Context::new();
+        let _ = text.parse::<crate::passes::Pipeline>()?.run(model, &mut cx)?;
+        Ok(cx.remarks.into_iter().map(|r| r.text).collect())
+    }
+    fn weight(model: &Model, name: &str) -> Tensor {
+        model.graph.initializer(model.graph.find(name).unwrap()).unwrap().clone()
+    }
+
+    #[test]
+    fn the_weakest_positions_go() {
+        for text in ["prune(ratio=0.5)", "prune(macs=0.5)", "prune(ratio=0.5,scope=layer,criterion=l1)"] {
+            let mut model = mlp();
+            let remarks = run(text, &mut model).unwrap();
+            assert_eq!(remarks[0], "32 -> 16 positions, in w1, w2", "{text}");
+            assert_eq!(remarks[1], "50.0 % of the multiply-accumulates are left", "{text}");
+            assert_eq!(weight(&model, "w1").shape(), [4, 16]);
+            let w2 = weight(&model, "w2");
+            assert_eq!((w2.shape(), w2.view::<f32>().unwrap()[0]), (&[16, 3][..], 17.0));
+        }
+    }
+    #[test]
+    fn counts_are_rounded_but_never_to_nothing() {
+        for (text, expected) in
+            [("prune(ratio=0.45)", 16), ("prune(ratio=0.99)", 8), ("prune(ratio=0.45,round=1)", 18)]
+        {
+            let mut model = mlp();
+            run(text, &mut model).unwrap();
+            assert_eq!(weight(&model, "w1").shape(), [4, expected], "{text}");
+        }
+    }
+    #[test]
+    fn what_cannot_be_reached_says_what_can() {
+        let mut model = mlp();
+        let error = run("prune(macs=0.1)", &mut model).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("the nearest is 25.0 %"), "{error}");
+        let error = run("prune(exclude=[\"fc*\"])", &mut model).unwrap_err();
+        assert!(error.to_string().contains("excluded by name"), "{error}");
+        assert_eq!(model, mlp(), "a failed pass changes nothing");
+        for text in
+            ["prune(ratio=0.5,macs=0.5)", "prune(ratio=2)", "prune(round=0)", "prune(exclude=[\"[\"])"]
+        {
+            assert_eq!(run(text, &mut model).unwrap_err().exit_code(), 2, "{text}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a user may ask of pruning.
+
+use crate::error::{Error, Result};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
+
+/// How the weights of a position are measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Criterion {
+    /// The mean absolute weight.
+    L1,
+    /// The root of the mean square weight.
+    #[default]
+    L2,
+}
+
+/// What positions compete with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// All others of the model: layers with weak positions lose more.
+    #[default]
+    Global,
+    /// Those of their own group: every group loses the same share.
+    Layer,
+}
+
+/// Options of the pass. At most one of `ratio` and `macs` may be given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PruneOptions {
+    /// The share of positions to cut, 0 to 1; 0.3 where `macs` is not given either.
+    pub ratio: Option<f64>,
+    /// The share of the multiply-accumulates to keep, 0 to 1.
+    pub macs: Option<f64>,
+    /// How positions are ranked.
+    pub criterion: Criterion,
+    /// Whether positions compete within the model or within their group.
+    pub scope: Scope,
+    /// Kept counts are multiples of this in groups at least twice as wide.
+    pub round: usize,
+    /// Globs of names of ops and weights whose groups stay whole.
+    pub exclude: Vec<String>,
+    /// Also cut groups over which a statistic runs (LayerNormalization, softmax, a mean).
+    pub lossy: bool,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        PruneOptions {
+            ratio: None,
+            macs: None,
+            criterion: Criterion::default(),
+            scope: Scope::default(),
+            round: 8,
+            exclude: Vec::new(),
+            lossy: false,
+        }
+    }
+}
+
+impl PruneOptions {
+    /// The share of positions that is cut where no target is given.
+    pub const RATIO: f64 = 0.3;
+
+    /// Refuses values that make no sense; returns the compiled globs.
+    pub(super) fn check(&self) -> Result<GlobSet> {
+        let share = |name: &str, value: Option<f64>| match value {
+            Some(v) if !(v > 0.0 && v < 1.0) => {
+                Err(Error::usage(format!("`{name}` is {v}"), "give a share between 0 and 1"))
+            }
+            _ => Ok(()),
+        };
+        share("ratio", self.ratio)?;
+        share("macs", self.macs)?;
+        if self.ratio.is_some() && self.macs.is_some() {
+            return Err(Error::usage("`ratio` and `macs` are both given", "give one of them"));
+        }
+        if self.round == 0 {
+            return Err(Error::usage("`round` is 0", "1 turns rounding off"));
+        }
+        let mut globs = GlobSetBuilder::new();
+        for text in &self.exclude {
+            let bad = |e: globset::Error| Error::usage(format!("`exclude`: {e}"), "write it like `layer4*`");
+            globs.add(Glob::new(text).map_err(bad)?);
+        }
+        globs.build().map_err(|e| Error::usage(format!("`exclude`: {e}"), "use fewer or simpler globs"))
+    }
+}

@@ -1,0 +1,91 @@
+//! How many positions of each group stay.
+//!
+//! One number, the level in `[0, 1]`, decides: the share each group loses (`scope=layer`), or the quantile of all
+//! scores below which positions go (`scope=global`). A target for the multiply-accumulates is met by bisecting it.
+
+use super::{PruneOptions, Scope};
+use crate::ops::axes::{Arena, Factor, Group, Keep, Price};
+use std::collections::HashMap;
+
+/// A group with a score for each of its positions.
+pub(super) struct Candidate {
+    pub(super) group: Group,
+    pub(super) scores: Vec<f64>,
+}
+
+/// No group loses more than all but this share of its positions: a layer that all but vanishes takes the model's
+/// accuracy with it.
+const LEAST_SHARE: f64 = 0.1;
+
+/// What there is to choose from.
+pub(super) struct Plan<'a> {
+    pub(super) arena: &'a Arena,
+    pub(super) prices: &'a [Price],
+    pub(super) candidates: &'a [Candidate],
+    pub(super) options: &'a PruneOptions,
+}
+
+impl Plan<'_> {
+    /// How many positions stay of each candidate at a level; `None` where all do.
+    pub(super) fn at_level(&self, level: f64) -> Vec<Option<usize>> {
+        let mut all: Vec<f64> = self.candidates.iter().flat_map(|c| c.scores.iter().copied()).collect();
+        all.sort_by(f64::total_cmp);
+        let threshold = all.get((level * all.len() as f64) as usize).copied().unwrap_or(f64::INFINITY);
+        let stay = |c: &Candidate| {
+            let size = c.group.size;
+            let wanted = match self.options.scope {
+                Scope::Global => c.scores.iter().filter(|s| **s >= threshold).count(),
+                Scope::Layer => size - (level * size as f64) as usize,
+            };
+            Some(self.rounded(wanted, size)).filter(|n| *n < size)
+        };
+        self.candidates.iter().map(stay).collect()
+    }
+    /// The mildest choice that costs at most `target` multiply-accumulates; else the least cost that can be had.
+    pub(super) fn at_most(&self, target: u64) -> Result<Vec<Option<usize>>, u64> {
+        let strongest = self.at_level(1.0);
+        let least = self.macs(&strongest);
+        if least > target {
+            return Err(least);
+        }
+        let (mut low, mut high, mut best) = (0.0, 1.0, strongest);
+        for _ in 0..40 {
+            let middle = f64::midpoint(low, high);
+            let kept = self.at_level(middle);
+            if self.macs(&kept) <= target {
+                (high, best) = (middle, kept);
+            } else {
+                low = middle;
+            }
+        }
+        Ok(best)
+    }
+    /// The multiply-accumulates of a choice.
+    pub(super) fn macs(&self, kept: &[Option<usize>]) -> u64 {
+        let pairs = self.candidates.iter().zip(kept);
+        let counts: HashMap<Factor, usize> =
+            pairs.filter_map(|(c, n)| Some((c.group.factor, (*n)?))).collect();
+        let kept = |f: Factor| counts.get(&f).copied();
+        self.prices.iter().map(|p| p.macs(self.arena, &kept)).sum()
+    }
+    /// The positions that stay: those of the highest scores, the earlier of equal ones.
+    pub(super) fn keep(&self, kept: &[Option<usize>]) -> Keep {
+        let mut keep = Keep::new();
+        for (c, n) in self.candidates.iter().zip(kept) {
+            let Some(n) = n else { continue };
+            let mut order: Vec<usize> = (0..c.group.size).collect();
+            order.sort_by(|a, b| c.scores[*b].total_cmp(&c.scores[*a]));
+            order.truncate(*n);
+            order.sort_unstable();
+            keep.insert(c.group.factor, order);
+        }
+        keep
+    }
+    /// The nearest count that is allowed.
+    fn rounded(&self, wanted: usize, size: usize) -> usize {
+        let least = ((size as f64 * LEAST_SHARE).ceil() as usize).max(1);
+        let step = if size >= 2 * self.options.round { self.options.round } else { 1 };
+        let count = wanted.max(least);
+        ((count + step / 2) / step * step).clamp(step.max(1), size.max(step))
+    }
+}
