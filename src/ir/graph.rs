@@ -1,6 +1,8 @@
 //! The bipartite graph of ops and values.
 
-use super::{Annotation, Carried, DType, Op, Shape, SparseTensor, Tensor, TensorType, Type, Where};
+use super::{
+    Annotation, Carried, DType, Op, QuantScheme, Shape, SparseTensor, Tensor, TensorType, Type, Where,
+};
 use petgraph::{
     Direction::{self, Incoming, Outgoing},
     stable_graph::{NodeIndex, StableDiGraph},
@@ -41,6 +43,8 @@ pub struct Value {
     pub ty: Option<Type>,
     /// Where it comes from.
     pub origin: Origin,
+    /// What it is to be quantized to when the model is written; only float32 values have one.
+    pub quant: Option<QuantScheme>,
     /// What the file said beyond that.
     pub carried: Carried,
 }

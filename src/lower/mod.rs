@@ -1,3 +1,4 @@
 //! ONNX protobuf in and out.
 
 pub mod proto;
+pub mod schemes;

@@ -7,6 +7,7 @@ mod context;
 mod pass;
 mod pipeline;
 pub mod prune;
+pub mod quant;
 pub mod rules;
 pub mod simplify;
 
@@ -15,4 +16,5 @@ pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};
 pub use pipeline::Pipeline;
 
 /// Every pass that pipeline text can name, sorted.
-pub const PASSES: &[PassInfo] = &[PassInfo::of::<prune::Prune>(), PassInfo::of::<simplify::Simplify>()];
+pub const PASSES: &[PassInfo] =
+    &[PassInfo::of::<prune::Prune>(), PassInfo::of::<quant::Quant>(), PassInfo::of::<simplify::Simplify>()];

@@ -1,0 +1,105 @@
+//! Int8 quantization: weights always, activations where calibration samples tell their ranges.
+//!
+//! The pass only annotates values with a [`QuantScheme`](crate::ir::QuantScheme); writing the model turns that into
+//! operators.
+
+mod activations;
+mod weights;
+
+use super::{Changed, Context, Named, Needs, Options, Pass, pass::changed_options};
+use crate::{
+    error::{Error, Result},
+    ir::{Graph, Model, OpId},
+};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
+
+/// What activations become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// `uint8` where there are calibration samples, otherwise `none`.
+    #[default]
+    Auto,
+    /// Activations stay float: only weights get smaller.
+    None,
+    /// Static uint8 from measured ranges, so that the runtime computes in integers.
+    Uint8,
+}
+
+/// Options of [`Quant`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuantOptions {
+    /// What activations become.
+    pub activations: Activations,
+    /// One scale for each output channel of a weight instead of one for all of it.
+    pub per_channel: bool,
+    /// Globs of node names to leave alone.
+    pub exclude: Vec<String>,
+}
+
+impl Default for QuantOptions {
+    fn default() -> Self {
+        QuantOptions { activations: Activations::Auto, per_channel: true, exclude: Vec::new() }
+    }
+}
+
+/// Quantizes weights to symmetric int8, and activations to uint8 where samples are at hand.
+pub struct Quant {
+    options: QuantOptions,
+    exclude: GlobSet,
+}
+
+impl Quant {
+    fn excludes(&self, graph: &Graph, op: OpId) -> bool {
+        self.exclude.is_match(graph.place(op).name())
+    }
+}
+
+impl Named for Quant {
+    const NAME: &'static str = "quant";
+    const ABOUT: &'static str =
+        "Store weights as int8, and compute in integers where samples tell the ranges";
+    type Options = QuantOptions;
+
+    fn new(options: QuantOptions) -> Result<Self> {
+        let mut set = GlobSetBuilder::new();
+        let bad = |e: globset::Error| {
+            Error::usage(format!("option `exclude` of pass `quant`: {e}"), "see `*`, `?`, `[...]`")
+        };
+        for glob in &options.exclude {
+            set.add(Glob::new(glob).map_err(bad)?);
+        }
+        Ok(Quant { exclude: set.build().map_err(bad)?, options })
+    }
+}
+
+impl Pass for Quant {
+    fn name(&self) -> &str {
+        Self::NAME
+    }
+    fn needs(&self) -> Needs {
+        Needs { simplified: true, opset: Some(13) }
+    }
+    fn options(&self) -> Options {
+        changed_options(&self.options, Some(&QuantOptions::default()))
+    }
+    fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
+        let integers = match self.options.activations {
+            Activations::Auto => cx.has_samples(),
+            Activations::None => false,
+            Activations::Uint8 => true,
+        };
+        let layers = weights::annotate(self, &mut model.graph, integers, cx);
+        cx.check_cancelled()?;
+        cx.count("weights", layers.tensors as u64);
+        if integers {
+            activations::annotate(self, model, &layers.ops, cx)?;
+        }
+        Ok(Changed::from(layers.tensors > 0))
+    }
+}
+
+#[cfg(test)]
+mod tests;

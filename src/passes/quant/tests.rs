@@ -1,0 +1,107 @@
+//! The pass on small graphs, with ranges given instead of measured.
+
+use super::*;
+use crate::{
+    ir::{DType, Op, Tensor, Type, ValueId},
+    measure::{Batch, Measure, Measured, Need, Stats},
+    passes::RemarkKind,
+};
+
+/// Every value lies between -1 and 3.
+struct Ranges;
+impl Measure for Ranges {
+    fn has_samples(&self) -> bool {
+        true
+    }
+    fn measure(&self, _: &Model, needs: &[Need]) -> Result<Stats> {
+        let range = || Measured::Range { min: vec![-1.0], max: vec![3.0] };
+        Ok(Stats(needs.iter().map(|n| (n.clone(), range())).collect()))
+    }
+    fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
+        Ok(Vec::new())
+    }
+}
+
+fn weight(graph: &mut Graph, name: &str, shape: &[usize]) -> ValueId {
+    let n: usize = shape.iter().product();
+    graph.add_initializer(name, Tensor::from_vec(shape, (0..n).map(|i| i as f32 / n as f32 - 0.5).collect()))
+}
+
+/// x -> Conv -> Relu -> Conv -> Add(with the Relu) -> GlobalAveragePool -> Flatten -> Gemm -> y.
+fn residual() -> Model {
+    let mut g = Graph::new("residual");
+    let x = g.add_input("x", Type::tensor(DType::F32, [1.into(), 32.into(), 8.into(), 8.into()]));
+    let (w1, b1) = (weight(&mut g, "w1", &[32, 32, 1, 1]), weight(&mut g, "b1", &[32]));
+    let (w2, b2) = (weight(&mut g, "w2", &[32, 32, 1, 1]), weight(&mut g, "b2", &[32]));
+    let (w3, b3) = (weight(&mut g, "w3", &[40, 32]), weight(&mut g, "b3", &[40]));
+    let a = g.add_node(Op::new("Conv", "c1"), &[x, w1, b1], "a", None);
+    let r = g.add_node(Op::new("Relu", "r1"), &[a], "r", None);
+    let c = g.add_node(Op::new("Conv", "c2"), &[r, w2, b2], "c", None);
+    let s = g.add_node(Op::new("Add", "add"), &[c, r], "s", None);
+    let p = g.add_node(Op::new("GlobalAveragePool", "pool"), &[s], "p", None);
+    let f = g.add_node(Op::new("Flatten", "flat"), &[p], "f", None);
+    let y = g.add_node(Op::new("Gemm", "fc").with("transB", 1), &[f, w3, b3], "y", None);
+    g.outputs.push(y);
+    let opsets = vec![crate::ir::OpsetImport { version: 13, ..Default::default() }];
+    Model { ir_version: 8, opsets, graph: g, ..Model::default() }
+}
+
+fn run(
+    model: &mut Model,
+    options: QuantOptions,
+    measure: Option<&dyn Measure>,
+) -> Vec<crate::passes::Remark> {
+    let mut cx = Context::new();
+    if let Some(measure) = measure {
+        cx = cx.with_measure(measure);
+    }
+    let _ = Quant::new(options).unwrap().run(model, &mut cx).unwrap();
+    model.verify().unwrap();
+    cx.remarks
+}
+
+fn annotated(model: &Model) -> Vec<&str> {
+    let g = &model.graph;
+    let mut names: Vec<_> =
+        g.values().filter(|v| g.value(*v).quant.is_some()).map(|v| g.name_of(v)).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn without_samples_only_weights_change() {
+    let mut m = residual();
+    let remarks = run(&mut m, QuantOptions::default(), None);
+    assert_eq!(annotated(&m), ["w1", "w2", "w3"]);
+    assert!(remarks.iter().any(|r| r.kind == RemarkKind::Note), "slow convolutions are mentioned");
+}
+#[test]
+fn with_samples_the_chain_is_integer() {
+    let mut m = residual();
+    run(&mut m, QuantOptions::default(), Some(&Ranges));
+    // The Relu stands between Conv and its rounding; the last product writes floats.
+    assert_eq!(annotated(&m), ["b1", "b2", "b3", "c", "f", "p", "r", "s", "w1", "w2", "w3", "x"]);
+    let g = &m.graph;
+    let quant = |name: &str| g.value(g.find(name).unwrap()).quant.clone().unwrap();
+    assert_eq!(quant("p"), quant("f"), "moving elements keeps their scheme");
+    assert_eq!(quant("b1").scales[5], quant("x").scales[0] * quant("w1").scales[5]);
+}
+#[test]
+fn exclusion_and_float_users_are_respected() {
+    let mut m = residual();
+    let w2 = m.graph.find("w2").unwrap();
+    let e = m.graph.add_node(Op::new("Exp", "e"), &[w2], "e", None);
+    m.graph.outputs.push(e);
+    let options = QuantOptions { exclude: vec!["f?".into()], ..QuantOptions::default() };
+    let remarks = run(&mut m, options, None);
+    assert_eq!(annotated(&m), ["w1"]);
+    assert_eq!(remarks.iter().filter(|r| r.kind == RemarkKind::Missed).count(), 2);
+}
+#[test]
+fn a_second_run_changes_nothing() {
+    let mut m = residual();
+    run(&mut m, QuantOptions::default(), None);
+    let once = m.clone();
+    run(&mut m, QuantOptions::default(), None);
+    assert_eq!(m, once);
+}
