@@ -82,6 +82,10 @@ impl Pass for Quant {
     fn needs(&self) -> Needs {
         Needs { simplified: true, opset: Some(13) }
     }
+    /// Eight bits leave 20 to 45 dB; where noise reaches a tenth of the outputs' power something went wrong.
+    fn least_sqnr(&self) -> Option<f64> {
+        Some(10.0)
+    }
     fn options(&self) -> Options {
         changed_options(&self.options, Some(&QuantOptions::default()))
     }
