@@ -1,7 +1,7 @@
 //! Finding a pattern in a graph: upwards from the root, trying both orders of commutative inputs.
 
 use super::pattern::Line;
-use crate::ir::{Graph, Op, OpId, Tensor, TensorType, ValueId};
+use crate::ir::{Dim, Graph, Op, OpId, Tensor, TensorType, ValueId};
 use std::collections::HashMap;
 
 /// Operators whose two inputs may be swapped.
@@ -62,10 +62,12 @@ impl<'g> Match<'g> {
     pub fn op(&self, name: &str) -> Option<&'g Op> {
         Some(self.graph.op(self.graph.producer(self.value(name)?)?.0))
     }
-    /// Whether two values have one fully known element type and shape.
+    /// Whether two values have one element type and shape, every dimension known or of equal name.
     pub fn same_type(&self, a: &str, b: &str) -> bool {
-        let full = |n| self.ty(n).filter(|t| t.dtype.is_some() && t.static_shape().is_some());
-        full(a).is_some_and(|t| full(b) == Some(t))
+        let full = |t: &TensorType| {
+            t.dtype.is_some() && t.shape.as_ref().is_some_and(|s| !s.contains(&Dim::Unknown))
+        };
+        self.ty(a).filter(full).is_some_and(|t| self.ty(b) == Some(t))
     }
 }
 

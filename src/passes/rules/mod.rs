@@ -4,7 +4,7 @@
 //! The left side is ONNX text, the last line its root. `$w` must be a constant, `b?` may be left out, `<axis=1>`
 //! must equal; commutative operators match in either order; a value computed inside the match must have no reader
 //! outside it. The right side is one op, which inherits the attributes of the matched op of its type, or the name of
-//! a value that replaces the root's. The new op takes the root's name, and its output keeps the root's output name.
+//! a value (matched or newly computed) that replaces the root's. The new op takes the root's name, and its output keeps the root's output name.
 
 mod matching;
 mod pattern;
@@ -130,9 +130,8 @@ impl Compiled {
         let m = Match::find(g, &self.lhs, root, opset)?;
         let out = g.output(root, 0)?;
         if let Replacement::Value(name) = &self.rhs {
-            let to = m.value(name)?;
-            let fixed = g.is_input(to) || g.is_output(to) || g.value(to).origin != Origin::Computed;
-            if g.is_output(out) && fixed {
+            let fixed = |to| g.is_input(to) || g.is_output(to) || g.value(to).origin != Origin::Computed;
+            if g.is_output(out) && m.value(name).is_none_or(fixed) {
                 return None; // the graph's interface needs an op here
             }
         }
@@ -147,7 +146,11 @@ impl Compiled {
         let (ops, values) = m.into_parts();
         Some(match &self.rhs {
             Replacement::Value(name) => {
-                let to = *values.get(name)?;
+                let made = found.tensors.into_iter().find(|(key, _)| *key == name);
+                let to = match made {
+                    Some((key, tensor)) => g.add_initializer(&format!("{}_{key}", g.name_of(out)), tensor),
+                    None => *values.get(name)?,
+                };
                 let mut near: Vec<OpId> = g.uses(out).into_iter().map(|u| u.op()).collect();
                 near.extend(g.producer(to).map(|p| p.0));
                 g.replace_value(out, to);
@@ -187,7 +190,8 @@ impl Compiled {
         }
         let hint = g.name_of(out).to_owned();
         let mut fresh: HashMap<&str, ValueId> = HashMap::new();
-        for (key, tensor) in found.tensors {
+        let named = |key| line.args.iter().any(|a| a.name == key);
+        for (key, tensor) in found.tensors.into_iter().filter(|(key, _)| named(*key)) {
             fresh.insert(key, g.add_initializer(&format!("{hint}_{key}"), tensor));
         }
         let mut inputs: Vec<Option<ValueId>> = line

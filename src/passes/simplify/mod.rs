@@ -1,33 +1,58 @@
 //! Brings a model into its plainest form: weights are initializers, nothing is computed that is not needed.
 //!
-//! Until nothing changes: Constant nodes become initializers, rules are applied, dead code goes.
+//! Until nothing changes: constants become initializers, what depends on constants alone is computed, what is computed
+//! twice is shared, rules are applied (one family a file), dead code goes. Outputs change by rounding at most.
 
-mod batch_norm;
+mod affine;
+mod fold;
+mod layout;
 mod lift;
 mod no_op;
+mod share;
 
 use super::{
-    Changed, Context, Named, NoOptions, Pass,
+    Changed, Context, Named, Options, Pass,
+    pass::changed_options,
     rules::{Misses, RuleSet},
 };
 use crate::{
     error::Result,
     ir::{Model, Where},
 };
+use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
-static RULES: LazyLock<RuleSet> =
-    LazyLock::new(|| RuleSet::new(no_op::RULES.iter().chain(batch_norm::RULES)));
+static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
+    let families = [no_op::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
+    RuleSet::new(families.into_iter().flatten())
+});
+
+/// The options of [`Simplify`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimplifyOptions {
+    /// By how many bytes a folded constant may be larger than the constants it was computed from.
+    pub fold_limit: u64,
+}
+
+impl Default for SimplifyOptions {
+    fn default() -> Self {
+        SimplifyOptions { fold_limit: 64 * 1024 }
+    }
+}
 
 /// The pass.
-pub struct Simplify;
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Simplify {
+    options: SimplifyOptions,
+}
 
 impl Named for Simplify {
     const NAME: &'static str = "simplify";
-    const ABOUT: &'static str = "lift constants, fold BatchNormalization, drop what does nothing";
-    type Options = NoOptions;
-    fn new(NoOptions {}: NoOptions) -> Result<Self> {
-        Ok(Simplify)
+    const ABOUT: &'static str = "fold constants and BatchNormalization, share and drop what is not needed";
+    type Options = SimplifyOptions;
+    fn new(options: SimplifyOptions) -> Result<Self> {
+        Ok(Simplify { options })
     }
 }
 
@@ -41,17 +66,24 @@ impl Pass for Simplify {
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         let (mut changed, mut misses) = (Changed::No, Misses::new());
+        let mut refused = fold::Refused::default();
         loop {
             cx.check_cancelled()?;
             let opset = model.opset();
             let inputs = lift::close_inputs(model);
             let lifted = lift::constants(&mut model.graph);
+            let folded = fold::fold(model, self.options.fold_limit, &mut refused, cx)?;
+            let equal = share::constants(&mut model.graph);
+            let shared = share::ops(&mut model.graph);
             let dead = model.graph.sweep();
             cx.count("constant-input", inputs as u64);
             cx.count("constant-to-initializer", lifted as u64);
+            cx.count("constant-folded", folded as u64);
+            cx.count("equal-constant", equal as u64);
+            cx.count("equal-op", shared as u64);
             cx.count("dead-code", dead as u64);
             let ruled = RULES.apply(&mut model.graph, opset, cx, &mut misses);
-            if inputs + lifted + dead + ruled == 0 {
+            if inputs + lifted + folded + equal + shared + dead + ruled == 0 {
                 break;
             }
             changed = Changed::Yes;
@@ -60,5 +92,8 @@ impl Pass for Simplify {
             cx.missed(Where::Op(at), why);
         }
         Ok(changed)
+    }
+    fn options(&self) -> Options {
+        changed_options(&self.options, Some(&SimplifyOptions::default()))
     }
 }

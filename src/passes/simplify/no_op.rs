@@ -41,23 +41,53 @@ fn inference(m: &Match<'_>) -> Result<Bindings, Miss> {
     if m.opset < 7 && m.op("y").and_then(|op| op.int("is_test")) != Some(1) {
         return Err("dropout in training mode");
     }
-    always(m)
+    if all(m, "training", 0) { always(m) } else { Err("dropout in training mode") }
+}
+/// Every element of an optional integer constant is `n`.
+fn all(m: &Match<'_>, name: &str, n: i64) -> bool {
+    let ints = m.value(name).map(|_| m.tensor(name).and_then(|t| t.to_i64()));
+    ints.is_none_or(|v| v.is_some_and(|v| v.iter().all(|x| *x == n)))
+}
+fn same_dtype(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let to = m.op("y").and_then(|op| op.int("to")).ok_or("")?;
+    let from = m.ty("x").and_then(|t| t.dtype).ok_or("")?;
+    if i64::from(from.onnx()) == to { always(m) } else { Err("") }
+}
+/// Steps other than 1 can reorder and still keep the shape.
+fn whole(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if all(m, "step", 1) { same(m) } else { Err("") }
+}
+fn zero_pads(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if all(m, "pads", 0) { always(m) } else { Err("") }
+}
+fn tile_once(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.opset >= 6 && all(m, "n", 1) { always(m) } else { Err("") }
 }
 
 pub(super) const RULES: &[Rule] = &[
     Rule { name: "identity", lhs: "y = Identity(x)", rhs: "x", bind: always },
-    Rule { name: "dropout", lhs: "y = Dropout(x, r?)", rhs: "x", bind: inference },
-    Rule { name: "cast-to-same", lhs: "y = Cast(x)", rhs: "x", bind: same },
+    Rule { name: "dropout", lhs: "y = Dropout(x, r?, $training?)", rhs: "x", bind: inference },
+    Rule { name: "cast-to-same", lhs: "y = Cast(x)", rhs: "x", bind: same_dtype },
     Rule { name: "reshape-to-same", lhs: "y = Reshape(x, s)", rhs: "x", bind: same },
     Rule { name: "flatten-of-matrix", lhs: "y = Flatten(x)", rhs: "x", bind: same },
     Rule { name: "expand-to-same", lhs: "y = Expand(x, s)", rhs: "x", bind: same },
+    Rule {
+        name: "slice-of-everything",
+        lhs: "y = Slice(x, from?, to?, axes?, $step?)",
+        rhs: "x",
+        bind: whole,
+    },
+    Rule { name: "pad-by-nothing", lhs: "y = Pad(x, $pads, value?, axes?)", rhs: "x", bind: zero_pads },
+    Rule { name: "tile-once", lhs: "y = Tile(x, $n)", rhs: "x", bind: tile_once },
     Rule { name: "transpose-identity", lhs: "y = Transpose(x)", rhs: "x", bind: identity_permutation },
     Rule { name: "concat-of-one", lhs: "y = Concat(x)", rhs: "x", bind: always },
     Rule { name: "sum-of-one", lhs: "y = Sum(x)", rhs: "x", bind: always },
+    Rule { name: "mean-of-one", lhs: "y = Mean(x)", rhs: "x", bind: always },
     Rule { name: "max-of-one", lhs: "y = Max(x)", rhs: "x", bind: always },
     Rule { name: "min-of-one", lhs: "y = Min(x)", rhs: "x", bind: always },
     Rule { name: "times-one", lhs: "y = Mul(x, $c)", rhs: "x", bind: one },
     Rule { name: "divided-by-one", lhs: "y = Div(x, $c)", rhs: "x", bind: one },
+    Rule { name: "to-the-power-of-one", lhs: "y = Pow(x, $c)", rhs: "x", bind: one },
     Rule { name: "plus-zero", lhs: "y = Add(x, $c)", rhs: "x", bind: zero },
     Rule { name: "minus-zero", lhs: "y = Sub(x, $c)", rhs: "x", bind: zero },
 ];
@@ -90,10 +120,10 @@ mod tests {
         ] {
             let mut model = chain(factor);
             let mut cx = Context::new();
-            assert_eq!(Simplify.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+            assert_eq!(Simplify::default().run(&mut model, &mut cx).unwrap(), Changed::Yes);
             model.verify().unwrap();
             assert_eq!(model.graph.ops().count(), left);
-            assert_eq!(Simplify.run(&mut model, &mut cx).unwrap(), Changed::No);
+            assert_eq!(Simplify::default().run(&mut model, &mut cx).unwrap(), Changed::No);
         }
     }
 }
