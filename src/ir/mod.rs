@@ -13,6 +13,7 @@ mod order;
 mod place;
 mod quant;
 mod tensor;
+pub mod text;
 mod types;
 mod verify;
 
