@@ -75,6 +75,16 @@ fn computed(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
         }
     };
     let (scale, zero) = parameters(graph, &name, scheme);
+    // An Identity lets some users of a float read it rounded while others keep it exact; the rounding replaces it.
+    let identity = graph.producer(source).map(|p| p.0).filter(|o| graph.op(*o).is("Identity"));
+    let source = match identity.and_then(|o| Some((o, graph.input(o, 0)?))) {
+        Some((op, exact)) => {
+            graph.remove_op(op);
+            graph.remove_value_if_unused(source);
+            exact
+        }
+        None => source,
+    };
     let quantize = with_axis(Op::new("QuantizeLinear", format!("{name}_quantize")), scheme);
     let middle = graph.add_value(&format!("{name}_quantized"), integers);
     graph.add_op(quantize, &[Some(source), Some(scale), Some(zero)], &[Some(middle)]);

@@ -3,7 +3,7 @@
 use super::{Quant, weights::weight_of};
 use crate::{
     error::Result,
-    ir::{DType, Graph, Model, OpId, QuantScheme, Use, ValueId, Where},
+    ir::{DType, Graph, Model, Op, OpId, QuantScheme, Use, ValueId, Where},
     measure::{Need, Stat},
     passes::Context,
 };
@@ -42,40 +42,35 @@ pub(super) fn annotate(pass: &Quant, model: &mut Model, layers: &[OpId], cx: &mu
         }
     }
     cx.count("activations", schemes.len() as u64);
-    for (v, scheme) in schemes {
-        graph.value_mut(v).quant = Some(scheme);
+    for (v, scheme) in &schemes {
+        let read = split_readers(graph, *v, layers, &schemes);
+        graph.value_mut(read).quant = Some(scheme.clone());
     }
     biases(graph, layers, cx);
     Ok(())
 }
 
-/// The values to be uint8: layer inputs, layer outputs (behind a fused Relu or Clip), and what joins or moves them.
+/// The values to be uint8: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what joins them.
+///
+/// Products (Gemm, MatMul) write floats from their integer sums at no cost, so their outputs are rounded only where
+/// another layer wants integers.
 fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId]) -> BTreeSet<ValueId> {
     let mut wanted = BTreeSet::new();
     for op in layers {
         wanted.extend(graph.input(*op, 0).filter(|x| graph.constant(*x).is_none()));
-        let Some(y) = graph.output(*op, 0).map(|y| behind_clip(graph, y)) else { continue };
-        // A product at the end writes floats from its integer sums, which is free; a Conv cannot.
-        if !graph.is_output(y) || graph.op(*op).is("Conv") {
-            wanted.insert(y);
+        if graph.op(*op).is("Conv") {
+            wanted.extend(graph.output(*op, 0).map(|y| behind_clip(graph, y)));
         }
     }
     let order = graph.order();
     loop {
         let before = wanted.len();
-        for op in &order {
-            if pass.excludes(graph, *op) {
-                continue;
-            }
+        for op in order.iter().filter(|o| !pass.excludes(graph, **o)) {
             if let Some((x, y)) = moved(graph, *op) {
-                if wanted.contains(&x) && !graph.is_output(y) || wanted.contains(&y) {
-                    wanted.extend([x, y]);
+                if wanted.contains(&y) {
+                    wanted.insert(x);
                 }
-                continue;
-            }
-            let node = graph.op(*op);
-            let joins = node.is("Add") && graph.inputs_of(*op).len() == 2;
-            if (joins || node.is("GlobalAveragePool") || node.is("AveragePool"))
+            } else if joins(graph, *op)
                 && graph.inputs_of(*op).iter().flatten().all(|x| wanted.contains(x))
                 && let Some(y) = graph.output(*op, 0).map(|y| behind_clip(graph, y))
                 && !graph.is_output(y)
@@ -87,6 +82,50 @@ fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId]) -> BTreeSet<ValueId> {
             return wanted;
         }
     }
+}
+
+/// Whether the op has an integer kernel that reads and writes uint8 without weights.
+fn joins(graph: &Graph, op: OpId) -> bool {
+    let node = graph.op(op);
+    node.is("Add") || node.is("GlobalAveragePool") || node.is("AveragePool")
+}
+
+/// Where a value comes from a float operator, only integer operators read it rounded: an Identity stands for what
+/// they read, and the others (a residual path, a graph output) keep the exact floats.
+fn split_readers(
+    graph: &mut Graph,
+    v: ValueId,
+    layers: &[OpId],
+    schemes: &BTreeMap<ValueId, QuantScheme>,
+) -> ValueId {
+    let rounded = |y: Option<ValueId>| y.is_some_and(|y| schemes.contains_key(&behind_clip(graph, y)));
+    let member = |op: OpId| joins(graph, op) || graph.op(op).is("Conv") && layers.contains(&op);
+    let mut source = graph.producer(v).map(|p| p.0);
+    if let Some(op) = source.filter(|o| graph.op(*o).is("Relu") || graph.op(*o).is("Clip")) {
+        let inner = graph.input(op, 0).filter(|x| behind_clip(graph, *x) == v);
+        source = inner.and_then(|x| graph.producer(x)).map(|p| p.0);
+    }
+    if source.is_some_and(|o| member(o) || moved(graph, o).is_some()) {
+        return v;
+    }
+    let reads = |at: &Use| match at {
+        Use::Input(op, 0) if layers.contains(op) => true,
+        Use::Input(op, _) => {
+            (joins(graph, *op) || moved(graph, *op).is_some()) && rounded(graph.output(*op, 0))
+        }
+        Use::Capture(_) => false,
+    };
+    let (inside, outside): (Vec<Use>, Vec<Use>) = graph.uses(v).into_iter().partition(reads);
+    if inside.is_empty() || outside.is_empty() && !graph.is_output(v) {
+        return v;
+    }
+    let (name, ty) = (graph.name_of(v).to_owned(), graph.value(v).ty.clone());
+    let copy =
+        graph.add_node(Op::new("Identity", format!("{name}_rounded")), &[v], &format!("{name}_rounded"), ty);
+    for at in inside {
+        graph.replace_use(at, v, copy);
+    }
+    copy
 }
 
 /// The output of a Relu or Clip that alone reads `y`: with the zero point at its lower end it becomes the rounding.
@@ -129,19 +168,37 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
             cx.missed(at, "the bias has other users, so it stays float");
             continue;
         }
+        let values = bias.to_f32().unwrap_or_default().into_owned();
+        let mut weight = weight;
+        if weight.axis.is_none() && weight.scales.len() != 1
+            || weight.axis.is_some() && weight.scales.len() != values.len()
+        {
+            cx.missed(at, "the bias does not match the weight's channels, so it stays float");
+            continue;
+        }
+        // A channel of tiny weights under a large bias would need more steps than int32 has: coarser steps do it no
+        // harm, because the bias outweighs everything they could tell.
+        let channels = weight.scales.len();
+        for (i, b) in values.iter().enumerate() {
+            let scale = &mut weight.scales[i % channels];
+            *scale = scale.max(b.abs() / (BIAS_LIMIT * input.scales[0]));
+        }
         let steps: Vec<f32> = weight.scales.iter().map(|s| s * input.scales[0]).collect();
-        let scale_at = |i: usize| steps[if steps.len() == 1 { 0 } else { i }];
-        let values = bias.to_f32().unwrap_or_default();
-        let fits = (steps.len() == 1 || steps.len() == values.len())
-            && values.iter().enumerate().all(|(i, b)| (b / scale_at(i)).abs() <= BIAS_LIMIT);
-        if !fits || steps.iter().any(|s| *s <= 0.0) {
-            cx.missed(at, "the bias is too large for int32 in the layer's steps, so it stays float");
+        if steps.iter().any(|s| !(s.is_normal() && *s > 0.0)) {
+            cx.missed(at, "the layer's steps are beyond float32, so its bias stays float");
             continue;
         }
-        let axis = (steps.len() == values.len() && weight.axis.is_some()).then_some(0);
-        if axis.is_none() && steps.len() != 1 {
-            continue;
+        if Some(&weight) != graph.value(w).quant.as_ref() {
+            if graph.sole_use(w).is_none() {
+                cx.missed(
+                    at,
+                    "the bias is too large for int32 in the steps of a shared weight, so it stays float",
+                );
+                continue;
+            }
+            graph.value_mut(w).quant = Some(weight.clone());
         }
+        let axis = weight.axis.map(|_| 0);
         let zero_points = vec![0; steps.len()];
         graph.value_mut(b).quant = Some(QuantScheme { dtype: DType::I32, axis, scales: steps, zero_points });
     }

@@ -105,3 +105,39 @@ fn a_second_run_changes_nothing() {
     run(&mut m, QuantOptions::default(), None);
     assert_eq!(m, once);
 }
+
+#[test]
+fn a_float_path_beside_a_product_stays_exact() {
+    let mut g = Graph::new("block");
+    let x = g.add_input("x", Type::tensor(DType::F32, ["n".into(), 64.into()]));
+    let (w, v) = (weight(&mut g, "w", &[64, 64]), weight(&mut g, "v", &[64, 64]));
+    let n = g.add_node(Op::new("Erf", "norm"), &[x], "n", None);
+    let a = g.add_node(Op::new("MatMul", "m1"), &[n, w], "a", None);
+    let r = g.add_node(Op::new("Relu", "r"), &[a], "r", None);
+    let b = g.add_node(Op::new("MatMul", "m2"), &[r, v], "b", None);
+    let y = g.add_node(Op::new("Add", "residual"), &[b, n], "y", None);
+    g.outputs.push(y);
+    let mut m = residual();
+    m.graph = g;
+    run(&mut m, QuantOptions::default(), Some(&Ranges));
+    assert_eq!(annotated(&m), ["n_rounded", "r", "v", "w"]);
+    let g = &m.graph;
+    let input = |op: &str, slot| {
+        let op = g.ops().find(|o| g.op(*o).name == op).unwrap();
+        g.name_of(g.input(op, slot).unwrap())
+    };
+    assert_eq!((input("m1", 0), input("residual", 1)), ("n_rounded", "n"));
+}
+#[test]
+fn a_large_bias_over_tiny_weights_still_fits() {
+    let mut m = residual();
+    let w1 = m.graph.find("w1").unwrap();
+    let tiny = vec![1e-30f32; 32 * 32];
+    m.graph.make_constant(w1, Tensor::from_vec([32, 32, 1, 1], tiny));
+    let b1 = m.graph.find("b1").unwrap();
+    m.graph.make_constant(b1, Tensor::from_vec([32], vec![1000f32; 32]));
+    run(&mut m, QuantOptions::default(), Some(&Ranges));
+    let scheme = m.graph.value(b1).quant.clone().unwrap();
+    let back = scheme.dequantize(&scheme.quantize(m.graph.initializer(b1).unwrap()).unwrap()).unwrap();
+    assert!(back.to_f32().unwrap().iter().all(|b| (b - 1000.0).abs() < 1e-3));
+}

@@ -25,21 +25,25 @@ pub(super) fn weight_of(graph: &Graph, op: OpId) -> Option<(ValueId, Option<usiz
     }
     let (slot, axis) = match node.op_type.as_str() {
         "Conv" => (1, Some(0)),
-        // With groups, axis 1 of [in, out / groups, ...] runs over channels of all groups at once.
-        "ConvTranspose" => (1, (node.int("group").unwrap_or(1) == 1).then_some(1)),
+        // With groups, axis 1 of [in, out / groups, ...] mixes channels of all groups, and axis 0 keeps them apart.
+        "ConvTranspose" => (1, Some(usize::from(node.int("group").unwrap_or(1) == 1))),
         "Gemm" => (1, Some(usize::from(node.int("transB").unwrap_or(0) == 0))),
-        "MatMul" => (1, None),
+        "MatMul" => (1, None), // the last axis, whatever the rank
         // Rows of a table differ in size; a scale each keeps the small ones exact.
         "Gather" if node.int("axis").unwrap_or(0) == 0 => (0, Some(0)),
         _ => return None,
     };
     let weight = graph.input(op, slot)?;
     let rank = graph.constant(weight)?.rank();
-    match node.op_type.as_str() {
-        // Batched products have no axis of output channels that stays one after broadcasting.
-        "MatMul" => (rank >= 2).then(|| (weight, (rank == 2).then_some(1))),
-        _ => (rank >= 2).then_some((weight, axis)),
-    }
+    (rank >= 2).then(|| (weight, axis.or(Some(rank - 1))))
+}
+
+/// Whether the runtime computes the op in integers when its input and its weight are.
+fn has_integer_kernel(graph: &Graph, op: OpId) -> bool {
+    let node = graph.op(op);
+    node.is("Conv")
+        || node.is("Gemm")
+        || node.is("MatMul") && graph.input(op, 1).and_then(|w| graph.rank(w)) == Some(2)
 }
 
 /// Gives every weight that can be int8 its scheme, and says why others cannot.
@@ -102,7 +106,8 @@ fn scheme(
         return Err("it is part of the graph's interface".into());
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
-    if !integers && tensor.len() < WORTH {
+    let links = integers && users.iter().any(|o| has_integer_kernel(graph, *o));
+    if !links && tensor.len() < WORTH {
         return Err(format!("its {} elements are too few to gain from int8", tensor.len()));
     }
     if let Some(op) = users.iter().find(|o| pass.excludes(graph, **o)) {
