@@ -68,7 +68,11 @@ fn external_data_goes_out_and_comes_back() {
     };
     assert_eq!(weights(&inline), weights(&external));
     lower::save(&external, &path, &SaveOptions { external_data: ExternalData::Never }).unwrap();
-    assert_eq!(weights(&inline), weights(&lower::load(&path).unwrap()), "a file may be written over its source");
+    assert_eq!(
+        weights(&inline),
+        weights(&lower::load(&path).unwrap()),
+        "a file may be written over its source"
+    );
     let script = "import onnx,sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
     let checked = support::python().arg("-c").arg(script).arg(&path).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));

@@ -2,7 +2,9 @@
 //! from file to file and never through a message in memory.
 
 use super::{import::read_type, proto as pb, sink::Sink, tensor};
-use crate::ir::{Attr, Attribute, Carried, Graph, Model, Op, OpsetImport, Origin, Tensor, TensorType, Type, ValueId};
+use crate::ir::{
+    Attr, Attribute, Carried, Graph, Model, Op, OpsetImport, Origin, Tensor, TensorType, Type, ValueId,
+};
 use bytes::Bytes;
 use prost::{Message, encoding::encoded_len_varint};
 use std::io;
@@ -45,7 +47,8 @@ pub(super) fn model(model: &Model, placed: Placement<'_>, sink: &mut dyn Sink) -
     top.extend_from_slice(&model.carried.0);
     let mut rest = graph_proto(&model.graph, false).encode_to_vec();
     rest.extend_from_slice(&model.graph.carried.0);
-    let weights: Vec<_> = model.graph.initializers().map(|(v, t)| weight(&model.graph, v, t, placed)).collect();
+    let weights: Vec<_> =
+        model.graph.initializers().map(|(v, t)| weight(&model.graph, v, t, placed)).collect();
     let graph_len = rest.len() + weights.iter().map(|w| field_len(w.len())).sum::<usize>();
     sink.bytes(&top)?;
     sink.bytes(&prefix(MODEL_GRAPH, graph_len))?;

@@ -58,7 +58,9 @@ impl Folder {
         let end = start.checked_add(number("length")?.unwrap_or(need));
         end.and_then(|end| Data::mapped(&file, start..end)).ok_or_else(|| {
             let size = file.bytes().len();
-            bad(format!("external data from byte {start} reaches past the end of `{location}` ({size} bytes)"))
+            bad(format!(
+                "external data from byte {start} reaches past the end of `{location}` ({size} bytes)"
+            ))
         })
     }
     fn file(&self, location: &str, at: &Where) -> Result<Arc<MappedFile>> {
@@ -75,7 +77,8 @@ impl Folder {
         if let Some(file) = self.files.borrow().get(&path) {
             return Ok(file.clone());
         }
-        let real = path.canonicalize().map_err(|e| bad(format!("external data `{}`: {e}", path.display())))?;
+        let real =
+            path.canonicalize().map_err(|e| bad(format!("external data `{}`: {e}", path.display())))?;
         let root = folder.canonicalize().map_err(|e| Error::io("cannot read", folder, e))?;
         if !real.starts_with(&root) {
             return Err(bad(format!("external data `{location}` leads out of the model's folder; refused")));

@@ -3,7 +3,10 @@
 use super::{external::Folder, proto as pb, tensor};
 use crate::{
     error::{Error, Result},
-    ir::{Annotation, Attr, Attribute, Carried, DType, Dim, Function, Graph, Model, Op, OpsetImport, Origin, TensorType, Type, ValueId, Where},
+    ir::{
+        Annotation, Attr, Attribute, Carried, DType, Dim, Function, Graph, Model, Op, OpsetImport, Origin,
+        TensorType, Type, ValueId, Where,
+    },
 };
 use prost::Message;
 
@@ -60,7 +63,8 @@ fn function(mut proto: pb::FunctionProto, folder: &Folder) -> Result<Function> {
         body.outputs.push(v);
     }
     let defaults = std::mem::take(&mut proto.attribute_proto);
-    let defaults = defaults.into_iter().map(|a| reader.attribute(a, &body, &Where::Model)).collect::<Result<_>>()?;
+    let defaults =
+        defaults.into_iter().map(|a| reader.attribute(a, &body, &Where::Model)).collect::<Result<_>>()?;
     Ok(Function {
         domain: taken(&mut proto.domain),
         name: taken(&mut proto.name),
@@ -161,7 +165,8 @@ impl Reader<'_> {
                 return Err(Error::malformed(at, why));
             }
             let attrs = std::mem::take(&mut node.attribute);
-            let attrs = attrs.into_iter().map(|a| self.attribute(a, graph, &at)).collect::<Result<Vec<_>>>()?;
+            let attrs =
+                attrs.into_iter().map(|a| self.attribute(a, graph, &at)).collect::<Result<Vec<_>>>()?;
             let op = Op {
                 domain: taken(&mut node.domain),
                 op_type,
@@ -192,7 +197,8 @@ impl Reader<'_> {
     fn attribute(&self, mut a: pb::AttributeProto, graph: &Graph, at: &Where) -> Result<Attribute> {
         use pb::attribute_proto::AttributeType as T;
         let name = taken(&mut a.name);
-        let missing = || Error::malformed(at.clone(), format!("attribute `{name}` lacks the value its type promises"));
+        let missing =
+            || Error::malformed(at.clone(), format!("attribute `{name}` lacks the value its type promises"));
         let number = a.r#type.take().unwrap_or_else(|| guess_type(&a));
         let tensor = |t| tensor::read(t, self.folder, at);
         let sparse = |t| tensor::read_sparse(t, self.folder, at);

@@ -27,7 +27,9 @@ pub fn load(path: &Path) -> Result<Model> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let bytes = Bytes::from_owner(Mapped(file.clone()));
     decode(bytes, &Folder::new(Some(file), Some(folder))).map_err(|e| match e {
-        Error::Malformed { at, why } => Error::Malformed { at, why: format!("{why} (in {})", path.display()) },
+        Error::Malformed { at, why } => {
+            Error::Malformed { at, why: format!("{why} (in {})", path.display()) }
+        }
         e => e,
     })
 }

@@ -57,7 +57,10 @@ impl Sink for FileSink<'_> {
                 let copied = io::copy(&mut source.take(range.len() as u64), self.0.get_mut())?;
                 match copied == range.len() as u64 {
                     true => Ok(()),
-                    false => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the input file shrank while it was read")),
+                    false => Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the input file shrank while it was read",
+                    )),
                 }
             }
             data => self.0.write_all(data.as_slice()),

@@ -45,7 +45,10 @@ fn dims(dims: &[i64]) -> Option<Vec<usize>> {
 fn typed_bytes(dtype: DType, t: &mut pb::TensorProto) -> Option<Vec<u8>> {
     use DType::*;
     let ints = |width: usize, t: &mut pb::TensorProto| -> Vec<u8> {
-        std::mem::take(&mut t.int32_data).iter().flat_map(|x| x.to_le_bytes().into_iter().take(width)).collect()
+        std::mem::take(&mut t.int32_data)
+            .iter()
+            .flat_map(|x| x.to_le_bytes().into_iter().take(width))
+            .collect()
     };
     Some(match dtype {
         F32 | Complex64 => std::mem::take(&mut t.float_data).iter().flat_map(|x| x.to_le_bytes()).collect(),
