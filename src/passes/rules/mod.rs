@@ -8,6 +8,8 @@
 
 mod matching;
 mod pattern;
+#[cfg(test)]
+mod tests;
 
 pub use matching::Match;
 
