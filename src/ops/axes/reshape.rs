@@ -21,7 +21,7 @@ pub(super) fn reshape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     regroup(flow, &x, &y);
     let extents = shape.iter().zip(&y);
     let extents = extents
-        .map(|(n, f)| if *n > 0 && flow.arena.size(*f).is_some() { Extent::of(*f) } else { Extent::Keep(*n) })
+        .map(|(n, f)| if *n >= 0 && flow.arena.size(*f).is_some() { Extent::of(*f) } else { Extent::Keep(*n) })
         .collect();
     flow.rewrites.push(match written {
         Some(_) => Rewrite::Ints { op, name: "shape".to_owned(), extents },
@@ -36,6 +36,11 @@ pub(super) fn flatten(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
 }
 /// Axes of extent 1 come or go; the others stay in order.
 pub(super) fn squeeze(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let node = flow.graph.op(op);
+    if node.attr("axes").is_none() && flow.graph.input(op, 1).is_none() {
+        // It would also drop an axis of which one position stays.
+        return None;
+    }
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
     let (x, y) = (wide(flow, &x), wide(flow, &y));
     if x.len() != y.len() {

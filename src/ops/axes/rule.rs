@@ -75,6 +75,9 @@ pub(super) fn apply(
     let values = [flow.graph.inputs_of(op), flow.graph.outputs_of(op)];
     let mut nested = Vec::new();
     for (side, slots) in [ins, outs].into_iter().zip(values) {
+        if slots.iter().skip(side.split(',').count()).any(Option::is_some) {
+            return None;
+        }
         for (text, value) in side.split(',').zip(slots) {
             let Some(value) = value else { continue };
             let axes = operand(text);

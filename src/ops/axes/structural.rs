@@ -113,6 +113,9 @@ fn gemm(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     Some(())
 }
 fn layer_norm(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    if flow.graph.outputs_of(op).iter().skip(1).any(Option::is_some) {
+        return None;
+    }
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
     let first = axis(flow.graph.op(op).int("axis").unwrap_or(-1), x.len())?;
     same(flow, &x, &y)?;

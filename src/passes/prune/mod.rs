@@ -10,11 +10,11 @@ mod select;
 
 pub use options::{Criterion, PruneOptions, Scope};
 
-use super::{Changed, Context, Named, Needs, Options, Pass, pass::changed_options};
+use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, pass::changed_options};
 use crate::{
     error::{Error, Result},
     ir::{Model, Use, Where},
-    ops::axes::{Flow, Group, Price},
+    ops::axes::{Flow, Group, Keep, Price},
 };
 use globset::GlobSet;
 use select::{Candidate, Plan};
@@ -51,11 +51,22 @@ impl Pass for Prune {
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         let flow = Flow::of(model);
-        let (open, left_alone) = self.candidates(model, &flow);
+        let keep = self.select(model, &flow, cx)?;
+        let cut = flow.cut(keep);
+        cut.apply(model)?;
+        Ok(Changed::Yes)
+    }
+}
+
+impl Prune {
+    /// Chooses the positions that stay, without changing the model, and says so through remarks. Fails with
+    /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
+    pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Keep> {
+        let (open, left_alone) = self.candidates(model, flow);
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
         }
-        let locked = locked(model, &flow, &open);
+        let locked = locked(model, flow, &open);
         for (at, why) in &locked {
             cx.missed(at.clone(), why.clone());
         }
@@ -64,33 +75,21 @@ impl Pass for Prune {
         let plan = Plan { arena: &flow.arena, prices: &prices, candidates: &open, options: &self.options };
         let before = plan.macs(&vec![None; open.len()]);
         let kept = self.choose(&plan, before).map_err(|e| explain(e, &left_alone, &locked))?;
-        let after = plan.macs(&kept);
-        let mut places = Vec::new();
         for (candidate, n) in open.iter().zip(&kept) {
             let Some(n) = n else { continue };
             let group = &candidate.group;
             let names: Vec<_> = group.members.iter().map(|m| model.graph.name_of(m.value)).collect();
-            places.push((
-                place(model, group),
-                format!("{} -> {n} positions, in {}", group.size, shortened(&names)),
-            ));
+            let text = format!("{} -> {n} positions, in {}", group.size, shortened(&names));
+            cx.applied(place(model, group), text);
         }
-        let cut = {
-            let keep = plan.keep(&kept);
-            flow.cut(keep)
-        };
-        cut.apply(model)?;
-        cx.count("groups", places.len() as u64);
-        for (at, text) in places {
-            cx.applied(at, text);
+        cx.count("groups", kept.iter().flatten().count() as u64);
+        if before > 0 {
+            let share = 100.0 * plan.macs(&kept) as f64 / before as f64;
+            let text = format!("{share:.1} % of the multiply-accumulates are left");
+            cx.remark(RemarkKind::Note, (), text);
         }
-        let share = if before > 0 { 100.0 * after as f64 / before as f64 } else { 100.0 };
-        cx.remark(super::RemarkKind::Note, (), format!("{share:.1} % of the multiply-accumulates are left"));
-        Ok(Changed::Yes)
+        Ok(plan.keep(&kept))
     }
-}
-
-impl Prune {
     /// Groups to choose from, scored, and those left alone with the reason.
     fn candidates(&self, model: &Model, flow: &Flow<'_>) -> (Vec<Candidate>, Vec<(Group, &'static str)>) {
         let (mut open, mut left_alone) = (Vec::new(), Vec::new());
