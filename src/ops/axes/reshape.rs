@@ -21,7 +21,9 @@ pub(super) fn reshape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     regroup(flow, &x, &y);
     let extents = shape.iter().zip(&y);
     let extents = extents
-        .map(|(n, f)| if *n >= 0 && flow.arena.size(*f).is_some() { Extent::of(*f) } else { Extent::Keep(*n) })
+        .map(
+            |(n, f)| if *n >= 0 && flow.arena.size(*f).is_some() { Extent::of(*f) } else { Extent::Keep(*n) },
+        )
         .collect();
     flow.rewrites.push(match written {
         Some(_) => Rewrite::Ints { op, name: "shape".to_owned(), extents },
