@@ -64,7 +64,7 @@ impl Runtime {
             .with_telemetry(false)
             .build()
             .map_err(|why| failed(why.to_string()))?;
-        environment.set_log_level(ort::logging::LogLevel::Error);
+        environment.set_log_level(ort::logging::LogLevel::Fatal);
         Ok(loaded.insert(Runtime { environment, library }).clone())
     }
     /// The library file.

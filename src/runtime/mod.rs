@@ -1,11 +1,23 @@
 //! ONNX Runtime: finding its library, running models, and what is known by running them.
 
+mod compare;
 mod convert;
 mod find;
+mod measurer;
+mod numpy;
+mod samples;
 mod session;
+mod synthesize;
+mod validate;
 
+pub use compare::OutputError;
 pub use find::Runtime;
+pub use measurer::Measurer;
+pub use numpy::read_labels;
+pub use samples::Samples;
 pub use session::{Optimize, Provider, Session, SessionOptions};
+pub use synthesize::Synthesis;
+pub use validate::{Accuracy, Latency, Timing, Tolerance, ValidateOptions, Validation, validate};
 
 use crate::error::Error;
 

@@ -3,6 +3,8 @@
 use super::{Runtime, convert, failed};
 use crate::{
     error::{Error, Result},
+    ir::Model,
+    lower,
     measure::Batch,
 };
 use ort::{
@@ -68,6 +70,10 @@ pub struct Session {
 }
 
 impl Session {
+    /// Loads a model.
+    pub fn new(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session> {
+        Session::from_bytes(runtime, &lower::to_bytes(model)?, options)
+    }
     /// Loads a serialized model that holds all its data.
     pub fn from_bytes(runtime: &Runtime, model: &[u8], options: &SessionOptions) -> Result<Session> {
         let mut builder = prepare(runtime, options)?;
@@ -118,9 +124,10 @@ fn prepare(runtime: &Runtime, options: &SessionOptions) -> Result<ort::session::
         Optimize::All => GraphOptimizationLevel::All,
     };
     let refused = "session options";
+    // What ONNX Runtime logs as an error it also returns as one, and we tell it there.
     let mut builder = OrtSession::builder(runtime.environment())
         .map_err(|why| failed(refused, &why))?
-        .with_log_level(ort::logging::LogLevel::Error)
+        .with_log_level(ort::logging::LogLevel::Fatal)
         .map_err(|why| failed(refused, &why))?
         .with_optimization_level(level)
         .map_err(|why| failed(refused, &why))?;

@@ -1,0 +1,234 @@
+//! What passes ask of a model in use, answered by running it.
+//!
+//! For statistics the model is instrumented: reductions are put into the graph, so they run where the model runs and
+//! only their small results come back, whatever the number of samples.
+
+use super::{Runtime, Samples, Session, SessionOptions};
+use crate::{
+    error::{Error, Result},
+    ir::{DType, Dim, Graph, Model, Op, Origin, Tensor, Type, ValueId, Where},
+    lower,
+    measure::{Batch, Measure, Measured, Need, Stat, Stats},
+};
+use std::{
+    collections::{HashMap, hash_map::DefaultHasher},
+    hash::{Hash, Hasher},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+/// Runs models over calibration samples.
+pub struct Measurer {
+    runtime: Runtime,
+    samples: Samples,
+    options: SessionOptions,
+    /// Statistics by model version.
+    known: Mutex<HashMap<u64, Stats>>,
+    /// The last model that ran, by the digest of its bytes: passes often run one model many times.
+    last: Mutex<Option<(u64, Arc<Session>)>>,
+}
+
+impl Measurer {
+    /// Measures over these samples.
+    pub fn new(runtime: Runtime, samples: Samples, options: SessionOptions) -> Measurer {
+        Measurer { runtime, samples, options, known: Mutex::default(), last: Mutex::default() }
+    }
+    /// The samples.
+    pub fn samples(&self) -> &Samples {
+        &self.samples
+    }
+    fn session(&self, model: &Model) -> Result<Arc<Session>> {
+        let bytes = lower::to_bytes(model)?;
+        let digest = digest(&bytes);
+        if let Some((_, session)) = locked(&self.last).as_ref().filter(|(known, _)| *known == digest) {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(Session::from_bytes(&self.runtime, &bytes, &self.options)?);
+        *locked(&self.last) = Some((digest, session.clone()));
+        Ok(session)
+    }
+    /// The rank of a value whose type does not tell: found by running one batch.
+    fn rank(&self, model: &Model, value: &str) -> Result<usize> {
+        let batch = self.samples.batches().first().ok_or_else(no_samples)?;
+        let found = self.run(model, batch, &[value.to_owned()])?;
+        Ok(found.first().map_or(0, Tensor::rank))
+    }
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn no_samples() -> Error {
+    Error::usage("there are no samples to measure over", "give some with --calib")
+}
+
+fn value_of(graph: &Graph, name: &str) -> Result<ValueId> {
+    let why = "there is no value of this name in the main graph";
+    graph.find(name).ok_or_else(|| Error::unsupported(Where::Value(name.to_owned()), why))
+}
+
+/// Adds a reduction to scalars, or to one number for each index of `kept` = (axis, rank); returns its output.
+fn reduce(graph: &mut Graph, opset: i64, op: &str, of: ValueId, kept: Option<(usize, usize)>) -> ValueId {
+    let name = format!("{}_{op}", graph.name_of(of));
+    let ty = Type::tensor(DType::F32, kept.map(|_| Dim::Unknown));
+    let axes: Option<Vec<i64>> =
+        kept.map(|(axis, rank)| (0..rank).filter(|k| *k != axis).map(|k| k as i64).collect());
+    let (node, mut inputs) = (Op::new(op, "").with("keepdims", 0), vec![of]);
+    let node = match axes {
+        None => node,
+        // No axes to reduce would mean all of them: the numbers are kept as they are.
+        Some(axes) if axes.is_empty() => Op::new("Identity", ""),
+        Some(axes) if opset < 18 => node.with("axes", axes),
+        Some(axes) => {
+            inputs.push(graph.add_initializer(&format!("{name}_axes"), Tensor::ints(axes)));
+            node
+        }
+    };
+    graph.add_node(node, &inputs, &name, Some(ty))
+}
+
+impl Measure for Measurer {
+    fn has_samples(&self) -> bool {
+        !self.samples.is_empty() && !self.samples.is_synthetic()
+    }
+
+    fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats> {
+        let version = digest(&lower::to_bytes(model)?);
+        let mut stats = Stats::default();
+        let mut open: Vec<&Need> = Vec::new();
+        {
+            let known = locked(&self.known);
+            let known = known.get(&version);
+            for need in needs {
+                match known.and_then(|stats| stats.0.get(need)) {
+                    Some(answer) => drop(stats.0.insert(need.clone(), answer.clone())),
+                    None if open.contains(&need) => {}
+                    None => open.push(need),
+                }
+            }
+        }
+        if open.is_empty() {
+            return Ok(stats);
+        }
+        if self.samples.is_empty() {
+            return Err(no_samples());
+        }
+        let mut instrumented = model.clone();
+        let (graph, opset) = (&mut instrumented.graph, model.opset());
+        graph.outputs.clear();
+        let mut floats: HashMap<ValueId, ValueId> = HashMap::new();
+        let mut reductions = Vec::with_capacity(open.len());
+        for need in &open {
+            let value = value_of(graph, &need.value)?;
+            let Stat::Range { axis } = need.stat;
+            let kept = match axis {
+                None => None,
+                Some(axis) => {
+                    let rank = graph.rank(value).map_or_else(|| self.rank(model, &need.value), Ok)?;
+                    if axis >= rank {
+                        let why = format!("it has {rank} axes, so no axis {axis}");
+                        return Err(Error::unsupported(Where::Value(need.value.clone()), why));
+                    }
+                    Some((axis, rank))
+                }
+            };
+            // Reductions are defined for few types; every number fits float32 as far as a range needs.
+            let float = match graph.dtype(value) {
+                Some(DType::F32) => value,
+                _ => *floats.entry(value).or_insert_with(|| {
+                    let name = format!("{}_float", graph.name_of(value));
+                    let cast = Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
+                    graph.add_node(cast, &[value], &name, None)
+                }),
+            };
+            let low = reduce(graph, opset, "ReduceMin", float, kept);
+            let high = reduce(graph, opset, "ReduceMax", float, kept);
+            graph.outputs.extend([low, high]);
+            reductions.push((graph.name_of(low).to_owned(), graph.name_of(high).to_owned()));
+        }
+        graph.sweep();
+        let session = self.session(&instrumented)?;
+        let mut merged: Vec<Option<(Vec<f32>, Vec<f32>)>> = vec![None; open.len()];
+        for batch in self.samples.batches() {
+            let found: HashMap<String, Tensor> = session.run(batch)?.into_iter().collect();
+            for ((need, names), merged) in open.iter().zip(&reductions).zip(&mut merged) {
+                let numbers = |name: &str| {
+                    let tensor = found.get(name).and_then(Tensor::to_f32);
+                    tensor.map(|t| t.into_owned()).unwrap_or_default()
+                };
+                merge(need, merged, numbers(&names.0), numbers(&names.1))?;
+            }
+        }
+        let mut known = locked(&self.known);
+        let known = known.entry(version).or_default();
+        for (need, range) in open.into_iter().zip(merged) {
+            let (min, max) = range.unwrap_or_default();
+            known.0.insert(need.clone(), Measured::Range { min: min.clone(), max: max.clone() });
+            stats.0.insert(need.clone(), Measured::Range { min, max });
+        }
+        Ok(stats)
+    }
+
+    fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>> {
+        if fetch.is_empty() {
+            return Ok(self.session(model)?.run(batch)?.into_iter().map(|(_, tensor)| tensor).collect());
+        }
+        let mut fetching = model.clone();
+        let graph = &mut fetching.graph;
+        let mut found: HashMap<String, Tensor> = HashMap::new();
+        let mut outputs = Vec::new();
+        for name in fetch {
+            let value = value_of(graph, name)?;
+            let given = batch.iter().find(|(given, _)| given == name).map(|(_, tensor)| tensor);
+            // What goes in is not computed: it needs no output of its own.
+            let stored = match &graph.value(value).origin {
+                Origin::Initializer(tensor) => Some(tensor),
+                _ => None,
+            };
+            match given.or(stored) {
+                Some(tensor) => drop(found.insert(name.clone(), tensor.clone())),
+                None if outputs.contains(&value) => {}
+                None => outputs.push(value),
+            }
+        }
+        if !outputs.is_empty() {
+            graph.outputs = outputs;
+            graph.sweep();
+            found.extend(self.session(&fetching)?.run(batch)?);
+        }
+        let absent = |name: &String| Error::Runtime(format!("`{name}` was not computed"));
+        fetch.iter().map(|name| found.get(name).cloned().ok_or_else(|| absent(name))).collect()
+    }
+}
+
+/// Widens a range by a batch's. Numbers that are not finite stay: they tell that the range is not usable.
+fn merge(need: &Need, into: &mut Option<(Vec<f32>, Vec<f32>)>, low: Vec<f32>, high: Vec<f32>) -> Result<()> {
+    let Some((min, max)) = into else {
+        *into = Some((low, high));
+        return Ok(());
+    };
+    if min.len() != low.len() || max.len() != high.len() {
+        let why = format!("its axis has {} indices in one batch and {} in another", min.len(), low.len());
+        return Err(Error::unsupported(Where::Value(need.value.clone()), why));
+    }
+    let keep = |a: &mut f32, b: f32, better: bool| {
+        if better || b.is_nan() {
+            *a = b;
+        }
+    };
+    for (a, b) in min.iter_mut().zip(low) {
+        let better = b < *a;
+        keep(a, b, better);
+    }
+    for (a, b) in max.iter_mut().zip(high) {
+        let better = b > *a;
+        keep(a, b, better);
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! The compressed model against the original: outputs, accuracy, latency.
+
+use super::{
+    OutputError, Provider, Runtime, Samples, Session, SessionOptions,
+    compare::{Difference, largest, numbers},
+    samples::inputs_of,
+};
+use crate::{
+    error::{Error, Result},
+    ir::Model,
+    measure::Batch,
+};
+use serde::Serialize;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+/// What must hold for a validation to pass. What is `None` is not asked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Tolerance {
+    /// The least cosine of any output.
+    pub min_cosine: Option<f64>,
+    /// The least signal to noise ratio of any output, in decibel.
+    pub min_sqnr_db: Option<f64>,
+    /// The largest absolute difference of any element.
+    pub max_abs: Option<f64>,
+    /// The least share of rows with the same largest element.
+    pub min_top1: Option<f64>,
+    /// The largest loss of accuracy against labels, as a share: 0.01 is one point.
+    pub max_drop: Option<f64>,
+}
+
+/// A cosine of 0.95 on every output, which catches a broken model and lets through what compression is expected to do.
+impl Default for Tolerance {
+    fn default() -> Self {
+        Tolerance { min_cosine: Some(0.95), min_sqnr_db: None, max_abs: None, min_top1: None, max_drop: None }
+    }
+}
+
+/// How to validate.
+#[derive(Clone, Debug, Default)]
+pub struct ValidateOptions {
+    /// How many batches to compare; `None` is all.
+    pub batches: Option<usize>,
+    /// What runs both models.
+    pub provider: Provider,
+    /// Threads within an operator, for both.
+    pub threads: Option<usize>,
+    /// Whether to time both.
+    pub latency: bool,
+    /// The right class of each sample, in order.
+    pub labels: Option<Vec<i64>>,
+    /// What must hold.
+    pub tolerance: Tolerance,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Validation {
+    /// Batches compared.
+    pub batches: usize,
+    /// Samples compared.
+    pub samples: usize,
+    /// Whether the inputs were made up rather than given.
+    pub synthetic: bool,
+    /// What ran both models.
+    pub provider: Provider,
+    /// Each output that both models have, in the original's order.
+    pub outputs: Vec<OutputError>,
+    /// Accuracy against labels, where there are any.
+    pub accuracy: Option<Accuracy>,
+    /// Latency, where it was asked for.
+    pub latency: Option<Latency>,
+    /// What was asked.
+    pub tolerance: Tolerance,
+    /// What of it does not hold, as sentences; empty where all does.
+    pub failures: Vec<String>,
+}
+
+/// The share of samples whose largest score is the right class.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// Of the original.
+    pub original: f64,
+    /// Of the compressed model.
+    pub compressed: f64,
+    /// The number of labelled samples.
+    pub samples: usize,
+}
+
+/// Run times of one batch in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Timing {
+    /// The median.
+    pub p50_ms: f64,
+    /// The 95th percentile.
+    pub p95_ms: f64,
+}
+
+/// Run times of both models on the same batch, taken in turns after a warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Latency {
+    /// Of the original.
+    pub original: Timing,
+    /// Of the compressed model.
+    pub compressed: Timing,
+    /// Timed runs of each.
+    pub runs: usize,
+    /// Samples in the batch.
+    pub batch: usize,
+    /// Threads within an operator; `None` where ONNX Runtime chose.
+    pub threads: Option<usize>,
+}
+
+impl Validation {
+    /// Whether everything asked holds.
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+}
+
+/// Runs both models on the samples and compares what they give.
+pub fn validate(
+    runtime: &Runtime,
+    original: &Model,
+    compressed: &Model,
+    samples: &Samples,
+    options: &ValidateOptions,
+) -> Result<Validation> {
+    same_interface(original, compressed)?;
+    let session_options =
+        SessionOptions { provider: options.provider, threads: options.threads, ..SessionOptions::default() };
+    let before = Session::new(runtime, original, &session_options)?;
+    let after = Session::new(runtime, compressed, &session_options)?;
+    let batches = &samples.batches()[..options.batches.unwrap_or(usize::MAX).min(samples.batches().len())];
+    let Some(first) = batches.first() else {
+        return Err(Error::usage("there are no samples to validate on", "give some, or let them be made up"));
+    };
+    let mut differences = vec![Difference::default(); before.outputs().len()];
+    let mut scores = labelled(options.labels.as_deref());
+    let mut count = 0;
+    for batch in batches {
+        count += rows_of(batch);
+        let (a, b) = (before.run(batch)?, after.run(batch)?);
+        let b: HashMap<&str, _> = b.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        for ((name, x), difference) in a.iter().zip(&mut differences) {
+            let y = b.get(name.as_str()).ok_or_else(|| Error::Runtime(format!("output `{name}` is gone")))?;
+            if x.shape() != y.shape() {
+                let (x, y) = (x.shape(), y.shape());
+                let what = format!("output `{name}` has shape {y:?} where the original has {x:?}");
+                return Err(Error::BelowBar(what));
+            }
+            let Some((p, q)) = numbers(x).zip(numbers(y)) else {
+                let differing = x.as_strings().zip(y.as_strings());
+                let differing =
+                    differing.map(|(x, y)| x.iter().zip(y).map(|(x, y)| f64::from(u8::from(x != y))));
+                let marks: Vec<f64> = differing.into_iter().flatten().collect();
+                difference.add(&vec![0.0; marks.len()], &marks, None);
+                continue;
+            };
+            let classes =
+                x.shape().last().copied().filter(|n| *n >= 2 && x.dtype().is_float() && x.rank() >= 2);
+            difference.add(&p, &q, classes);
+            if let (Some(scores), Some(classes)) = (&mut scores, classes) {
+                scores.add(name, &p, &q, classes);
+            }
+        }
+    }
+    let outputs =
+        differences.into_iter().zip(before.outputs()).map(|(d, name)| d.finish(name.clone())).collect();
+    let accuracy = scores.map(Scores::finish).transpose()?;
+    let latency = options.latency.then(|| time(&before, &after, first, options.threads)).transpose()?;
+    let mut validation = Validation {
+        batches: batches.len(),
+        samples: count,
+        synthetic: samples.is_synthetic(),
+        provider: options.provider,
+        outputs,
+        accuracy,
+        latency,
+        tolerance: options.tolerance.clone(),
+        failures: Vec::new(),
+    };
+    validation.failures = failures(&validation);
+    Ok(validation)
+}
+
+fn rows_of(batch: &Batch) -> usize {
+    batch.iter().find_map(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1)
+}
+
+fn same_interface(original: &Model, compressed: &Model) -> Result<()> {
+    let names = |model: &Model| -> (Vec<String>, Vec<String>) {
+        let outputs = model.graph.outputs.iter().map(|v| model.graph.name_of(*v).to_owned());
+        (inputs_of(model).into_iter().map(|input| input.name).collect(), outputs.collect())
+    };
+    let ((inputs, outputs), (other_inputs, other_outputs)) = (names(original), names(compressed));
+    for (what, ours, theirs) in [("input", inputs, other_inputs), ("output", outputs, other_outputs)] {
+        let only = |a: &[String], b: &[String]| a.iter().find(|name| !b.contains(name)).cloned();
+        let found = only(&ours, &theirs).map(|name| (name, "original"));
+        if let Some((name, side)) =
+            found.or_else(|| only(&theirs, &ours).map(|name| (name, "compressed model")))
+        {
+            let why = format!("only the {side} has the {what} `{name}`");
+            return Err(Error::usage(why, "models are compared by the names of their inputs and outputs"));
+        }
+    }
+    Ok(())
+}
+
+/// Counts right answers on the first output that has as many rows as there are labels.
+struct Scores<'a> {
+    labels: &'a [i64],
+    by_output: Vec<(String, usize, [usize; 2])>,
+}
+
+fn labelled(labels: Option<&[i64]>) -> Option<Scores<'_>> {
+    labels.map(|labels| Scores { labels, by_output: Vec::new() })
+}
+
+impl Scores<'_> {
+    fn add(&mut self, name: &str, original: &[f64], compressed: &[f64], classes: usize) {
+        let at = self.by_output.iter().position(|(known, ..)| known == name).unwrap_or_else(|| {
+            self.by_output.push((name.to_owned(), 0, [0, 0]));
+            self.by_output.len() - 1
+        });
+        let (_, seen, right) = &mut self.by_output[at];
+        for (a, b) in original.chunks_exact(classes).zip(compressed.chunks_exact(classes)) {
+            let label = self.labels.get(*seen).and_then(|label| usize::try_from(*label).ok());
+            *seen += 1;
+            right[0] += usize::from(label == Some(largest(a)));
+            right[1] += usize::from(label == Some(largest(b)));
+        }
+    }
+    fn finish(self) -> Result<Accuracy> {
+        let count = self.labels.len();
+        let Some((_, _, right)) = self.by_output.iter().find(|(_, seen, _)| *seen == count) else {
+            let what = format!("no output has one row of scores for each of the {count} labels");
+            return Err(Error::usage(what, "give one label for each sample compared"));
+        };
+        let share = |right: usize| right as f64 / count.max(1) as f64;
+        Ok(Accuracy { original: share(right[0]), compressed: share(right[1]), samples: count })
+    }
+}
+
+const WARM_UP: usize = 3;
+const MOST_RUNS: usize = 200;
+const LEAST_RUNS: usize = 10;
+const TIME_BUDGET: Duration = Duration::from_secs(2);
+
+/// Times both in turns, so that what else the machine does meets both alike.
+fn time(before: &Session, after: &Session, batch: &Batch, threads: Option<usize>) -> Result<Latency> {
+    for _ in 0..WARM_UP {
+        before.run(batch)?;
+        after.run(batch)?;
+    }
+    let started = Instant::now();
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    while a.len() < LEAST_RUNS || (a.len() < MOST_RUNS && started.elapsed() < TIME_BUDGET) {
+        for (session, times) in [(before, &mut a), (after, &mut b)] {
+            let start = Instant::now();
+            session.run(batch)?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let runs = a.len();
+    Ok(Latency { original: timing(a), compressed: timing(b), runs, batch: rows_of(batch), threads })
+}
+
+fn timing(mut times: Vec<f64>) -> Timing {
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+    Timing { p50_ms: at(0.5), p95_ms: at(0.95) }
+}
+
+fn failures(validation: &Validation) -> Vec<String> {
+    let (asked, mut failures) = (&validation.tolerance, Vec::new());
+    for output in &validation.outputs {
+        let name = &output.name;
+        if output.not_finite_compressed > output.not_finite_original || output.not_finite_differing > 0 {
+            let n = output.not_finite_differing;
+            failures
+                .push(format!("`{name}`: {n} elements differ that are NaN or infinite in one of the models"));
+        }
+        if let Some(least) = asked.min_cosine.filter(|least| output.cosine < *least) {
+            failures.push(format!("`{name}`: cosine {:.4} is below {least}", output.cosine));
+        }
+        if let (Some(least), Some(sqnr)) = (asked.min_sqnr_db, output.sqnr_db)
+            && sqnr < least
+        {
+            failures.push(format!("`{name}`: SQNR {sqnr:.1} dB is below {least}"));
+        }
+        if let Some(most) = asked.max_abs.filter(|most| output.max_abs > *most) {
+            failures.push(format!("`{name}`: largest difference {:.3e} is above {most}", output.max_abs));
+        }
+        if let (Some(least), Some(top1)) = (asked.min_top1, output.top1_agreement)
+            && top1 < least
+        {
+            failures.push(format!(
+                "`{name}`: top-1 agreement {:.2} % is below {:.2} %",
+                top1 * 100.0,
+                least * 100.0
+            ));
+        }
+    }
+    if let (Some(most), Some(accuracy)) = (asked.max_drop, validation.accuracy) {
+        let drop = accuracy.original - accuracy.compressed;
+        // A share of counted samples is exact to far less than one sample.
+        if drop > most + 1e-9 {
+            failures.push(format!(
+                "accuracy falls by {:.2} points, more than {:.2}",
+                drop * 100.0,
+                most * 100.0
+            ));
+        }
+    }
+    failures
+}
