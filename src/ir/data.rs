@@ -2,12 +2,19 @@
 
 use bytes::Bytes;
 use memmap2::Mmap;
-use std::{fmt, fs::File, io, ops::Range, path::Path, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// A file mapped into memory, kept open so that its ranges can also be copied file to file.
 pub struct MappedFile {
     path: PathBuf,
-    file: File,
+    file: Mutex<File>,
     map: Mmap,
 }
 
@@ -20,15 +27,26 @@ impl MappedFile {
         // while it is mapped can raise SIGBUS; like every tool that maps its inputs, we require inputs to stay
         // unchanged while they are read. Results are written to a new file and renamed, never in place.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Arc::new(MappedFile { path: path.to_owned(), file, map }))
+        Ok(Arc::new(MappedFile { path: path.to_owned(), file: Mutex::new(file), map }))
     }
     /// Where the file lies.
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// The open file, for copies that need not pass through memory.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// Copies a range of the file to another file's current position. The system moves the bytes where it can:
+    /// they pass through no buffer of ours and the map is not touched, so memory does not grow with the range.
+    pub fn copy_to(&self, range: Range<usize>, out: &mut File) -> io::Result<()> {
+        // The lock is held for the file's position only, which each copy sets anew: a panic elsewhere spoils nothing.
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(io::SeekFrom::Start(range.start as u64))?;
+        let len = range.len() as u64;
+        if io::copy(&mut (&*file).take(len), out)? != len {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was in use",
+            ));
+        }
+        Ok(())
     }
     /// The whole contents.
     pub fn bytes(&self) -> &[u8] {

@@ -1,90 +1,145 @@
-//! External data: tensors whose bytes lie in other files of the model's folder.
+//! Finding and mapping external data: only files inside the model's folder, each mapped once.
 
-use super::proto as pb;
 use crate::{
     error::{Error, Result},
-    ir::{Data, MappedFile, Where},
+    ir::{Data, MappedFile},
 };
-use bytes::Bytes;
 use std::{
     cell::RefCell,
     collections::HashMap,
+    fs,
     path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
-/// Where a model's bytes come from: its own file, where it is mapped, and the folder of its external data.
+/// Where a tensor says its bytes are (`TensorProto.external_data`).
 #[derive(Default)]
-pub(super) struct Folder {
-    own: Option<Arc<MappedFile>>,
-    path: Option<PathBuf>,
-    files: RefCell<HashMap<PathBuf, Arc<MappedFile>>>,
+pub(super) struct Location {
+    /// The file, relative to the model's folder.
+    pub(super) file: String,
+    /// The first byte.
+    pub(super) offset: usize,
+    /// The number of bytes, where it is given.
+    pub(super) length: Option<usize>,
 }
 
-impl Folder {
-    /// The surroundings of a mapped model file, or of bytes with an optional folder.
-    pub(super) fn new(own: Option<Arc<MappedFile>>, path: Option<&Path>) -> Self {
-        Folder { own, path: path.map(Path::to_owned), files: RefCell::default() }
-    }
-    /// Bytes that the decoder cut out of the model's own file, as a range of that file.
-    pub(super) fn own(&self, bytes: Bytes) -> Data {
-        let range = self.own.as_ref().and_then(|file| {
-            let start = (bytes.as_ptr() as usize).checked_sub(file.bytes().as_ptr() as usize)?;
-            Data::mapped(file, start..start.checked_add(bytes.len())?)
-        });
-        range.unwrap_or(Data::Owned(bytes))
-    }
-    /// The bytes that a tensor's `external_data` entries point to; `need` of them where no `length` is given.
-    pub(super) fn data(
-        &self,
-        entries: &[pb::StringStringEntryProto],
-        need: usize,
-        at: &Where,
-    ) -> Result<Data> {
-        let bad = |why: String| Error::malformed(at.clone(), why);
-        let entry = |key: &str| {
-            entries.iter().find(|e| e.key.as_deref() == Some(key)).and_then(|e| e.value.as_deref())
+impl Location {
+    /// Takes over one entry; entries that say nothing about the place (a checksum) are passed over.
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let number = || {
+            value
+                .trim()
+                .parse()
+                .map_err(|_| format!("its external data has {key} `{value}`, which is no number of bytes"))
         };
-        let number = |key: &str| match entry(key) {
-            None => Ok(None),
-            Some(text) => text
-                .parse::<usize>()
-                .map(Some)
-                .map_err(|_| bad(format!("external data: `{key}` is `{text}`, not a number"))),
-        };
-        let location = entry("location").ok_or_else(|| bad("external data names no `location`".into()))?;
-        let file = self.file(location, at)?;
-        let start = number("offset")?.unwrap_or(0);
-        let end = start.checked_add(number("length")?.unwrap_or(need));
-        end.and_then(|end| Data::mapped(&file, start..end)).ok_or_else(|| {
-            let size = file.bytes().len();
-            bad(format!(
-                "external data from byte {start} reaches past the end of `{location}` ({size} bytes)"
+        match key {
+            "location" => self.file = value.to_owned(),
+            "offset" => self.offset = number()?,
+            "length" => self.length = Some(number()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The data files of one model.
+pub(super) struct ExternalFiles {
+    folder: Option<PathBuf>,
+    open: RefCell<HashMap<String, Arc<MappedFile>>>,
+}
+
+impl ExternalFiles {
+    /// Data files of a model that lies in `folder`.
+    pub(super) fn new(folder: Option<&Path>) -> Self {
+        // The folder of a bare file name is the empty path, which the system does not take for the current folder.
+        let folder = folder.map(|f| if f.as_os_str().is_empty() { PathBuf::from(".") } else { f.to_owned() });
+        ExternalFiles { folder, open: RefCell::default() }
+    }
+
+    /// The `need` bytes of a tensor; the error says what is wrong with them, to be completed by the tensor's name.
+    pub(super) fn data(&self, at: &Location, need: usize) -> Result<Data, ExternalError> {
+        let file = self.file(&at.file)?;
+        if let Some(length) = at.length.filter(|length| *length != need) {
+            let why = format!(
+                "its external data is said to be {length} bytes long, but type and shape take {need}"
+            );
+            return Err(ExternalError::Malformed(why));
+        }
+        let range = at.offset.checked_add(need).map(|end| at.offset..end);
+        range.and_then(|range| Data::mapped(&file, range)).ok_or_else(|| {
+            let (path, size) = (file.path().display(), file.bytes().len());
+            ExternalError::Malformed(format!(
+                "its {need} bytes from byte {} on reach past the end of {path} ({size} bytes); is the file complete?",
+                at.offset
             ))
         })
     }
-    fn file(&self, location: &str, at: &Where) -> Result<Arc<MappedFile>> {
-        let bad = |why: String| Error::malformed(at.clone(), why);
-        let folder = self.path.as_deref().ok_or_else(|| {
-            bad(format!("its bytes lie in `{location}`, but the model did not come from a folder"))
-        })?;
-        let relative = Path::new(location);
-        let inside = relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-        if !inside {
-            return Err(bad(format!("external data `{location}` lies outside the model's folder; refused")));
-        }
-        let path = folder.join(relative);
-        if let Some(file) = self.files.borrow().get(&path) {
+
+    fn file(&self, location: &str) -> Result<Arc<MappedFile>, ExternalError> {
+        if let Some(file) = self.open.borrow().get(location) {
             return Ok(file.clone());
         }
-        let real =
-            path.canonicalize().map_err(|e| bad(format!("external data `{}`: {e}", path.display())))?;
-        let root = folder.canonicalize().map_err(|e| Error::io("cannot read", folder, e))?;
-        if !real.starts_with(&root) {
-            return Err(bad(format!("external data `{location}` leads out of the model's folder; refused")));
-        }
-        let file = MappedFile::open(&real).map_err(|e| Error::io("cannot read", &path, e))?;
-        self.files.borrow_mut().insert(path, file.clone());
+        let path = self.resolve(location)?;
+        let file = MappedFile::open(&path).map_err(|source| ExternalError::Io(path, source))?;
+        self.open.borrow_mut().insert(location.to_owned(), file.clone());
         Ok(file)
+    }
+
+    /// The path of a data file that is a regular file inside the folder.
+    fn resolve(&self, location: &str) -> Result<PathBuf, ExternalError> {
+        let refuse = |why: &str| {
+            let why = format!("its external data `{location}` {why}");
+            Err(ExternalError::Malformed(why))
+        };
+        let Some(folder) = &self.folder else {
+            return refuse("cannot be found: the model was not read from a file, so it has no folder");
+        };
+        if location.is_empty() {
+            return refuse("has no file name");
+        }
+        let inside = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::CurDir);
+        if !Path::new(location).components().all(inside) {
+            return refuse(
+                "lies outside the model's folder; move it beside the model and name it by a relative path",
+            );
+        }
+        let path = folder.join(location);
+        let real = path.canonicalize().map_err(|source| ExternalError::Io(path.clone(), source))?;
+        let folder = folder.canonicalize().map_err(|source| ExternalError::Io(folder.clone(), source))?;
+        if !real.starts_with(&folder) {
+            return refuse(
+                "is a link that leads out of the model's folder; copy the file itself beside the model",
+            );
+        }
+        // Opening a pipe would wait for a writer.
+        let kind = fs::metadata(&real).map_err(|source| ExternalError::Io(real.clone(), source))?;
+        if !kind.is_file() {
+            return refuse("is no regular file");
+        }
+        Ok(real)
+    }
+}
+
+/// Why external data cannot be had.
+pub(super) enum ExternalError {
+    /// What the tensor says is wrong.
+    Malformed(String),
+    /// The system refuses the file.
+    Io(PathBuf, std::io::Error),
+}
+
+impl ExternalError {
+    /// The same about a named tensor.
+    pub(super) fn of(self, tensor: crate::ir::Where) -> Error {
+        match self {
+            ExternalError::Malformed(why) => Error::malformed(tensor, why),
+            ExternalError::Io(path, source) => {
+                let why = format!(
+                    "its external data {} cannot be read ({source}); external data must lie beside the model",
+                    path.display()
+                );
+                Error::malformed(tensor, why)
+            }
+        }
     }
 }

@@ -7,3 +7,8 @@
 )]
 
 include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
+
+/// The field numbers of each message, named as the fields are.
+pub mod field {
+    include!(concat!(env!("OUT_DIR"), "/fields.rs"));
+}
