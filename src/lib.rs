@@ -2,12 +2,15 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod cli;
+pub mod driver;
 pub mod error;
 pub mod ir;
 pub mod lower;
 pub mod measure;
 pub mod ops;
 pub mod passes;
+pub mod report;
 pub mod runtime;
 
 pub use error::{Error, Result};

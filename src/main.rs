@@ -1,1 +1,5 @@
-fn main() {}
+//! The program: everything is in the library, only the exit code is made here.
+
+fn main() -> std::process::ExitCode {
+    onnx_compress::cli::main()
+}

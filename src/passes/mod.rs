@@ -14,6 +14,7 @@ pub mod simplify;
 pub use context::{Context, Progress, Remark, RemarkKind};
 pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};
 pub use pipeline::Pipeline;
+pub(crate) use pipeline::run_pass;
 
 /// Every pass that pipeline text can name, sorted.
 pub const PASSES: &[PassInfo] =

@@ -1,0 +1,150 @@
+//! The command line's arguments.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Make an ONNX model smaller and faster, and prove on ONNX Runtime that it still works.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) compress: CompressArgs,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Show a model's inputs, outputs, operators, parameters and bytes
+    Inspect {
+        /// The model
+        model: PathBuf,
+        /// As JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a model in ONNX's textual syntax, weights as digests
+    Print {
+        /// The model
+        model: PathBuf,
+    },
+    /// Compare a compressed model with its original on ONNX Runtime
+    Validate {
+        /// The original
+        original: PathBuf,
+        /// The compressed model
+        compressed: PathBuf,
+        #[command(flatten)]
+        running: RunArgs,
+        /// Fail (exit code 3) where an output's signal-to-noise ratio is below this many dB
+        #[arg(long, value_name = "DB")]
+        min_sqnr: Option<f64>,
+        /// As JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the passes, or the options of one
+    Passes {
+        /// The pass to describe
+        name: Option<String>,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where models run, and on what data.
+#[derive(Args, Debug, Default)]
+pub(crate) struct RunArgs {
+    /// Sample inputs: .npz (key = input name, first axis = samples), a folder of .npy, or ONNX test data
+    #[arg(long, value_name = "DATA")]
+    pub(crate) calib: Option<PathBuf>,
+    /// The size of a symbolic dimension of synthesized inputs: batch=4 (repeatable)
+    #[arg(long, value_name = "NAME=N", value_parser = parse_dim)]
+    pub(crate) dim: Vec<(String, usize)>,
+    /// Where to run
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) provider: ProviderArg,
+    /// Threads of ONNX Runtime when timing
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// The ONNX Runtime library, or the folder that holds it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ort: Option<PathBuf>,
+    /// Seed of every random choice
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ProviderArg {
+    #[default]
+    Cpu,
+    Cuda,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompressArgs {
+    /// The model to compress; - reads standard input
+    #[arg(value_name = "IN", required = true)]
+    pub(crate) input: Option<PathBuf>,
+    /// Where to write the result; - writes to standard output [default: IN.compressed.onnx]
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: Option<PathBuf>,
+    /// Passes in order: prune(ratio=0.3),quant
+    #[arg(short, long, value_name = "PIPELINE", conflicts_with = "recipe")]
+    pub(crate) passes: Option<String>,
+    /// A TOML file with `pipeline = "..."`, or a [[pass]] table for each pass
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) running: RunArgs,
+    /// Write everything that is known about the run to this .json file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Fail (exit code 3) where an output's signal-to-noise ratio is below this many dB
+    #[arg(long, value_name = "DB")]
+    pub(crate) min_sqnr: Option<f64>,
+    /// Do not compare the result with the original on ONNX Runtime
+    #[arg(long)]
+    pub(crate) no_validate: bool,
+    /// Do not run simplify before passes that ask for it
+    #[arg(long)]
+    pub(crate) no_simplify: bool,
+    /// Keep weights in a separate file
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) external_data: ExternalArg,
+    /// Show the pipeline with every option, and stop
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Show what each pass did and left alone, and which runtime is used
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Print nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ExternalArg {
+    /// Only where the model would exceed what one file may hold
+    #[default]
+    Auto,
+    Never,
+    Always,
+}
+
+fn parse_dim(text: &str) -> Result<(String, usize), String> {
+    let (name, n) = text.split_once('=').ok_or("write it as name=number")?;
+    match n.parse() {
+        Ok(n) if n > 0 && !name.is_empty() => Ok((name.to_owned(), n)),
+        _ => Err(format!("`{n}` is not a positive number")),
+    }
+}

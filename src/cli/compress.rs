@@ -1,0 +1,193 @@
+//! The main job: read, compress, prove, write, report.
+
+use super::{
+    args::CompressArgs, args::ExternalArg, inspect::load, out, progress::Bars, recipe, say, table, validate,
+};
+use crate::{
+    driver::{self, Preparation},
+    error::{Error, Result},
+    ir::Model,
+    lower::{self, ExternalData, SaveOptions},
+    measure::Measure,
+    passes::{Context, PASSES, Pipeline, Remark, RemarkKind},
+    report::{Report, Summary},
+    runtime::{Measurer, Runtime, Samples},
+};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// Runs the job and returns an error that carries the exit code.
+pub(super) fn run(args: &CompressArgs) -> Result<()> {
+    let start = Instant::now();
+    let pipeline = pipeline(args)?;
+    if args.explain {
+        return out(&explain(&pipeline));
+    }
+    let input = args.input.as_deref().ok_or_else(|| Error::usage("no model is given", "name one, or - "))?;
+    let output = args.output.clone().unwrap_or_else(|| default_output(input));
+    let original = load(input)?;
+    let runtime = runtime(args)?;
+    let samples = match (&runtime, &args.running.calib) {
+        // Made-up inputs validate; a pass must not take them for calibration data.
+        (Some(runtime), _) => Some(args.running.samples(runtime, &original)?),
+        (None, Some(_)) => return Err(crate::measure::no_runtime("--calib")),
+        (None, None) => None,
+    };
+    let measurer = runtime
+        .as_ref()
+        .zip(samples.clone())
+        .map(|(runtime, samples)| Measurer::new(runtime.clone(), samples, args.running.session_options()));
+    let bars = Bars::new(args.quiet);
+    let mut cx = Context::new().with_seed(args.running.seed).with_progress(&bars);
+    if let Some(measurer) = &measurer {
+        cx = cx.with_measure(measurer as &dyn Measure);
+    }
+    let mut model = original.clone();
+    let passes =
+        driver::compress(&mut model, &pipeline, Preparation { no_simplify: args.no_simplify }, &mut cx)?;
+    let validation = match (&runtime, &samples) {
+        (Some(runtime), Some(samples)) if !args.no_validate => {
+            Some(prove(runtime, &original, &model, samples, args, &pipeline)?)
+        }
+        _ => None,
+    };
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        input: input.to_owned(),
+        output: None,
+        pipeline: pipeline.to_string(),
+        before: Summary { file_bytes: file_bytes(input), ..Summary::of(&original) },
+        after: Summary::of(&model),
+        passes,
+        counts: cx.counts,
+        remarks: cx.remarks,
+        validation,
+        seconds: 0.0,
+    };
+    let verdict = report.validation.as_ref().map_or(Ok(()), validate::verdict);
+    if verdict.is_ok() {
+        report.after.file_bytes = write(&model, &output, args)?;
+        report.output = Some(output.clone());
+    }
+    report.seconds = start.elapsed().as_secs_f64();
+    if let Some(path) = &args.report {
+        let text = serde_json::to_string_pretty(&report).expect("a report is plain data");
+        std::fs::write(path, text + "\n").map_err(|e| Error::io("cannot write", path, e))?;
+    }
+    if !args.quiet {
+        show(&report, args.verbose, output == Path::new("-"))?;
+    }
+    verdict
+}
+
+fn pipeline(args: &CompressArgs) -> Result<Pipeline> {
+    match (&args.recipe, &args.passes) {
+        (Some(path), _) => recipe::read(path),
+        (None, Some(text)) => text.parse(),
+        (None, None) => "simplify".parse(),
+    }
+}
+
+/// Every pass with every option, defaults included.
+fn explain(pipeline: &Pipeline) -> String {
+    let mut lines = vec![pipeline.to_string()];
+    for pass in pipeline.passes() {
+        let given = pass.options();
+        lines.push(format!("{}:", pass.name()));
+        let defaults = PASSES.iter().find(|p| p.name == pass.name()).map(|p| (p.defaults)());
+        for (key, default) in defaults.into_iter().flatten() {
+            lines.push(format!("  {key} = {}", given.get(&key).unwrap_or(&default)));
+        }
+    }
+    lines.join("\n")
+}
+
+fn default_output(input: &Path) -> PathBuf {
+    if input == Path::new("-") { PathBuf::from("-") } else { input.with_extension("compressed.onnx") }
+}
+
+/// The runtime, unless the run can do without: with `--no-validate` and no data a missing library is no error.
+fn runtime(args: &CompressArgs) -> Result<Option<Runtime>> {
+    match args.running.runtime() {
+        Ok(runtime) => {
+            if args.verbose {
+                let (path, source) = (runtime.path().display(), runtime.source());
+                say(&format!("ONNX Runtime {} from {path} ({source})", runtime.version()));
+            }
+            Ok(Some(runtime))
+        }
+        Err(_) if args.no_validate && args.running.calib.is_none() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn prove(
+    runtime: &Runtime,
+    original: &Model,
+    model: &Model,
+    samples: &Samples,
+    args: &CompressArgs,
+    pipeline: &Pipeline,
+) -> Result<crate::runtime::Validation> {
+    // A pipeline is as exact as its least exact pass; where one has no bar of its own there is none.
+    let bars: Option<Vec<f64>> = pipeline.passes().iter().map(|p| p.least_sqnr()).collect();
+    let bar = bars.and_then(|bars| bars.into_iter().reduce(f64::min));
+    let options = args.running.validate_options(args.min_sqnr.or(bar));
+    crate::runtime::validate(runtime, original, model, samples, &options)
+}
+
+/// Writes the model and returns the bytes of all its files.
+fn write(model: &Model, output: &Path, args: &CompressArgs) -> Result<Option<u64>> {
+    if output == Path::new("-") {
+        let bytes = lower::to_bytes(model)?;
+        let written = std::io::stdout().lock().write_all(&bytes);
+        written.map_err(|e| Error::io("cannot write to", "standard output", e))?;
+        return Ok(Some(bytes.len() as u64));
+    }
+    let external_data = match args.external_data {
+        ExternalArg::Auto => ExternalData::Auto,
+        ExternalArg::Never => ExternalData::Never,
+        ExternalArg::Always => ExternalData::Always,
+    };
+    lower::save(model, output, &SaveOptions { external_data })?;
+    Ok(file_bytes(output))
+}
+
+fn file_bytes(path: &Path) -> Option<u64> {
+    Some(std::fs::metadata(path).ok()?.len())
+}
+
+fn show(report: &Report, verbose: bool, to_stderr: bool) -> Result<()> {
+    let (before, after) = (&report.before, &report.after);
+    let mut sizes = table::table(&["", "before", "after", "ratio"]);
+    let mut row = |label: &str, a: u64, b: u64, text: fn(u64) -> String| {
+        sizes.add_row([label.to_owned(), text(a), text(b), table::ratio(b as f64, a as f64)]);
+    };
+    if let (Some(a), Some(b)) = (before.file_bytes, after.file_bytes) {
+        row("file", a, b, table::bytes);
+    }
+    row("weights", before.weight_bytes, after.weight_bytes, table::bytes);
+    row("parameters", before.parameters, after.parameters, table::count);
+    row("nodes", before.nodes, after.nodes, |n| n.to_string());
+    let mut lines = vec![sizes.to_string()];
+    lines.extend(report.validation.iter().map(validate::show));
+    let shown = |r: &&Remark| verbose || r.kind == RemarkKind::Warning;
+    for r in report.remarks.iter().filter(shown) {
+        let kind = format!("{:?}", r.kind).to_lowercase();
+        lines.push(format!("{}: {kind}{}: {}", r.pass, r.at.suffix(), r.text));
+    }
+    match &report.output {
+        Some(path) => lines.push(format!("wrote {} in {:.1} s", path.display(), report.seconds)),
+        None => lines.push("nothing was written".to_owned()),
+    }
+    let text = lines.join("\n");
+    // With the model on standard output, the table goes where it does not mix with it.
+    if to_stderr {
+        say(&text);
+        return Ok(());
+    }
+    out(&text)
+}

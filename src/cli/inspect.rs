@@ -1,0 +1,87 @@
+//! `inspect`, `print` and `passes`: commands that only look.
+
+use super::{out, table};
+use crate::{
+    error::{Error, Result},
+    ir::{Graph, Model, Type, ValueId, text},
+    lower,
+    passes::{PASSES, Pipeline},
+    report::Summary,
+};
+use std::path::Path;
+
+/// Reads a model; `-` is standard input.
+pub(super) fn load(path: &Path) -> Result<Model> {
+    if path != Path::new("-") {
+        return lower::load(path);
+    }
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes)
+        .map_err(|e| Error::io("cannot read", "standard input", e))?;
+    lower::parse(bytes.into(), None)
+}
+
+/// A value as "name float[batch,3,224,224]".
+fn signature(graph: &Graph, v: ValueId) -> String {
+    let ty = match &graph.value(v).ty {
+        Some(Type::Tensor(t)) => {
+            let dtype = t.dtype.map_or("?", |d| d.name());
+            let dims =
+                t.shape.as_ref().map(|s| s.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+            dims.map_or(dtype.to_owned(), |dims| format!("{dtype}[{dims}]"))
+        }
+        Some(other) => format!("{other:?}"),
+        None => "?".to_owned(),
+    };
+    format!("{} {ty}", graph.name_of(v))
+}
+
+/// Shows what a model holds.
+pub(super) fn inspect(path: &Path, json: bool) -> Result<()> {
+    let model = load(path)?;
+    let mut summary = Summary::of(&model);
+    summary.file_bytes = std::fs::metadata(path).ok().map(|m| m.len());
+    if json {
+        let text = serde_json::to_string_pretty(&summary).expect("a summary is plain data");
+        return out(&text);
+    }
+    let graph = &model.graph;
+    let mut lines = Vec::new();
+    for (label, values) in [("input", &graph.inputs), ("output", &graph.outputs)] {
+        lines.extend(values.iter().map(|v| format!("{label:<8}{}", signature(graph, *v))));
+    }
+    lines.push(format!(
+        "{:<8}opset {}, {} nodes, {} parameters, {} of weights",
+        "model",
+        summary.opset,
+        summary.nodes,
+        table::count(summary.parameters),
+        table::bytes(summary.weight_bytes)
+    ));
+    let mut operators = table::table(&["operator", "nodes"]);
+    let mut sorted: Vec<_> = summary.operators.iter().collect();
+    sorted.sort_by_key(|(name, n)| (std::cmp::Reverse(**n), *name));
+    for (name, n) in sorted {
+        operators.add_row([name.clone(), n.to_string()]);
+    }
+    lines.push(operators.to_string());
+    out(&lines.join("\n"))
+}
+
+/// Prints a model as text.
+pub(super) fn print(path: &Path) -> Result<()> {
+    out(text::print(&load(path)?).trim_end())
+}
+
+/// Lists the passes, or describes one.
+pub(super) fn passes(name: Option<&str>) -> Result<()> {
+    let Some(name) = name else {
+        let list: Vec<_> = PASSES.iter().map(|p| format!("{:<10}{}", p.name, p.about)).collect();
+        return out(&list.join("\n"));
+    };
+    let pass = Pipeline::named(name, serde_json::Map::new())?;
+    let info = PASSES.iter().find(|p| p.name == pass.name()).expect("it was just found by name");
+    let mut lines = vec![format!("{}: {}", info.name, info.about)];
+    lines.extend((info.defaults)().iter().map(|(key, value)| format!("  {key} = {value}")));
+    out(&lines.join("\n"))
+}

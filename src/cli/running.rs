@@ -1,0 +1,56 @@
+//! From arguments to a runtime, its samples and the comparison's options.
+
+use super::args::{ProviderArg, RunArgs};
+use crate::{
+    error::Result,
+    ir::Model,
+    runtime::{Provider, Runtime, Samples, SessionOptions, Synthesis, Tolerance, ValidateOptions},
+};
+
+/// Samples in a batch when data are read: large enough to fill vector units, small enough for any model.
+const BATCH: usize = 32;
+/// Batches of made-up inputs: enough for a comparison, few enough to be quick.
+const SYNTHETIC_BATCHES: usize = 4;
+
+impl RunArgs {
+    pub(super) fn provider(&self) -> Provider {
+        match self.provider {
+            ProviderArg::Cpu => Provider::Cpu,
+            ProviderArg::Cuda => Provider::Cuda,
+        }
+    }
+    pub(super) fn runtime(&self) -> Result<Runtime> {
+        Runtime::find(self.ort.as_deref())
+    }
+    pub(super) fn session_options(&self) -> SessionOptions {
+        SessionOptions { provider: self.provider(), ..SessionOptions::default() }
+    }
+    /// The user's data, or inputs made up from the model's types.
+    pub(super) fn samples(&self, runtime: &Runtime, model: &Model) -> Result<Samples> {
+        match &self.calib {
+            Some(path) => Samples::load(path, model, BATCH, None),
+            None => {
+                let what = Synthesis { dims: self.dim.clone(), seed: self.seed, batches: SYNTHETIC_BATCHES };
+                Samples::synthesize(runtime, model, &what)
+            }
+        }
+    }
+    /// How to compare: every output's signal-to-noise ratio at least `least_sqnr` dB, where there is a bar at all.
+    pub(super) fn validate_options(&self, least_sqnr: Option<f64>) -> ValidateOptions {
+        let tolerance = Tolerance {
+            min_cosine: None,
+            min_sqnr_db: least_sqnr,
+            max_abs: None,
+            min_top1: None,
+            max_drop: None,
+        };
+        ValidateOptions {
+            batches: None,
+            provider: self.provider(),
+            threads: Some(self.threads),
+            latency: true,
+            labels: None,
+            tolerance,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The comparison of two models: the command, and its table in the report of a run.
+
+use super::{args::RunArgs, inspect::load, out, table};
+use crate::{
+    error::{Error, Result},
+    runtime::{Validation, validate},
+};
+use std::path::Path;
+
+/// Compares two model files.
+pub(super) fn run(
+    original: &Path,
+    compressed: &Path,
+    running: &RunArgs,
+    least_sqnr: Option<f64>,
+    json: bool,
+) -> Result<()> {
+    let (before, after) = (load(original)?, load(compressed)?);
+    let runtime = running.runtime()?;
+    let samples = running.samples(&runtime, &before)?;
+    let found = validate(&runtime, &before, &after, &samples, &running.validate_options(least_sqnr))?;
+    if json {
+        out(&serde_json::to_string_pretty(&found).expect("a validation is plain data"))?;
+    } else {
+        out(&show(&found))?;
+    }
+    verdict(&found)
+}
+
+/// The error of a validation that failed: exit code 3.
+pub(super) fn verdict(found: &Validation) -> Result<()> {
+    if found.passed() {
+        return Ok(());
+    }
+    Err(Error::BelowBar(format!("validation failed: {}", found.failures.join("; "))))
+}
+
+/// The outputs' errors and the run times, in at most 80 columns.
+pub(super) fn show(found: &Validation) -> String {
+    let mut outputs = table::table(&["output", "max error", "mean error", "cosine", "SQNR dB", "top-1"]);
+    for o in &found.outputs {
+        let cells = [
+            o.name.clone(),
+            format!("{:.2e}", o.max_abs),
+            format!("{:.2e}", o.mean_abs),
+            format!("{:.6}", o.cosine),
+            o.sqnr_db.map_or_else(|| "exact".to_owned(), |db| format!("{db:.1}")),
+            o.top1_agreement.map_or_else(|| "-".to_owned(), |share| format!("{:.1}%", share * 100.0)),
+        ];
+        outputs.add_row(cells);
+    }
+    let source = if found.synthetic { "made-up inputs; --calib gives real ones" } else { "samples" };
+    let mut lines = vec![outputs.to_string(), format!("compared on {} {source}", found.samples)];
+    if let Some(time) = &found.latency {
+        let threads = time.threads.map_or_else(|| "all".to_owned(), |n| n.to_string());
+        lines.push(format!(
+            "latency p50 {:.3} -> {:.3} ms ({}), p95 {:.3} -> {:.3} ms; batch {}, threads {threads}, {}",
+            time.original.p50_ms,
+            time.compressed.p50_ms,
+            table::ratio(time.compressed.p50_ms, time.original.p50_ms),
+            time.original.p95_ms,
+            time.compressed.p95_ms,
+            time.batch,
+            found.provider
+        ));
+    }
+    lines.join("\n")
+}

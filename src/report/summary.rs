@@ -1,0 +1,69 @@
+//! The size of a model in the figures that compression changes.
+
+use crate::ir::{Graph, Model};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What a model holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Bytes of the file, external data included; `None` before it is written.
+    pub file_bytes: Option<u64>,
+    /// Bytes of all constants, bodies and functions included.
+    pub weight_bytes: u64,
+    /// Elements of all constants.
+    pub parameters: u64,
+    /// Ops, bodies and functions included.
+    pub nodes: u64,
+    /// The version of ONNX's own operator set.
+    pub opset: i64,
+    /// Ops by operator; another domain stands before a colon.
+    pub operators: BTreeMap<String, u64>,
+}
+
+impl Summary {
+    /// Counts a model.
+    pub fn of(model: &Model) -> Summary {
+        let mut summary = Summary { opset: model.opset(), ..Summary::default() };
+        model.for_each_graph(|graph| summary.add(graph));
+        summary
+    }
+
+    fn add(&mut self, graph: &Graph) {
+        for (_, tensor) in graph.initializers() {
+            self.weight_bytes += tensor.byte_len() as u64;
+            self.parameters += tensor.len() as u64;
+        }
+        for id in graph.ops() {
+            let op = graph.op(id);
+            self.nodes += 1;
+            let name =
+                if op.is_standard() { op.op_type.clone() } else { format!("{}:{}", op.domain, op.op_type) };
+            *self.operators.entry(name).or_default() += 1;
+            if let Some(tensor) = op.tensor("value").filter(|_| op.is("Constant")) {
+                self.weight_bytes += tensor.byte_len() as u64;
+                self.parameters += tensor.len() as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Op, Tensor};
+
+    #[test]
+    fn constants_count_wherever_they_stand() {
+        let mut model = Model::default();
+        let graph = &mut model.graph;
+        let w = graph.add_initializer("w", Tensor::from_vec([2, 3], vec![0f32; 6]));
+        let constant = Op::new("Constant", "c").with("value", Tensor::ints([1, 2]));
+        let c = graph.add_node(constant, &[], "c", None);
+        let y = graph.add_node(Op::new("Gather", "g"), &[w, c], "y", None);
+        graph.outputs.push(y);
+        let summary = Summary::of(&model);
+        assert_eq!((summary.parameters, summary.weight_bytes, summary.nodes), (8, 40, 2));
+        assert_eq!(summary.operators["Gather"], 1);
+    }
+}
