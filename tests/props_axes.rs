@@ -88,12 +88,12 @@ impl Builder {
     }
 
     /// One block on a feature map `[channels, height, width]`.
-    fn block(&mut self, x: Act, kind: Block) -> Act {
+    fn block(&mut self, x: &Act, kind: Block) -> Act {
         let c = x.shape[0];
         let map = [x.shape[1], x.shape[2]];
         match kind {
             Block::Conv(out) => {
-                let y = self.conv(&x, out, 3, 1);
+                let y = self.conv(x, out, 3, 1);
                 self.like("Relu", &y)
             }
             Block::Norm => {
@@ -104,31 +104,31 @@ impl Builder {
                 self.op(Op::new("BatchNormalization", ""), &[x.value, p[0], p[1], p[2], var], &x.shape)
             }
             Block::Residual => {
-                let y = self.conv(&x, 12, 1, 1);
+                let y = self.conv(x, 12, 1, 1);
                 let y = self.like("Sigmoid", &y);
                 let y = self.conv(&y, c, 3, 1);
-                self.add(&x, &y)
+                self.add(x, &y)
             }
-            Block::Depthwise => self.conv(&x, c, 3, c),
+            Block::Depthwise => self.conv(x, c, 3, c),
             Block::Grouped => {
-                let x = self.conv(&x, 16, 1, 1);
+                let x = self.conv(x, 16, 1, 1);
                 let y = self.conv(&x, 24, 3, 4);
                 self.conv(&y, 8, 1, 1)
             }
             Block::Concat => {
-                let (a, b) = (self.conv(&x, 6, 1, 1), self.conv(&x, 10, 3, 1));
+                let (a, b) = (self.conv(x, 6, 1, 1), self.conv(x, 10, 3, 1));
                 let op = Op::new("Concat", "").with("axis", 1);
                 self.op(op, &[a.value, x.value, b.value], &[16 + c, map[0], map[1]])
             }
             Block::Split => {
-                let x = self.conv(&x, 16, 1, 1);
+                let x = self.conv(x, 16, 1, 1);
                 let parts = self.split(&x, 1, 2);
                 let y = self.conv(&parts[1], 8, 3, 1);
                 let op = Op::new("Concat", "").with("axis", 1);
                 self.op(op, &[y.value, parts[0].value], &x.shape)
             }
             Block::Slice => {
-                let x = self.conv(&x, 16, 1, 1);
+                let x = self.conv(x, 16, 1, 1);
                 let args = [[4], [12], [1]].map(|v| self.ints(&v));
                 let y = self.op(
                     Op::new("Slice", ""),
@@ -240,9 +240,9 @@ fn build(blocks: &[Block], head: Head, seed: u64) -> Model {
     let mut b = Builder { graph: Graph::new("random"), rng: ChaCha8Rng::seed_from_u64(seed) };
     let input = b.graph.add_input("x", batched(&[3, 4, 4]));
     let mut x = Act { value: input, shape: vec![3, 4, 4] };
-    x = b.block(x, Block::Conv(8));
+    x = b.block(&x, Block::Conv(8));
     for kind in blocks {
-        x = b.block(x, *kind);
+        x = b.block(&x, *kind);
     }
     let c = x.shape[0];
     let y = match head {

@@ -16,6 +16,8 @@ pub struct Flow<'g> {
     pub arena: Arena,
     pub(super) rewrites: Vec<Rewrite>,
     dims: HashMap<ValueId, Factors>,
+    /// The axes that a computed shape describes.
+    pub(super) shapes: HashMap<ValueId, Factors>,
 }
 
 impl<'g> Flow<'g> {
@@ -23,8 +25,8 @@ impl<'g> Flow<'g> {
     /// operators without a rule keep their extents.
     pub fn of(model: &'g Model) -> Flow<'g> {
         let graph = &model.graph;
-        let (arena, rewrites, dims) = Default::default();
-        let mut flow = Flow { graph, opset: model.opset(), arena, rewrites, dims };
+        let (arena, rewrites, dims, shapes) = Default::default();
+        let mut flow = Flow { graph, opset: model.opset(), arena, rewrites, dims, shapes };
         for v in &graph.inputs {
             flow.freeze_value(*v, "graph input");
         }

@@ -5,31 +5,69 @@ use super::{
     flow::Flow,
     rewrite::{Extent, Rewrite},
 };
-use crate::ir::OpId;
+use crate::ir::{OpId, Use};
 
-/// Reshape to a constant shape. A computed shape cannot be rewritten, so its op is not covered.
+/// Reshape to a shape whose extents are constant or belong to axes that keep theirs (see [`shape_input`]).
 pub(super) fn reshape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
-    let written = flow.graph.op(op).ints("shape").map(<[i64]>::to_vec);
-    let shape = match &written {
-        Some(shape) => shape.clone(),
-        None => flow.ints(op, 1)?,
-    };
-    if shape.len() != y.len() {
-        return None;
+    if let Some(shape) = flow.graph.op(op).ints("shape") {
+        let extents = shape.iter().zip(&y).map(|(n, f)| extent(flow, *n, *f)).collect();
+        flow.rewrites.push(Rewrite::Ints { op, name: "shape".to_owned(), extents });
+    } else {
+        shape_input(flow, op, &y)?;
     }
     regroup(flow, &x, &y);
-    let extents = shape.iter().zip(&y);
-    let extents = extents
-        .map(
-            |(n, f)| if *n >= 0 && flow.arena.size(*f).is_some() { Extent::of(*f) } else { Extent::Keep(*n) },
-        )
-        .collect();
-    flow.rewrites.push(match written {
-        Some(_) => Rewrite::Ints { op, name: "shape".to_owned(), extents },
-        None => Rewrite::Input { op, slot: 1, extents },
-    });
     Some(())
+}
+/// What stands for an axis in a shape: -1 and unknown extents follow from the rest, 1 repeats.
+fn extent(flow: &Flow<'_>, written: i64, f: Factor) -> Extent {
+    match flow.arena.size(f) {
+        Some(_) if written == 0 || written > 1 => Extent::of(f),
+        _ => Extent::Keep(written),
+    }
+}
+/// Keeps the shape in input 1 of an op in step with the axes it describes. The shape is a constant, or a concatenation
+/// of constants and computed parts (a batch, mostly); axes described by a computed part keep their extents.
+pub(super) fn shape_input(flow: &mut Flow<'_>, op: OpId, dims: &[Factor]) -> Option<()> {
+    let shape = flow.graph.input(op, 1)?;
+    if let Some(values) = flow.ints(op, 1) {
+        let extents = values.iter().zip(dims).map(|(n, f)| extent(flow, *n, *f)).collect();
+        flow.rewrites.push(Rewrite::Input { op, slot: 1, extents });
+        return (values.len() == dims.len()).then_some(());
+    }
+    let (concat, _) = flow.graph.producer(shape)?;
+    let reads_shape = |u: &Use| {
+        let reader = flow.graph.op(u.op());
+        matches!(u, Use::Input(_, 1)) && (reader.is("Reshape") || reader.is("Expand"))
+    };
+    if !flow.graph.op(concat).is("Concat") || !flow.graph.uses(shape).iter().all(reads_shape) {
+        return None;
+    }
+    // All readers of one concatenation see the same new extents.
+    if let Some(others) = flow.shapes.get(&shape).cloned() {
+        others.iter().zip(dims).for_each(|(a, b)| flow.arena.unify(*a, *b));
+        return (others.len() == dims.len()).then_some(());
+    }
+    let (mut rest, mut rewrites) = (dims, Vec::new());
+    for (slot, part) in flow.graph.inputs_of(concat).into_iter().enumerate() {
+        let constant = flow.ints(concat, slot);
+        let n = match &constant {
+            Some(values) => values.len(),
+            None => flow.graph.tensor_type(part?)?.static_shape()?.into_iter().product(),
+        };
+        let (described, tail) = rest.split_at_checked(n)?;
+        match constant {
+            Some(values) => {
+                let extents = values.iter().zip(described).map(|(n, f)| extent(flow, *n, *f)).collect();
+                rewrites.push(Rewrite::Input { op: concat, slot, extents });
+            }
+            None => described.iter().for_each(|f| flow.arena.freeze(*f, "its extent is computed")),
+        }
+        rest = tail;
+    }
+    flow.rewrites.extend(rewrites);
+    flow.shapes.insert(shape, dims.into());
+    rest.is_empty().then_some(())
 }
 pub(super) fn flatten(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);

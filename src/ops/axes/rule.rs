@@ -81,7 +81,7 @@ pub(super) fn apply(
         for (text, value) in side.split(',').zip(slots) {
             let Some(value) = value else { continue };
             let axes = operand(text);
-            let Some(dims) = flow.dims(value) else { continue };
+            let dims = flow.dims(value)?;
             let single = axes.iter().filter(|a| !matches!(a, Axis::Single(n) if n.many)).count();
             let run = dims.len().checked_sub(single)?;
             if run > 0 && single == axes.len() {

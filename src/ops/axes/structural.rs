@@ -6,7 +6,7 @@ use super::{
     reshape,
     rewrite::{Extent, Rewrite},
 };
-use crate::ir::OpId;
+use crate::ir::{Dim, OpId, Use};
 
 /// Operators of several operands whose axes all correspond. Any other takes one operand and parameters (shapes, axes,
 /// bounds), whose elements have meanings of their own.
@@ -48,6 +48,7 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "Reshape" => reshape::reshape(flow, op),
         "Flatten" => reshape::flatten(flow, op),
         "Squeeze" | "Unsqueeze" => reshape::squeeze(flow, op),
+        "Shape" => shape(flow, op),
         "Constant" => Some(()),
         name if READS_ALL.contains(&name) => elementwise(flow, op),
         _ => None,
@@ -330,12 +331,31 @@ fn resize(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     }
     Some(())
 }
+/// The extents that are read must stay; where Gathers pick some by constant positions, the others are free.
+fn shape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.graph.output(op, 0)?);
+    let mut read: Vec<bool> =
+        vec![flow.graph.is_output(y) || flow.graph.op(op).attr("start").is_some(); x.len()];
+    for at in flow.graph.uses(y) {
+        let picks = matches!(at, Use::Input(gather, 0) if flow.graph.op(gather).is("Gather"));
+        let positions = flow.ints(at.op(), 1).filter(|_| picks);
+        match positions.and_then(|ks| ks.iter().map(|k| axis(*k, x.len())).collect::<Option<Vec<_>>>()) {
+            Some(positions) => positions.into_iter().for_each(|k| read[k] = true),
+            None => read.fill(true),
+        }
+    }
+    for (f, _) in x.iter().zip(read).filter(|(_, read)| *read) {
+        flow.arena.freeze(*f, "its extent is computed with");
+    }
+    Some(())
+}
 fn expand(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
-    let (x, y, shape) = (flow.input(op, 0)?, flow.output(op, 0)?, flow.ints(op, 1)?);
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    let described = match flow.graph.shape(flow.graph.input(op, 1)?)?[..] {
+        [Dim::Known(n)] => y.len().checked_sub(n)?,
+        _ => return None,
+    };
+    reshape::shape_input(flow, op, &y[described..])?;
     broadcast(flow, &x, &y);
-    let skip = y.len().checked_sub(shape.len())?;
-    let extents = shape.iter().zip(&y[skip..]);
-    let extents = extents.map(|(n, f)| if *n == 1 { Extent::Keep(1) } else { Extent::of(*f) }).collect();
-    flow.rewrites.push(Rewrite::Input { op, slot: 1, extents });
     Some(())
 }
