@@ -18,8 +18,7 @@ fn summary(model: &Model) -> String {
     });
     types.sort();
     let g = &model.graph;
-    let counts =
-        format!("{} {} {} {}", types.len(), g.inputs.len(), g.outputs.len(), model.functions.len());
+    let counts = format!("{} {} {} {}", types.len(), g.inputs.len(), g.outputs.len(), model.functions.len());
     format!("{counts} {}", types.join(","))
 }
 
@@ -27,7 +26,8 @@ fn summary(model: &Model) -> String {
 fn without_comments(text: &str) -> String {
     let mut plain = String::new();
     for line in text.lines() {
-        let comment = line.rfind(" # ").filter(|at| line[at + 3..].chars().all(|c| c.is_ascii_hexdigit() || c == ' '));
+        let comment =
+            line.rfind(" # ").filter(|at| line[at + 3..].chars().all(|c| c.is_ascii_hexdigit() || c == ' '));
         // writing to a String cannot fail
         let _ = writeln!(plain, "{}", &line[..comment.unwrap_or(line.len())]);
     }
