@@ -1,3 +1,28 @@
 //! Operator knowledge: the one place where facts about operators live.
+//!
+//! - [`axes`]: how the axes of inputs, weights and outputs correspond;
+//! - [`infer`]: element types and shapes, symbolic where they must be;
+//! - [`fold`]: exact evaluation of shape arithmetic and of moving constants about.
+//!
+//! An operator that is not known here (any of a custom domain, too) is never an error: nothing is said about it.
 
 pub mod axes;
+pub mod fold;
+pub mod infer;
+
+pub use infer::{Conflict, Inference, infer_types};
+
+use crate::ir::Op;
+
+/// Whether an op gives the same outputs whenever it is given the same inputs. Operators of other domains are not
+/// known, so they do not count as such.
+pub fn is_deterministic(op: &Op) -> bool {
+    let draws = match &*op.op_type {
+        "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike" | "Multinomial"
+        | "Bernoulli" => true,
+        // Only where its third input says so, but then by chance.
+        "Dropout" => true,
+        _ => false,
+    };
+    op.is_standard() && !draws && op.bodies().all(|body| body.ops().all(|id| is_deterministic(body.op(id))))
+}

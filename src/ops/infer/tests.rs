@@ -1,0 +1,120 @@
+//! Graphs of a few ops whose types are known by hand.
+
+use super::*;
+use crate::ir::{DType, Op, OpsetImport};
+
+fn model(opset: i64) -> Model {
+    let onnx = OpsetImport { version: opset, ..OpsetImport::default() };
+    Model { ir_version: 8, opsets: vec![onnx], ..Model::default() }
+}
+fn dims(text: &[&str]) -> Vec<Dim> {
+    text.iter()
+        .map(|t| t.parse().map_or_else(|_| if *t == "?" { Dim::Unknown } else { Dim::from(*t) }, Dim::Known))
+        .collect()
+}
+fn input(m: &mut Model, shape: &[&str]) -> ValueId {
+    m.graph.add_input("x", Type::tensor(DType::F32, dims(shape)))
+}
+fn ints(m: &mut Model, v: &[i64]) -> ValueId {
+    m.graph.add_initializer("c", Tensor::ints(v.iter().copied()))
+}
+fn node(m: &mut Model, op: Op, inputs: &[ValueId]) -> ValueId {
+    m.graph.add_node(op, inputs, "v", None)
+}
+fn shown(m: &Model, v: ValueId) -> String {
+    let dims: Vec<String> = m.graph.shape(v).expect("a rank").iter().map(Dim::to_string).collect();
+    dims.join(",")
+}
+
+#[test]
+fn shape_arithmetic_reaches_reshape() {
+    let mut m = model(17);
+    let x = input(&mut m, &["batch", "seq", "768"]);
+    let shape = node(&mut m, Op::new("Shape", ""), &[x]);
+    let (zero, one) = (ints(&mut m, &[0]), ints(&mut m, &[1]));
+    let b = node(&mut m, Op::new("Gather", ""), &[shape, zero]);
+    let s = node(&mut m, Op::new("Gather", ""), &[shape, one]);
+    let rest = ints(&mut m, &[12, 64]);
+    let target = node(&mut m, Op::new("Concat", "").with("axis", 0i64), &[b, s, rest]);
+    let heads = node(&mut m, Op::new("Reshape", ""), &[x, target]);
+    let flat = ints(&mut m, &[-1, 768]);
+    let rows = node(&mut m, Op::new("Reshape", ""), &[heads, flat]);
+    assert_eq!(infer_types(&mut m).unwrap(), []);
+    assert_eq!(shown(&m, heads), "batch,seq,12,64");
+    assert_eq!(shown(&m, rows), "batch*seq,768");
+    assert_eq!(m.graph.dtype(target), Some(DType::I64));
+}
+
+#[test]
+fn unnamed_dimensions_cancel_but_are_not_named() {
+    let mut m = model(17);
+    let x = input(&mut m, &["?", "12", "64"]);
+    let target = ints(&mut m, &[0, -1]);
+    let y = node(&mut m, Op::new("Reshape", ""), &[x, target]);
+    infer_types(&mut m).unwrap();
+    assert_eq!(shown(&m, y), "?,768");
+}
+
+#[test]
+fn windows_of_any_rank() {
+    let mut m = model(17);
+    let x = input(&mut m, &["n", "3", "w", "9", "10"]);
+    let weight = Tensor::from_vec([8, 3, 3, 3, 3], vec![0f32; 8 * 81]);
+    let w = m.graph.add_initializer("w", weight);
+    let conv = Op::new("Conv", "").with("pads", vec![1i64, 1, 1, 1, 1, 1]).with("strides", vec![1i64, 2, 2]);
+    let y = node(&mut m, conv, &[x, w]);
+    let pool =
+        Op::new("MaxPool", "").with("kernel_shape", vec![1i64, 2, 2]).with("strides", vec![1i64, 2, 3]);
+    let z = node(&mut m, pool.with("ceil_mode", 1i64), &[y]);
+    infer_types(&mut m).unwrap();
+    assert_eq!(shown(&m, y), "n,8,w,5,5");
+    assert_eq!(shown(&m, z), "n,8,w,3,2");
+}
+
+#[test]
+fn inferred_wins_inside_and_contradictions_are_told() {
+    let mut m = model(17);
+    let x = input(&mut m, &["2", "3"]);
+    let y = node(&mut m, Op::new("Relu", ""), &[x]);
+    m.graph.value_mut(y).ty = Some(Type::tensor(DType::F32, dims(&["2", "4"])));
+    let z = node(&mut m, Op::new("Custom", "").in_domain("x"), &[y]);
+    m.graph.value_mut(z).ty = Some(Type::tensor(DType::F16, dims(&["7"])));
+    let conflicts = infer_types(&mut m).unwrap();
+    assert_eq!(conflicts.len(), 1);
+    assert_eq!(shown(&m, y), "2,3");
+    assert_eq!(shown(&m, z), "7", "what is not known is taken as declared");
+}
+
+#[test]
+fn known_values_are_given_for_folding() {
+    let mut m = model(17);
+    let x = input(&mut m, &["2", "n"]);
+    let shape = node(&mut m, Op::new("Shape", "").with("end", 1i64), &[x]);
+    let all = node(&mut m, Op::new("Shape", ""), &[x]);
+    let found = infer(&mut m).unwrap();
+    assert_eq!(found.values.get(&shape), Some(&Tensor::ints([2])));
+    assert_eq!(found.values.get(&all), None);
+}
+
+#[test]
+fn branches_agree_or_stay_unknown() {
+    let mut m = model(17);
+    let x = input(&mut m, &["n", "4"]);
+    let cond = m.graph.add_input("cond", Type::tensor(DType::Bool, []));
+    let branch = |m: &Model, op: &str| {
+        let mut body = m.graph.new_body(op);
+        let captured = body.named_value("x");
+        body.value_mut(captured).origin = Origin::Captured;
+        let y = body.add_node(Op::new(op, ""), &[captured], "y", None);
+        body.outputs.push(y);
+        body
+    };
+    let op = Op::new("If", "")
+        .with("then_branch", branch(&m, "Relu"))
+        .with("else_branch", branch(&m, "Transpose"));
+    let y = node(&mut m, op, &[cond]);
+    let _ = x;
+    infer_types(&mut m).unwrap();
+    assert_eq!(shown(&m, y), "?,?");
+    assert_eq!(m.graph.dtype(y), Some(DType::F32));
+}
