@@ -31,6 +31,7 @@ impl Graph {
                 format!("input or output {v:?} of graph `{}` does not exist", self.name),
             ));
         }
+        let outputs: HashSet<_> = self.outputs.iter().copied().collect();
         for v in self.values() {
             let value = self.value(v);
             let at = || Where::Value(value.name().to_owned());
@@ -44,7 +45,7 @@ impl Graph {
                 Origin::Captured if is_body => 1 + producers + usize::from(inputs.contains(&v)),
                 Origin::Captured => return Err(Error::invalid(at(), "captured outside a body")),
             };
-            let used = self.is_output(v) || self.g.edges(v.0).next().is_some();
+            let used = outputs.contains(&v) || self.g.edges(v.0).next().is_some();
             match defined {
                 0 if used => return Err(Error::invalid(at(), "used but never defined")),
                 0 | 1 => {}
