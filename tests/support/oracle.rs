@@ -37,25 +37,28 @@ impl Oracle {
         let session = Session::from_bytes(&self.runtime, &bytes, &SessionOptions::default()).unwrap();
         session.run(inputs).unwrap()
     }
-    /// The largest difference of any output, relative to the largest magnitude of that output.
+    /// The largest difference of any output between two models on random inputs.
     pub(crate) fn difference(&self, a: &Model, b: &Model) -> f32 {
         let inputs = random_inputs(a);
-        let (a, b) = (self.run(a, &inputs), self.run(b, &inputs));
-        let pairs = a.iter().zip(&b).filter_map(|((_, x), (_, y))| {
-            assert_eq!(x.shape(), y.shape());
-            Some((x.to_f32()?.into_owned(), y.to_f32()?.into_owned()))
-        });
-        pairs.map(|(x, y)| relative_difference(&x, &y)).fold(0.0, f32::max)
+        largest_difference(&self.run(a, &inputs), &self.run(b, &inputs))
     }
-    /// Cuts and zeroes the same positions; how far the outputs are apart, and the cut model.
-    pub(crate) fn cut_against_zero(&self, model: &Model, flow: Flow<'_>, keep: Keep) -> (f32, Model) {
+    /// Cuts and zeroes the same positions; how far the outputs are apart.
+    pub(crate) fn cut_against_zero(&self, model: &Model, flow: Flow<'_>, keep: Keep) -> f32 {
         let cut = flow.cut(keep);
         let (mut small, mut zeroed) = (model.clone(), model.clone());
         cut.apply(&mut small).unwrap();
         cut.zero(&mut zeroed).unwrap();
         small.verify().unwrap();
-        (self.difference(&small, &zeroed), small)
+        self.difference(&small, &zeroed)
     }
+}
+
+fn largest_difference(a: &Batch, b: &Batch) -> f32 {
+    let pairs = a.iter().zip(b).filter_map(|((_, x), (_, y))| {
+        assert_eq!(x.shape(), y.shape());
+        Some((x.to_f32()?.into_owned(), y.to_f32()?.into_owned()))
+    });
+    pairs.map(|(x, y)| relative_difference(&x, &y)).fold(0.0, f32::max)
 }
 
 /// The largest difference, relative to the largest magnitude or to 0.01 where that is larger: small probabilities are

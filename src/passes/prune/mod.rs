@@ -14,7 +14,10 @@ use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, pass::cha
 use crate::{
     error::{Error, Result},
     ir::{Model, Use, Where},
-    ops::axes::{Flow, Group, Keep, Price},
+    ops::{
+        axes::{Flow, Group, Keep, Price},
+        infer_types,
+    },
 };
 use globset::GlobSet;
 use select::{Candidate, Plan};
@@ -50,10 +53,12 @@ impl Pass for Prune {
         changed_options(&self.options, Some(&PruneOptions::default()))
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
+        infer_types(model)?;
         let flow = Flow::of(model);
         let keep = self.select(model, &flow, cx)?;
         let cut = flow.cut(keep);
         cut.apply(model)?;
+        infer_types(model)?;
         Ok(Changed::Yes)
     }
 }

@@ -1,0 +1,136 @@
+//! Pruning real models: the oracle of the axis algebra on every one, and the pass on a trained classifier.
+
+mod support;
+
+use onnx_compress::{
+    ir::{Model, Tensor},
+    lower,
+    ops::{
+        self,
+        axes::{Flow, Keep},
+    },
+    passes::{
+        Context, Named, Pipeline,
+        prune::{Prune, PruneOptions},
+    },
+};
+use std::path::Path;
+use support::{
+    corpus, light,
+    oracle::{Oracle, relative_difference},
+    zoo, zoo_data, zoo_models,
+};
+
+/// The model with its weights in plain sight and its types inferred.
+fn simplified(path: &Path) -> Model {
+    let mut model = lower::load(path).unwrap();
+    run("simplify", &mut model);
+    ops::infer_types(&mut model).unwrap();
+    model
+}
+fn run(pipeline: &str, model: &mut Model) -> Vec<String> {
+    let mut cx = Context::new();
+    let _ = pipeline.parse::<Pipeline>().unwrap().run(model, &mut cx).unwrap();
+    cx.remarks.into_iter().map(|r| r.text).collect()
+}
+/// Every second position of every exact group.
+fn halved(flow: &Flow<'_>) -> Keep {
+    let exact = flow.groups().into_iter().filter(|g| g.exact);
+    exact.map(|g| (g.factor, (0..g.size).step_by(2).collect())).collect()
+}
+/// Cuts half of every exact group of a model; returns how many groups there are.
+fn holds(path: &Path) -> usize {
+    let model = simplified(path);
+    let oracle = Oracle::new();
+    let flow = Flow::of(&model);
+    let keep = halved(&flow);
+    let groups = keep.len();
+    if groups > 0 {
+        let difference = oracle.cut_against_zero(&model, flow, keep);
+        println!("{}: {groups} groups, difference {difference:.1e}", path.display());
+        assert!(difference <= 1e-4, "{}: outputs differ by {difference} of their size", path.display());
+    }
+    groups
+}
+fn name(path: &Path) -> &str {
+    path.file_stem().and_then(|n| n.to_str()).unwrap()
+}
+
+#[test]
+fn the_oracle_holds_on_the_zoo() {
+    let counts: Vec<_> = zoo_models().iter().map(|p| (name(p).to_owned(), holds(p))).collect();
+    let with_groups = counts.iter().filter(|(_, n)| *n > 0).count();
+    assert!(with_groups * 2 > counts.len(), "most trained models have something to prune: {counts:?}");
+}
+
+#[test]
+fn the_oracle_holds_on_pretrained_models() {
+    let total: usize = corpus().iter().map(|p| holds(p)).sum();
+    assert!(total > 0);
+}
+
+#[test]
+fn the_oracle_holds_on_classic_networks() {
+    for path in light() {
+        let least = match name(&path) {
+            n if n.contains("resnet50") => 30,
+            n if n.contains("densenet121") => 100,
+            n if n.contains("vgg19") || n.contains("squeezenet") => 15,
+            _ => 1,
+        };
+        let groups = holds(&path);
+        assert!(groups >= least, "{}: {groups} groups", path.display());
+    }
+}
+
+/// The images of the test set in the model's layout, with their classes.
+fn test_set(input: &str) -> (Tensor, Vec<usize>) {
+    let mut archive = npyz::npz::NpzArchive::open(zoo_data("zoo_test.npz")).unwrap();
+    let images = archive.by_name(input).unwrap().expect("the test set has the images");
+    let shape: Vec<usize> = images.shape().iter().map(|d| usize::try_from(*d).unwrap()).collect();
+    let values = match images.dtype().descr().contains("f2") {
+        true => images.into_vec::<half::f16>().unwrap().into_iter().map(f32::from).collect(),
+        false => images.into_vec::<f32>().unwrap(),
+    };
+    let labels = archive.by_name("labels").unwrap().expect("the test set has labels");
+    let labels = labels.into_vec::<i64>().unwrap().into_iter().map(|c| usize::try_from(c).unwrap()).collect();
+    (Tensor::from_vec(shape, values), labels)
+}
+fn classes(oracle: &Oracle, model: &Model, images: &Tensor) -> (Vec<f32>, Vec<usize>) {
+    let input = model.graph.name_of(model.graph.inputs[0]).to_owned();
+    let scores = oracle.run(model, &vec![(input, images.clone())])[0].1.to_f32().unwrap().into_owned();
+    let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap();
+    let classes = scores.chunks(10).map(best).collect();
+    (scores, classes)
+}
+fn macs(model: &Model) -> u64 {
+    let flow = Flow::of(model);
+    flow.prices().iter().map(|p| p.macs(&flow.arena, &|_| None)).sum()
+}
+
+#[test]
+fn resnet20_shrinks_to_three_quarters_of_its_work() {
+    let original = simplified(&zoo("resnet20"));
+    let options = PruneOptions { macs: Some(0.75), ..PruneOptions::default() };
+    let keep =
+        Prune::new(options).unwrap().select(&original, &Flow::of(&original), &mut Context::new()).unwrap();
+    let mut zeroed = original.clone();
+    Flow::of(&original).cut(keep).zero(&mut zeroed).unwrap();
+    let mut pruned = original.clone();
+    run("prune(macs=0.75)", &mut pruned);
+    ops::infer_types(&mut pruned).unwrap();
+
+    let share = macs(&pruned) as f64 / macs(&original) as f64;
+    assert!((0.60..=0.75).contains(&share), "{share} of the multiply-accumulates are left");
+    let bytes = |m: &Model| lower::to_bytes(m).unwrap().len();
+    assert!(bytes(&pruned) * 10 < bytes(&original) * 9, "{} of {} bytes", bytes(&pruned), bytes(&original));
+
+    let (images, labels) = test_set("image");
+    let oracle = Oracle::new();
+    let (a, b) = (classes(&oracle, &pruned, &images), classes(&oracle, &zeroed, &images));
+    assert!(relative_difference(&a.0, &b.0) <= 1e-4);
+    let right = |classes: &[usize]| classes.iter().zip(&labels).filter(|(c, l)| c == l).count();
+    println!("right of {}: pruned {}, zeroed {}", labels.len(), right(&a.1), right(&b.1));
+    assert!(right(&a.1).abs_diff(right(&b.1)) <= 1, "a tie may fall either way");
+    assert!(right(&a.1) > labels.len() / 5, "twice as good as chance before any recovery");
+}
