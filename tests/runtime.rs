@@ -202,6 +202,31 @@ fn ranges_equal_those_of_the_fetched_values() {
 }
 
 #[test]
+fn the_layers_of_every_real_model_can_be_measured() {
+    let runtime = runtime();
+    for path in corpus() {
+        let model = load(&path);
+        let samples = Samples::synthesize(&runtime, &model, &Synthesis::default()).unwrap();
+        let measurer = Measurer::new(runtime.clone(), samples, SessionOptions::default());
+        let graph = &model.graph;
+        let layers =
+            graph.ops().filter(|op| ["Conv", "MatMul", "Gemm"].iter().any(|kind| graph.op(*op).is(kind)));
+        let values = layers.flat_map(|op| [graph.input(op, 0), graph.output(op, 0)]).flatten();
+        let needs: Vec<Need> = values
+            .flat_map(|v| [None, Some(1)].map(|axis| (graph.name_of(v).to_owned(), axis)))
+            .map(|(value, axis)| Need { value, stat: Stat::Range { axis } })
+            .collect();
+        let stats =
+            measurer.measure(&model, &needs).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        for need in &needs {
+            let Measured::Range { min, max } = &stats.0[need];
+            let ordered = min.iter().zip(max).all(|(low, high)| low <= high);
+            assert!(!min.is_empty() && ordered, "{}: {need:?}", path.display());
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_measured_says_why() {
     let model = load(&zoo("simplecnn"));
     let measurer = measurer(&model, 8);

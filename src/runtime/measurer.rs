@@ -46,11 +46,21 @@ impl Measurer {
         *locked(&self.last) = Some((digest, session.clone()));
         Ok(session)
     }
-    /// The rank of a value whose type does not tell: found by running one batch.
-    fn rank(&self, model: &Model, value: &str) -> Result<usize> {
+    /// The ranks of values whose types do not tell: found by running one batch.
+    fn ranks(&self, model: &Model, needs: &[&Need]) -> Result<HashMap<String, usize>> {
+        let mut unknown = Vec::new();
+        for need in needs.iter().filter(|need| need.stat != Stat::Range { axis: None }) {
+            let value = value_of(&model.graph, &need.value)?;
+            if model.graph.rank(value).is_none() {
+                unknown.push(need.value.clone());
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(HashMap::new());
+        }
         let batch = self.samples.batches().first().ok_or_else(no_samples)?;
-        let found = self.run(model, batch, &[value.to_owned()])?;
-        Ok(found.first().map_or(0, Tensor::rank))
+        let found = self.run(model, batch, &unknown)?;
+        Ok(unknown.into_iter().zip(found.iter().map(Tensor::rank)).collect())
     }
 }
 
@@ -119,6 +129,7 @@ impl Measure for Measurer {
         if self.samples.is_empty() {
             return Err(no_samples());
         }
+        let ranks = self.ranks(model, &open)?;
         let mut instrumented = model.clone();
         let (graph, opset) = (&mut instrumented.graph, model.opset());
         graph.outputs.clear();
@@ -130,7 +141,7 @@ impl Measure for Measurer {
             let kept = match axis {
                 None => None,
                 Some(axis) => {
-                    let rank = graph.rank(value).map_or_else(|| self.rank(model, &need.value), Ok)?;
+                    let rank = graph.rank(value).or_else(|| ranks.get(&need.value).copied()).unwrap_or(0);
                     if axis >= rank {
                         let why = format!("it has {rank} axes, so no axis {axis}");
                         return Err(Error::unsupported(Where::Value(need.value.clone()), why));
