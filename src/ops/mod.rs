@@ -3,10 +3,12 @@
 //! - [`axes`]: how the axes of inputs, weights and outputs correspond;
 //! - [`infer`]: element types and shapes, symbolic where they must be;
 //! - [`fold`]: exact evaluation of shape arithmetic and of moving constants about.
+//! - [`cost`]: multiply-accumulates, parameters and bytes.
 //!
 //! An operator that is not known here (any of a custom domain, too) is never an error: nothing is said about it.
 
 pub mod axes;
+pub mod cost;
 pub mod fold;
 pub mod infer;
 

@@ -76,8 +76,9 @@ impl Fact {
         let Type::Tensor(t) = ty else { return Fact { other: Some(ty.clone()), ..Fact::default() } };
         let dim = |(k, d): (usize, &Dim)| match d {
             Dim::Known(n) => len(*n),
-            Dim::Symbol(name) => Some(Expr::symbol(name)),
-            Dim::Unknown => private.map(|p| Expr::symbol(&format!("?{p}/{k}"))),
+            Dim::Symbol(name) if !name.starts_with('?') => Some(Expr::symbol(name)),
+            // Some exporters write "?" for every dimension they do not know: equal text, but not equal extents.
+            Dim::Symbol(_) | Dim::Unknown => private.map(|p| Expr::symbol(&format!("?{p}/{k}"))),
         };
         Fact {
             dtype: t.dtype,
