@@ -77,7 +77,7 @@ pub(super) fn annotate(pass: &Quant, graph: &mut Graph, integers: bool, cx: &mut
     layers.ops.dedup();
     if slow > 0 && !integers {
         let text = format!(
-            "{slow} convolutions turn their int8 weights back to float in every run, which is slower than float; \
+            "int8 weights turn back to float in every run, which is slower than float (convolutions: {slow}); \
              calibration samples let them compute in integers, which is faster"
         );
         cx.remark(crate::passes::RemarkKind::Note, (), text);

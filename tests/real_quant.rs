@@ -1,0 +1,143 @@
+//! Quantized models on ONNX Runtime: which kernels it picks, what accuracy and size are left, on real models.
+
+mod support;
+
+use onnx_compress::{
+    Error,
+    ir::Model,
+    lower::{self, SaveOptions, schemes::materialize},
+    passes::{
+        Changed, Context, Named, Pass, Pipeline,
+        quant::{Quant, QuantOptions},
+    },
+    runtime::{
+        Measurer, Runtime, Samples, Session, SessionOptions, Synthesis, ValidateOptions, read_labels,
+        validate,
+    },
+};
+use std::{collections::BTreeMap, path::Path};
+use support::{corpus, python_output, setup_dir, zoo, zoo_data, zoo_models};
+
+fn runtime() -> Runtime {
+    Runtime::find(Some(&setup_dir().join("ort"))).expect("set-up fetched the library: `cargo xtask setup`")
+}
+
+fn load(path: &Path) -> Model {
+    lower::load(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+/// The model with weights and activations quantized, from the zoo's 512 calibration images.
+fn static_uint8(original: &Model) -> Model {
+    let samples = Samples::load(&zoo_data("zoo_calib.npz"), original, 64, None).unwrap();
+    let measurer = Measurer::new(runtime(), samples, SessionOptions::default());
+    let mut model = original.clone();
+    let mut cx = Context::new().with_measure(&measurer);
+    let pipeline: Pipeline = "simplify,quant".parse().unwrap();
+    assert_eq!(pipeline.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+    materialize(&mut model).unwrap();
+    model
+}
+
+/// How many kernels of each kind ONNX Runtime makes of a model.
+fn kernels(model: &Model) -> BTreeMap<String, usize> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rewritten.onnx");
+    let options = SessionOptions { optimized_model: Some(path.clone()), ..SessionOptions::default() };
+    Session::new(&runtime(), model, &options).unwrap();
+    let rewritten = load(&path);
+    let mut counts = BTreeMap::new();
+    for op in rewritten.graph.ops() {
+        *counts.entry(rewritten.graph.op(op).op_type.clone()).or_default() += 1;
+    }
+    counts
+}
+
+/// Accuracy lost, in points of 100, on the 2,000 test images; and the outputs' signal-to-noise ratio.
+fn cost(original: &Model, compressed: &Model) -> (f64, f64) {
+    let samples = Samples::load(&zoo_data("zoo_test.npz"), original, 250, None).unwrap();
+    let labels = Some(read_labels(&zoo_data("zoo_test.npz")).unwrap());
+    let options = ValidateOptions { labels, ..ValidateOptions::default() };
+    let result = validate(&runtime(), original, compressed, &samples, &options).unwrap();
+    let accuracy = result.accuracy.unwrap();
+    (100.0 * (accuracy.original - accuracy.compressed), result.outputs[0].sqnr_db.unwrap())
+}
+
+fn share(original: &Model, compressed: &Model) -> f64 {
+    let size = |m: &Model| lower::to_bytes(m).unwrap().len() as f64;
+    size(compressed) / size(original)
+}
+
+#[test]
+fn a_residual_network_runs_in_integers_throughout() {
+    for name in ["resnet20_raw", "resnet20_dynamo21"] {
+        let original = load(&zoo(name));
+        let quantized = static_uint8(&original);
+        let kernels = kernels(&quantized);
+        let of = |kind: &str| kernels.get(kind).copied().unwrap_or(0);
+        let integer = [of("QLinearConv"), of("QLinearAdd"), of("QLinearGlobalAveragePool"), of("QGemm")];
+        let float = of("Conv") + of("FusedConv") + of("Add") + of("Relu") + of("Gemm");
+        assert_eq!((&integer[..2], integer[3], float), (&[21, 9][..], 1, 0), "{name}: {kernels:?}");
+        let (lost, sqnr) = cost(&original, &quantized);
+        assert!(lost <= 0.3 && sqnr > 30.0, "{name}: {lost} points, {sqnr} dB");
+        assert!(share(&original, &quantized) < 0.35, "{name}: {}", share(&original, &quantized));
+    }
+}
+
+#[test]
+fn a_transformer_multiplies_integers_and_keeps_its_residual_path() {
+    let original = load(&zoo("vit"));
+    let quantized = static_uint8(&original);
+    let kernels = kernels(&quantized);
+    assert_eq!(kernels.get("MatMulIntegerToFloat"), Some(&16), "{kernels:?}");
+    assert_eq!(kernels.get("QLinearConv"), Some(&1), "{kernels:?}");
+    let (lost, sqnr) = cost(&original, &quantized);
+    assert!(lost <= 0.3 && sqnr > 30.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
+fn weights_of_every_real_model_can_be_int8() {
+    let (runtime, folder) = (runtime(), tempfile::tempdir().unwrap());
+    let simplify: Pipeline = "simplify".parse().unwrap();
+    let quant: Pipeline = "quant(activations=none)".parse().unwrap();
+    let floor = Quant::new(QuantOptions::default()).unwrap().least_sqnr().unwrap();
+    let (mut written, mut refused, mut shares) = (Vec::new(), 0, BTreeMap::new());
+    for path in zoo_models().into_iter().chain(corpus()) {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let original = load(&path);
+        let mut model = original.clone();
+        let _ = simplify.run(&mut model, &mut Context::new()).unwrap();
+        let simplified = model.clone();
+        let changed = quant.run(&mut model, &mut Context::new()).unwrap();
+        model.verify().unwrap();
+        if original.opset() < 13 && changed == Changed::Yes {
+            assert!(matches!(materialize(&mut model), Err(Error::Unsupported { .. })), "{name}");
+            refused += 1;
+            continue;
+        }
+        materialize(&mut model).unwrap();
+        model.verify().unwrap();
+        if changed == Changed::No {
+            assert_eq!(model, simplified, "{name}");
+            continue;
+        }
+        let share = share(&original, &model);
+        assert!(share < 1.0, "{name}: {share}");
+        shares.insert(name.clone(), share);
+        let samples = Samples::synthesize(&runtime, &original, &Synthesis::default()).unwrap();
+        let result = validate(&runtime, &original, &model, &samples, &ValidateOptions::default());
+        let result = result.unwrap_or_else(|why| panic!("{name}: {why}"));
+        for output in &result.outputs {
+            let sqnr = output.sqnr_db.unwrap_or(f64::INFINITY);
+            assert!(sqnr >= floor && output.not_finite_differing == 0, "{name}: {output:?}");
+        }
+        let file = folder.path().join(format!("{name}.onnx"));
+        lower::save(&model, &file, &SaveOptions::default()).unwrap();
+        written.push(file);
+    }
+    assert!(written.len() >= 20 && refused >= 3, "{} written, {refused} refused", written.len());
+    for (name, most) in [("resnet20", 0.30), ("vit", 0.33), ("paraphrase-MiniLM-L3-v2", 0.27)] {
+        assert!(shares[name] < most, "{name}: {}", shares[name]);
+    }
+    let files: Vec<&Path> = written.iter().map(AsRef::as_ref).collect();
+    assert_eq!(python_output("check_models.py", &files), "", "ONNX's checker refuses none");
+}
