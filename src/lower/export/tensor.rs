@@ -14,6 +14,7 @@ use crate::{
         },
     },
 };
+use std::collections::HashMap;
 
 /// Smaller tensors stay in the model, where tools that only infer shapes find them.
 const MIN_EXTERNAL: usize = 1024;
@@ -29,18 +30,26 @@ pub(super) struct DataFile {
     pub(super) name: String,
     /// The tensors by their first byte, ascending.
     pub(super) parts: Vec<(u64, Data)>,
+    /// Where bytes that several tensors share already stand, by address and length.
+    placed: HashMap<(usize, usize), u64>,
     end: u64,
 }
 
 impl DataFile {
     /// An empty one.
     pub(super) fn new(name: String) -> Self {
-        DataFile { name, parts: Vec::new(), end: 0 }
+        DataFile { name, parts: Vec::new(), placed: HashMap::new(), end: 0 }
     }
-    /// Adds a tensor's bytes and returns where they start.
+    /// Adds a tensor's bytes, unless the same memory was added before, and returns where they start.
     fn add(&mut self, data: Data) -> u64 {
+        // The parts keep what they hold alive, so an address stands for the same bytes throughout.
+        let memory = (data.as_slice().as_ptr().addr(), data.len());
+        if let Some(start) = self.placed.get(&memory) {
+            return *start;
+        }
         let start = self.end.next_multiple_of(if data.len() >= LARGE { PAGE } else { ALIGNMENT });
         self.end = start + data.len() as u64;
+        self.placed.insert(memory, start);
         self.parts.push((start, data));
         start
     }

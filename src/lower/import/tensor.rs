@@ -196,7 +196,7 @@ fn read_sparse(
         let f = f?;
         match f.number {
             sparse_tensor_proto::VALUES => {
-                set_once(&mut values, f.message()?, "a sparse tensor has two values")?
+                set_once(&mut values, f.message()?, "a sparse tensor has two values")?;
             }
             sparse_tensor_proto::INDICES => {
                 set_once(&mut indices, f.message()?, "a sparse tensor has two indices")?;
