@@ -23,7 +23,7 @@ pub struct Measurer {
     options: SessionOptions,
     /// Statistics by model version.
     known: Mutex<HashMap<u64, Stats>>,
-    /// The last model that ran, by the digest of its bytes: passes often run one model many times.
+    /// The last model that ran, by version: passes often run one model many times.
     last: Mutex<Option<(u64, Arc<Session>)>>,
 }
 
@@ -37,13 +37,12 @@ impl Measurer {
         &self.samples
     }
     fn session(&self, model: &Model) -> Result<Arc<Session>> {
-        let bytes = lower::to_bytes(model)?;
-        let digest = digest(&bytes);
-        if let Some((_, session)) = locked(&self.last).as_ref().filter(|(known, _)| *known == digest) {
+        let version = version(model)?;
+        if let Some((_, session)) = locked(&self.last).as_ref().filter(|(known, _)| *known == version) {
             return Ok(session.clone());
         }
-        let session = Arc::new(Session::from_bytes(&self.runtime, &bytes, &self.options)?);
-        *locked(&self.last) = Some((digest, session.clone()));
+        let session = Arc::new(Session::new(&self.runtime, model, &self.options)?);
+        *locked(&self.last) = Some((version, session.clone()));
         Ok(session)
     }
     /// The ranks of values whose types do not tell: found by running one batch.
@@ -64,10 +63,16 @@ impl Measurer {
     }
 }
 
-fn digest(bytes: &[u8]) -> u64 {
+/// A digest of everything in a model. Weights are read where they lie, never copied.
+fn version(model: &Model) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
+    let mut light = model.clone();
+    for (value, tensor) in model.graph.initializers().filter(|(_, tensor)| tensor.data().is_some()) {
+        (model.graph.name_of(value), tensor.dtype(), tensor.shape(), tensor.bytes()).hash(&mut hasher);
+        light.graph.value_mut(value).origin = Origin::Initializer(Tensor::ints([]));
+    }
+    lower::to_bytes(&light)?.hash(&mut hasher);
+    Ok(hasher.finish())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -109,7 +114,7 @@ impl Measure for Measurer {
     }
 
     fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats> {
-        let version = digest(&lower::to_bytes(model)?);
+        let version = version(model)?;
         let mut stats = Stats::default();
         let mut open: Vec<&Need> = Vec::new();
         {

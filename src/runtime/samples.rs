@@ -24,6 +24,8 @@ use std::{
 pub struct Samples {
     batches: Vec<Batch>,
     count: usize,
+    /// Which rows of the data the samples are, and of how many; unknown for whole batches.
+    rows: Option<(Vec<usize>, usize)>,
     pub(super) synthetic: bool,
 }
 
@@ -60,20 +62,22 @@ impl Samples {
             }
             return Ok(samples);
         }
-        let mut sources = sources(path, &inputs)?;
+        let sources = sources(path, &inputs)?;
         let total: usize = sources.iter().map(|s| s.count).sum();
         let keep = limit.unwrap_or(total).min(total);
-        let mut taken = 0;
-        for source in &mut sources {
+        let (mut taken, mut used) = (0, Vec::with_capacity(keep));
+        for source in &sources {
             // Sample k of `keep` is row k * total / keep of the whole.
             let rows: Vec<usize> = (0..keep)
                 .map(|k| k * total / keep)
                 .filter(|row| (taken..taken + source.count).contains(row))
                 .map(|row| row - taken)
                 .collect();
+            let emitted = source.emit(&rows, batch.max(1), &mut samples)?;
+            used.extend(rows[..emitted].iter().map(|row| row + taken));
             taken += source.count;
-            source.emit(&rows, batch.max(1), &mut samples)?;
         }
+        samples.rows = Some((used, total));
         if samples.batches.is_empty() {
             return Err(Error::usage(format!("{} holds no samples", path.display()), "give at least one"));
         }
@@ -100,6 +104,18 @@ impl Samples {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.batches.is_empty()
+    }
+    /// The labels of these samples, from those of the whole data that they were taken from.
+    pub fn labels_of(&self, all: &[i64]) -> Result<Vec<i64>> {
+        let total = self.rows.as_ref().map_or(self.count, |(_, total)| *total);
+        if all.len() != total {
+            let what = format!("there are {} labels for {total} samples", all.len());
+            return Err(Error::usage(what, "give one label for each sample"));
+        }
+        Ok(match &self.rows {
+            Some((rows, _)) => rows.iter().map(|row| all[*row]).collect(),
+            None => all.to_vec(),
+        })
     }
     /// Whether they were made up from the model's input types.
     pub fn is_synthetic(&self) -> bool {
@@ -234,9 +250,11 @@ impl Source {
         }
         Ok(Source { columns, count: count.map_or(1, |(rows, _)| rows), fixed })
     }
-    /// Adds the given rows in batches. Where the model fixes its batch size, rows that do not fill one are left out.
-    fn emit(&self, rows: &[usize], batch: usize, into: &mut Samples) -> Result<()> {
+    /// Adds the given rows in batches and returns how many. Where the model fixes its batch size, rows that do not fill
+    /// one are left out.
+    fn emit(&self, rows: &[usize], batch: usize, into: &mut Samples) -> Result<usize> {
         let size = self.fixed.unwrap_or(batch);
+        let mut emitted = 0;
         for rows in rows.chunks(size) {
             if self.fixed.is_some_and(|n| rows.len() < n) {
                 break;
@@ -253,10 +271,11 @@ impl Source {
                 };
                 one.push((column.name.clone(), tensor));
             }
-            into.count += rows.len();
+            emitted += rows.len();
             into.batches.push(one);
         }
-        Ok(())
+        into.count += emitted;
+        Ok(emitted)
     }
 }
 

@@ -12,7 +12,11 @@ use ort::{
     session::{Session as OrtSession, builder::GraphOptimizationLevel},
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, path::PathBuf, sync::Mutex};
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
 
 /// What executes a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -67,24 +71,47 @@ pub struct Session {
     session: Mutex<OrtSession>,
     inputs: Vec<String>,
     outputs: Vec<String>,
+    /// Where the weights lie while the session may still read them.
+    folder: Option<tempfile::TempDir>,
 }
 
+/// Protobuf refuses messages of 2 GiB; the graph itself takes some room too.
+const LARGEST_MESSAGE: usize = 1_900 << 20;
+const REFUSED: &str = "the model was refused";
+
 impl Session {
-    /// Loads a model.
+    /// Loads a model. One too large for a single message goes through a temporary file with external data.
     pub fn new(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session> {
-        Session::from_bytes(runtime, &lower::to_bytes(model)?, options)
+        let weights: usize = model.graph.initializers().map(|(_, tensor)| tensor.byte_len()).sum();
+        if weights < LARGEST_MESSAGE {
+            return Session::from_bytes(runtime, &lower::to_bytes(model)?, options);
+        }
+        let folder = tempfile::tempdir().map_err(|why| Error::io("cannot create", env::temp_dir(), why))?;
+        let path = folder.path().join("model.onnx");
+        let how = lower::SaveOptions { external_data: lower::ExternalData::Always };
+        lower::save(model, &path, &how)?;
+        let mut session = Session::from_file(runtime, &path, options)?;
+        session.folder = Some(folder);
+        Ok(session)
     }
     /// Loads a serialized model that holds all its data.
     pub fn from_bytes(runtime: &Runtime, model: &[u8], options: &SessionOptions) -> Result<Session> {
-        let mut builder = prepare(runtime, options)?;
-        let session =
-            builder.commit_from_memory(model).map_err(|why| failed("the model was refused", &why))?;
+        let session = prepare(runtime, options)?.commit_from_memory(model);
+        Ok(Session::over(session.map_err(|why| failed(REFUSED, &why))?))
+    }
+    /// Loads a model file, with its external data beside it.
+    pub fn from_file(runtime: &Runtime, path: &Path, options: &SessionOptions) -> Result<Session> {
+        let session = prepare(runtime, options)?.commit_from_file(path);
+        Ok(Session::over(session.map_err(|why| failed(REFUSED, &why))?))
+    }
+    fn over(session: OrtSession) -> Session {
         let names = |outlets: &[ort::value::Outlet]| outlets.iter().map(|o| o.name().to_owned()).collect();
-        Ok(Session {
+        Session {
             inputs: names(session.inputs()),
             outputs: names(session.outputs()),
             session: Mutex::new(session),
-        })
+            folder: None,
+        }
     }
     /// The names of the inputs that a batch must give, in the model's order.
     pub fn inputs(&self) -> &[String] {

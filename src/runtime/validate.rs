@@ -49,7 +49,7 @@ pub struct ValidateOptions {
     pub threads: Option<usize>,
     /// Whether to time both.
     pub latency: bool,
-    /// The right class of each sample, in order.
+    /// The right class of each sample, in order (see [`Samples::labels_of`]).
     pub labels: Option<Vec<i64>>,
     /// What must hold.
     pub tolerance: Tolerance,
@@ -169,7 +169,7 @@ pub fn validate(
     }
     let outputs =
         differences.into_iter().zip(before.outputs()).map(|(d, name)| d.finish(name.clone())).collect();
-    let accuracy = scores.map(Scores::finish).transpose()?;
+    let accuracy = scores.map(|scores| scores.finish(count)).transpose()?;
     let latency = options.latency.then(|| time(&before, &after, first, options.threads)).transpose()?;
     let mut validation = Validation {
         batches: batches.len(),
@@ -209,7 +209,7 @@ fn same_interface(original: &Model, compressed: &Model) -> Result<()> {
     Ok(())
 }
 
-/// Counts right answers on the first output that has as many rows as there are labels.
+/// Counts right answers on the first output that has one row of scores a sample.
 struct Scores<'a> {
     labels: &'a [i64],
     by_output: Vec<(String, usize, [usize; 2])>,
@@ -233,11 +233,14 @@ impl Scores<'_> {
             right[1] += usize::from(label == Some(largest(b)));
         }
     }
-    fn finish(self) -> Result<Accuracy> {
-        let count = self.labels.len();
+    fn finish(self, count: usize) -> Result<Accuracy> {
+        if self.labels.len() < count {
+            let what = format!("there are {} labels for {count} samples", self.labels.len());
+            return Err(Error::usage(what, "give one label for each sample"));
+        }
         let Some((_, _, right)) = self.by_output.iter().find(|(_, seen, _)| *seen == count) else {
-            let what = format!("no output has one row of scores for each of the {count} labels");
-            return Err(Error::usage(what, "give one label for each sample compared"));
+            let what = format!("no output has one row of scores for each of the {count} samples");
+            return Err(Error::usage(what, "labels are for models that classify"));
         };
         let share = |right: usize| right as f64 / count.max(1) as f64;
         Ok(Accuracy { original: share(right[0]), compressed: share(right[1]), samples: count })
