@@ -12,6 +12,7 @@
 mod export;
 mod external;
 mod import;
+pub mod opset;
 pub mod proto;
 mod rope;
 pub mod schemes;
