@@ -1,4 +1,5 @@
-//! Whatever depends on constants alone is computed now, by ONNX Runtime, in one batch.
+//! Whatever is the same in every run is computed now: what type inference knows, then what moves or adds up small
+//! constants, and everything else that depends on constants alone by ONNX Runtime, in one batch.
 //!
 //! Left alone: ops that are random or of other domains, ops with bodies, graph outputs, DequantizeLinear (folding it
 //! would undo a quantization), and results larger than the constants they come from by more than the limit.
@@ -6,27 +7,80 @@
 use crate::{
     error::Result,
     ir::{Graph, Model, Op, OpId, Origin, Tensor, ValueId, Where},
+    ops::{fold::evaluate, infer::infer, is_deterministic},
     passes::{Context, RemarkKind},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-/// Whether an op gives equal outputs for equal inputs. Of other domains nothing is known.
-pub(super) fn deterministic(op: &Op) -> bool {
-    const RANDOM: &[&str] = &["Bernoulli", "Multinomial", "Dropout"];
-    op.is_standard() && !op.op_type.starts_with("Random") && !RANDOM.contains(&op.op_type.as_str())
-}
-
 fn foldable(op: &Op) -> bool {
     let kind = op.op_type.as_str();
     let other_types = kind.contains("Sequence") || kind.contains("Optional");
-    deterministic(op) && op.bodies().next().is_none() && !other_types && kind != "DequantizeLinear"
+    is_deterministic(op) && op.bodies().next().is_none() && !other_types && kind != "DequantizeLinear"
 }
 
 /// What folding has already found not to be worth it, or not possible.
 #[derive(Default)]
 pub(super) struct Refused(HashSet<OpId>);
 
-/// Folds the main graph; returns how many values became constants.
+/// Infers types, and makes what inference knows (such as dimensions) constant; returns how many values it was.
+pub(super) fn inferred(model: &mut Model, first: bool, cx: &mut Context<'_>) -> Result<usize> {
+    let found = infer(model)?;
+    for conflict in found.conflicts.into_iter().filter(|_| first) {
+        let text = format!("declared {:?}, but it is {:?}", conflict.declared, conflict.inferred);
+        cx.warning(conflict.at, text);
+    }
+    let mut values: Vec<_> = found.values.into_iter().collect();
+    values.sort_unstable_by_key(|(v, _)| *v);
+    Ok(values.into_iter().filter(|(v, t)| make_constant(&mut model.graph, *v, t)).count())
+}
+
+/// Computes what is cheap to compute from constants, in bodies too; returns how many values it was.
+pub(super) fn local(g: &mut Graph, opset: i64, limit: u64) -> usize {
+    let mut folded = 0;
+    for op in g.order() {
+        g.edit_bodies(op, |body| {
+            let inner = local(body, opset, limit);
+            folded += inner;
+            inner > 0
+        });
+        let outputs = g.outputs_of(op);
+        let fits = |v: &Option<ValueId>| {
+            v.is_some_and(|v| declared_bytes(g, v).is_some_and(|n| n <= cone_bytes(g, v) + limit))
+        };
+        if !foldable(g.op(op)) || !outputs.iter().all(fits) {
+            continue;
+        }
+        let inputs: Vec<_> = g.inputs_of(op).iter().map(|v| v.map(|v| g.constant(v))).collect();
+        if inputs.contains(&Some(None)) {
+            continue;
+        }
+        let inputs: Vec<_> = inputs.into_iter().map(Option::flatten).collect();
+        let Some(results) = evaluate(g.op(op), opset, &inputs, outputs.len()) else { continue };
+        for (v, t) in outputs.into_iter().flatten().zip(results) {
+            folded += usize::from(make_constant(g, v, &t));
+        }
+    }
+    folded
+}
+
+/// Puts a constant in the place of a computed value, unless that is a graph output. Of several outputs of an op none may
+/// be left out (Split needs them all), so there the readers change, and the op goes once it has none.
+fn make_constant(g: &mut Graph, v: ValueId, t: &Tensor) -> bool {
+    let Some((producer, _)) = g.producer(v).filter(|_| !g.is_output(v)) else { return false };
+    if g.outputs_of(producer).len() == 1 {
+        g.make_constant(v, t.clone());
+        g.remove_op(producer);
+        return true;
+    }
+    if g.uses(v).is_empty() {
+        return false;
+    }
+    let constant = g.add_initializer(&format!("{}_constant", g.name_of(v)), t.clone());
+    g.replace_uses(v, constant);
+    true
+}
+
+/// Folds what is left in the main graph on ONNX Runtime; returns how many values became constants.
 pub(super) fn fold(
     model: &mut Model,
     limit: u64,
@@ -85,12 +139,7 @@ pub(super) fn fold(
             refuse(&model.graph, &[v], refused, cx);
             continue;
         }
-        let producer = model.graph.producer(v);
-        model.graph.make_constant(v, t);
-        if let Some((op, _)) = producer.filter(|p| model.graph.outputs_of(p.0).iter().all(Option::is_none)) {
-            model.graph.remove_op(op);
-        }
-        folded += 1;
+        folded += usize::from(make_constant(&mut model.graph, v, &t));
     }
     Ok(folded)
 }
@@ -188,7 +237,7 @@ mod tests {
             let mut g = Graph::new("g");
             let x = g.add_input("x", Type::tensor(DType::F32, [2.into()]));
             let c = g.add_initializer("c", Tensor::from_vec([2], vec![4f32; 2]));
-            let s = g.add_node(Op::new("Sqrt", "s"), &[c], "s", None);
+            let s = g.add_node(Op::new("Erf", "s"), &[c], "s", None);
             let y = g.add_node(Op::new("Add", "a"), &[x, s], "y", None);
             g.outputs.push(y);
             let mut model = Model { graph: g, ir_version: 8, ..Model::default() };

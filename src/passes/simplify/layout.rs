@@ -53,48 +53,12 @@ macro_rules! chains {
 pub(super) const CHAINS: &[Rule] =
     chains! { "Reshape(x, s)" "Flatten(x)" "Squeeze(x, $s?)" "Unsqueeze(x, $s?)" };
 
-/// A permutation of the axes of a constant whose elements are whole bytes.
-fn transposed(m: &Match<'_>) -> Result<Bindings, Miss> {
-    let x = m.tensor("x").ok_or("")?;
-    let (rank, size) = (x.rank(), x.dtype().bits() / 8);
-    if size == 0 {
-        return Err("the elements are not whole bytes");
-    }
-    let reversed: Vec<i64> = (0..rank as i64).rev().collect();
-    let perm = m.op("y").and_then(|op| op.ints("perm")).unwrap_or(&reversed);
-    let perm: Option<Vec<usize>> =
-        perm.iter().map(|k| usize::try_from(*k).ok().filter(|k| *k < rank)).collect();
-    let perm = perm.filter(|p| p.len() == rank).ok_or("the permutation does not fit")?;
-    let mut stride = vec![size; rank];
-    for k in (1..rank).rev() {
-        stride[k - 1] = stride[k] * x.shape()[k];
-    }
-    let shape: Vec<usize> = perm.iter().map(|k| x.shape()[*k]).collect();
-    let (bytes, mut out) = (x.bytes(), Vec::with_capacity(x.byte_len()));
-    let (mut index, mut at) = (vec![0; rank], 0);
-    for _ in 0..x.len() {
-        out.extend_from_slice(&bytes[at..at + size]);
-        for k in (0..rank).rev() {
-            (index[k], at) = (index[k] + 1, at + stride[perm[k]]);
-            if index[k] < shape[k] {
-                break;
-            }
-            at -= stride[perm[k]] * index[k];
-            index[k] = 0;
-        }
-    }
-    Ok(Bindings::default().tensor("turned", Tensor::new(x.dtype(), shape, out).map_err(|_| "")?))
-}
-
-pub(super) const RULES: &[Rule] = &[
-    Rule { name: "transpose-of-constant", lhs: "y = Transpose($x)", rhs: "turned", bind: transposed },
-    Rule {
-        name: "transpose-chain",
-        lhs: "h = Transpose(x)  y = Transpose(h)",
-        rhs: "y = Transpose(x)",
-        bind: compose,
-    },
-];
+pub(super) const RULES: &[Rule] = &[Rule {
+    name: "transpose-chain",
+    lhs: "h = Transpose(x)  y = Transpose(h)",
+    rhs: "y = Transpose(x)",
+    bind: compose,
+}];
 
 #[cfg(test)]
 mod tests {

@@ -72,7 +72,9 @@ impl Pass for Simplify {
             let opset = model.opset();
             let inputs = lift::close_inputs(model);
             let lifted = lift::constants(&mut model.graph);
-            let folded = fold::fold(model, self.options.fold_limit, &mut refused, cx)?;
+            let known = fold::inferred(model, changed == Changed::No, cx)?;
+            let local = fold::local(&mut model.graph, opset, self.options.fold_limit);
+            let folded = known + local + fold::fold(model, self.options.fold_limit, &mut refused, cx)?;
             let equal = share::constants(&mut model.graph);
             let shared = share::ops(&mut model.graph);
             let dead = model.graph.sweep();

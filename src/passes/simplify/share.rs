@@ -1,8 +1,10 @@
 //! Common subexpressions: ops of equal type, attributes and inputs compute the same, so one of them is enough; equal
 //! constants are one constant.
 
-use super::fold::deterministic;
-use crate::ir::{DType, Graph, Op, OpId, Origin, Slots, ValueId};
+use crate::{
+    ir::{DType, Graph, Op, OpId, Origin, Slots, ValueId},
+    ops::is_deterministic,
+};
 use std::collections::{HashMap, HashSet};
 
 /// Merges equal constants in the graph and its bodies; returns how many went.
@@ -37,7 +39,7 @@ pub(super) fn ops(g: &mut Graph) -> usize {
     let mut merged = in_bodies(g, ops);
     let mut seen: HashMap<(String, Slots), Vec<OpId>> = HashMap::new();
     for op in g.order() {
-        if !deterministic(g.op(op)) || !g.captures_of(op).is_empty() {
+        if !is_deterministic(g.op(op)) || !g.captures_of(op).is_empty() {
             continue;
         }
         // Inputs of earlier doubles are replaced by now, so equal chains merge from their start on.
