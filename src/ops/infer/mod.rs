@@ -34,6 +34,7 @@ use crate::{
     ir::{Dim, Graph, Model, OpId, Origin, Tensor, Type, ValueId, Where},
 };
 use call::Call;
+use expr::Expr;
 use fact::Fact;
 use std::collections::{HashMap, HashSet};
 
@@ -69,6 +70,7 @@ pub fn infer(model: &mut Model) -> Result<Inference> {
         // Before version 4 every initializer had to be listed as an input, and none is ever overridden.
         inputs_override: model.ir_version >= 4,
         conflicts: Vec::new(),
+        unnamed: 0,
     };
     let facts = walk.graph(&mut model.graph, &HashMap::new(), None);
     let computed =
@@ -88,6 +90,8 @@ struct Walk {
     opset: i64,
     inputs_override: bool,
     conflicts: Vec<Conflict>,
+    /// Extents that got a name of their own, so that a Reshape can tell that one went through unchanged.
+    unnamed: usize,
 }
 
 impl Walk {
@@ -169,6 +173,10 @@ impl Walk {
             _ => fact.ty(),
         };
         g.value_mut(v).ty = ty;
+        for size in fact.shape.iter_mut().flatten().filter(|size| size.is_none()) {
+            self.unnamed += 1;
+            *size = Some(Expr::symbol(&format!("?{}", self.unnamed)));
+        }
         fact
     }
 }
