@@ -13,6 +13,8 @@ pub(super) fn inputs(c: &Call<'_>) -> Vec<Fact> {
     let of = |slot: usize| c.input(slot).cloned().unwrap_or_default();
     // What goes round may change its shape on the way; its element type may not.
     let carried = |slot: usize| Fact { dtype: of(slot).dtype, ..Fact::default() };
+    // A Scan's state keeps its shape.
+    let state = |slot: usize| Fact { values: None, constant: None, ..of(slot) };
     match &*c.op.op_type {
         "Loop" => {
             let scalar = |d| Fact { dtype: Some(d), ..Fact::shaped(vec![]) };
@@ -31,7 +33,7 @@ pub(super) fn inputs(c: &Call<'_>) -> Vec<Fact> {
                 });
                 fact
             });
-            (0..states).map(carried).chain(slices).collect()
+            (0..states).map(state).chain(slices).collect()
         }
         _ => Vec::new(),
     }
@@ -66,7 +68,10 @@ pub(super) fn outputs(c: &Call<'_>, bodies: &[Vec<Fact>]) -> Found {
                 s[scan_axis(c, "scan_input_axes", k, s.len())?].clone()
             });
             let outputs = body.iter().enumerate().map(|(k, out)| match k.checked_sub(states) {
-                None => either(c.input(k).unwrap_or(&Fact::default()), out),
+                None => {
+                    let start = c.input(k).cloned().unwrap_or_default();
+                    Fact { dtype: start.dtype.or(out.dtype), shape: start.shape, ..Fact::default() }
+                }
                 Some(k) => {
                     let rank = out.rank().map_or(0, |r| r + 1);
                     match scan_axis(c, "scan_output_axes", k, rank) {
