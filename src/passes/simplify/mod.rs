@@ -8,6 +8,8 @@ mod fold;
 mod layout;
 mod lift;
 mod no_op;
+mod recurrent;
+mod shape;
 mod share;
 
 use super::{
@@ -23,7 +25,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
-    let families = [no_op::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
+    let families =
+        [no_op::RULES, shape::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
     RuleSet::new(families.into_iter().flatten())
 });
 
@@ -77,15 +80,17 @@ impl Pass for Simplify {
             let folded = known + local + fold::fold(model, self.options.fold_limit, &mut refused, cx)?;
             let equal = share::constants(&mut model.graph);
             let shared = share::ops(&mut model.graph);
+            let states = recurrent::zero_states(&mut model.graph);
             let dead = model.graph.sweep();
             cx.count("constant-input", inputs as u64);
             cx.count("constant-to-initializer", lifted as u64);
             cx.count("constant-folded", folded as u64);
             cx.count("equal-constant", equal as u64);
             cx.count("equal-op", shared as u64);
+            cx.count("zero-state", states as u64);
             cx.count("dead-code", dead as u64);
             let ruled = RULES.apply(&mut model.graph, opset, cx, &mut misses);
-            if inputs + lifted + folded + equal + shared + dead + ruled == 0 {
+            if inputs + lifted + folded + equal + shared + states + dead + ruled == 0 {
                 break;
             }
             changed = Changed::Yes;
