@@ -1,0 +1,133 @@
+//! The program as its users meet it: what it prints, what it writes, and every exit code.
+
+mod support;
+
+use assert_cmd::Command;
+use predicates::{prelude::*, str::contains};
+use std::fs;
+
+fn program() -> Command {
+    let mut command = Command::cargo_bin("onnx-compress").unwrap();
+    command.current_dir(support::project_dir()).env("NO_COLOR", "1");
+    command
+}
+
+#[test]
+fn the_main_job_writes_a_smaller_model_and_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, report) = (folder.path().join("out.onnx"), folder.path().join("report.json"));
+    let run = program()
+        .arg(support::zoo("resnet20_raw"))
+        .args(["-p", "quant", "-o"])
+        .arg(&out)
+        .arg("--calib")
+        .arg(support::zoo_data("zoo_calib.npz"))
+        .arg("--report")
+        .arg(&report)
+        .assert()
+        .success();
+    let text = String::from_utf8(run.get_output().stdout.clone()).unwrap();
+    assert!(text.contains("weights") && text.contains("SQNR") && text.contains("latency"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    let bytes = |side: &str| report[side]["file_bytes"].as_u64().unwrap();
+    assert!(bytes("after") * 3 < bytes("before"));
+    assert_eq!(bytes("after"), fs::metadata(&out).unwrap().len());
+    assert_eq!(report["validation"]["synthetic"], false);
+    let script = "import onnx,sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
+    let checked = support::python().arg("-c").arg(script).arg(&out).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    program().arg("validate").arg(support::zoo("resnet20_raw")).arg(&out).assert().success();
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let model = support::zoo("simplecnn");
+    program().assert().code(2).stderr(contains("Usage"));
+    program().arg(&model).args(["-p", "prun"]).assert().code(2).stderr(contains("did you mean `prune`?"));
+    program()
+        .arg(&model)
+        .args(["-p", "quant(exclud=[])"])
+        .assert()
+        .code(2)
+        .stderr(contains("did you mean `exclude`?"));
+    program().arg(&model).args(["--dim", "batch=0"]).assert().code(2).stderr(contains("positive"));
+}
+
+#[test]
+fn what_cannot_be_read_is_exit_code_1_and_leaves_the_output_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (folder.path().join("broken.onnx"), folder.path().join("out.onnx"));
+    let whole = fs::read(support::zoo("simplecnn")).unwrap();
+    fs::write(&input, &whole[..whole.len() / 2]).unwrap();
+    fs::write(&out, "earlier result").unwrap();
+    program().arg(&input).arg("-o").arg(&out).assert().code(1).stderr(contains("malformed"));
+    program().arg(folder.path().join("absent.onnx")).assert().code(1).stderr(contains("absent.onnx"));
+    assert_eq!(fs::read_to_string(&out).unwrap(), "earlier result");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file is left");
+}
+
+#[test]
+fn a_result_below_the_bar_is_exit_code_3_with_the_report_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, report) = (folder.path().join("out.onnx"), folder.path().join("report.json"));
+    program()
+        .arg(support::zoo("resnet20"))
+        .args(["-p", "quant", "--min-sqnr", "200", "-o"])
+        .arg(&out)
+        .arg("--report")
+        .arg(&report)
+        .assert()
+        .code(3)
+        .stderr(contains("validation failed"));
+    assert!(report.exists() && !out.exists());
+}
+
+#[test]
+fn no_runtime_is_needed_where_nothing_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let missing = folder.path().join("no-library-here");
+    let base = || {
+        let mut command = program();
+        command
+            .arg(support::zoo("resnet20_raw"))
+            .args(["-p", "quant", "-o"])
+            .arg(&out)
+            .arg("--ort")
+            .arg(&missing);
+        command
+    };
+    base().assert().code(predicate::ne(0)).stderr(contains("no-library-here"));
+    base().arg("--no-validate").assert().success();
+    assert!(out.exists());
+}
+
+#[test]
+fn models_go_through_pipes() {
+    let model = fs::read(support::zoo("simplecnn")).unwrap();
+    let run = program().args(["-", "-p", "simplify", "-o", "-", "-q"]).write_stdin(model).assert().success();
+    onnx_compress::lower::parse(run.get_output().stdout.clone().into(), None).unwrap();
+}
+
+#[test]
+fn the_other_commands_show_what_they_promise() {
+    let model = support::zoo("vit");
+    program()
+        .arg("inspect")
+        .arg(&model)
+        .assert()
+        .success()
+        .stdout(contains("MatMul").and(contains("image float[")));
+    program().args(["inspect", "--json"]).arg(&model).assert().success().stdout(contains("\"parameters\""));
+    program().arg("print").arg(&model).assert().success().stdout(contains("opset_import"));
+    program().arg("passes").assert().success().stdout(contains("simplify").and(contains("quant")));
+    program().args(["passes", "quant"]).assert().success().stdout(contains("exclude"));
+    program().args(["completions", "bash"]).assert().success().stdout(contains("onnx-compress"));
+    program()
+        .arg(&model)
+        .args(["-p", "quant", "--explain"])
+        .assert()
+        .success()
+        .stdout(contains("per_channel"));
+}
