@@ -1,4 +1,6 @@
 //! Constant folding held against the conformance set: whatever is evaluated must be exactly what ONNX expects.
+#![allow(clippy::print_stdout, reason = "what the test found out is shown with --nocapture")]
+
 mod support;
 
 use onnx_compress::{ir::Tensor, lower, ops::fold};

@@ -1,5 +1,7 @@
 //! Type inference held against ONNX's own on every model there is, and against what the conformance set's expected
 //! outputs really are. A wrong extent or element type fails; where ours knows less, the list is printed and bounded.
+#![allow(clippy::print_stdout, reason = "what the test found out is shown with --nocapture")]
+
 mod support;
 
 use onnx_compress::{
