@@ -7,7 +7,7 @@ use onnx_compress::{
     ir::{Model, Tensor},
     lower::{self, opset},
     measure::Batch,
-    runtime::{Runtime, Session, SessionOptions},
+    runtime::{Runtime, Samples, Session, SessionOptions, Synthesis},
 };
 use std::{fs, path::Path};
 use support::{conformance, setup_dir};
@@ -78,4 +78,30 @@ fn converted_conformance_models_give_what_they_gave() {
     assert_eq!(refused.iter().find(known), None, "refused");
     assert!(wrong.is_empty(), "{} of {converted}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(converted > 300, "only {converted} conversions were compared");
+}
+
+#[test]
+fn converted_real_models_give_what_they_gave() {
+    let runtime =
+        Runtime::find(Some(&setup_dir().join("ort"))).expect("run `cargo xtask setup --only runtime`");
+    let mut converted = 0;
+    for path in [support::zoo_models(), support::corpus()].concat() {
+        let model = lower::load(&path).unwrap();
+        for target in [17, 21] {
+            if model.opset() >= target || model.opset() < opset::VERSIONS.0 {
+                continue;
+            }
+            let mut new = model.clone();
+            opset::upgrade(&mut new, target).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let samples = Samples::synthesize(&runtime, &model, &Synthesis::default())
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let batch = &samples.batches()[0];
+            let (expected, found) = (run(&runtime, &model, batch).unwrap(), run(&runtime, &new, batch));
+            let found = found.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let same = expected.iter().zip(&found).all(|(a, b)| equal(&a.1, &b.1));
+            assert!(same, "{} to {target}", path.display());
+            converted += 1;
+        }
+    }
+    assert!(converted > 10, "only {converted} conversions were compared");
 }
