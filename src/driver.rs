@@ -1,7 +1,7 @@
 //! From a model to a compressed one: brings the model into the form each pass needs, runs it, and lowers the result.
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     ir::Model,
     lower,
     passes::{Changed, Context, Pass, Pipeline, simplify::Simplify},
@@ -16,8 +16,8 @@ pub struct Preparation {
     pub no_simplify: bool,
 }
 
-/// Runs a pipeline over a model: `simplify` first where a pass needs it, a model refused whose operator set is older than what a pass
-/// writes, and quantization schemes turned into nodes at the end. Returns what ran, in order.
+/// Runs a pipeline over a model: `simplify` first where a pass needs it, the operator set raised where a pass writes newer
+/// operators, and quantization schemes turned into nodes at the end. Returns what ran, in order.
 pub fn compress(
     model: &mut Model,
     pipeline: &Pipeline,
@@ -29,12 +29,13 @@ pub fn compress(
     for pass in pipeline.passes() {
         let needs = pass.needs();
         if let Some(opset) = needs.opset.filter(|o| *o > model.opset()) {
-            let (pass, have) = (pass.name(), model.opset());
-            let why = format!(
-                "`{pass}` writes operators of operator set {opset}, and the model is of {have}; convert it first, \
-                 for instance with onnx.version_converter"
+            let from = model.opset();
+            lower::opset::upgrade(model, opset)?;
+            cx.applied(
+                (),
+                format!("operator set raised from {from} to {opset}, which `{}` needs", pass.name()),
             );
-            return Err(Error::unsupported((), why));
+            model.verify()?;
         }
         if needs.simplified && !simplified {
             runs.push(timed(&Simplify::default(), model, cx)?);

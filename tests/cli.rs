@@ -37,7 +37,15 @@ fn the_main_job_writes_a_smaller_model_and_a_report() {
     let script = "import onnx,sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
     let checked = support::python().arg("-c").arg(script).arg(&out).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    program().arg("validate").arg(support::zoo("resnet20_raw")).arg(&out).assert().success();
+    let test = support::zoo_data("zoo_test.npz");
+    let validate = || {
+        let mut command = program();
+        command.arg("validate").arg(support::zoo("resnet20_raw")).arg(&out);
+        command.arg("--calib").arg(&test).arg("--labels").arg(&test);
+        command
+    };
+    validate().args(["--max-drop", "0.01"]).assert().success().stdout(contains("accuracy 93.30%"));
+    validate().args(["--max-drop=-1"]).assert().code(3);
 }
 
 #[test]

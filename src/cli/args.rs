@@ -66,6 +66,12 @@ pub(crate) struct RunArgs {
     /// Sample inputs: .npz (key = input name, first axis = samples), a folder of .npy, or ONNX test data
     #[arg(long, value_name = "DATA")]
     pub(crate) calib: Option<PathBuf>,
+    /// The right class of each sample: .npz (key `labels`) or .npy; accuracy is then compared too
+    #[arg(long, value_name = "DATA", requires = "calib")]
+    pub(crate) labels: Option<PathBuf>,
+    /// Fail (exit code 3) where accuracy falls by more than this share: 0.01 is one point
+    #[arg(long, value_name = "X", requires = "labels")]
+    pub(crate) max_drop: Option<f64>,
     /// The size of a symbolic dimension of synthesized inputs: batch=4 (repeatable)
     #[arg(long, value_name = "NAME=N", value_parser = parse_dim)]
     pub(crate) dim: Vec<(String, usize)>,

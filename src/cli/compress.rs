@@ -135,7 +135,7 @@ fn prove(
     // A pipeline is as exact as its least exact pass; where one has no bar of its own there is none.
     let bars: Option<Vec<f64>> = pipeline.passes().iter().map(|p| p.least_sqnr()).collect();
     let bar = bars.and_then(|bars| bars.into_iter().reduce(f64::min));
-    let options = args.running.validate_options(args.min_sqnr.or(bar));
+    let options = args.running.validate_options(samples, args.min_sqnr.or(bar))?;
     crate::runtime::validate(runtime, original, model, samples, &options)
 }
 
@@ -171,6 +171,7 @@ fn show(report: &Report, verbose: bool, to_stderr: bool) -> Result<()> {
     }
     row("weights", before.weight_bytes, after.weight_bytes, table::bytes);
     row("parameters", before.parameters, after.parameters, table::count);
+    row("MACs", before.macs, after.macs, table::count);
     row("nodes", before.nodes, after.nodes, |n| n.to_string());
     let mut lines = vec![sizes.to_string()];
     lines.extend(report.validation.iter().map(validate::show));

@@ -51,12 +51,13 @@ pub(super) fn inspect(path: &Path, json: bool) -> Result<()> {
         lines.extend(values.iter().map(|v| format!("{label:<8}{}", signature(graph, *v))));
     }
     lines.push(format!(
-        "{:<8}opset {}, {} nodes, {} parameters, {} of weights",
+        "{:<8}opset {}, {} nodes, {} parameters, {} of weights, {} MACs",
         "model",
         summary.opset,
         summary.nodes,
         table::count(summary.parameters),
-        table::bytes(summary.weight_bytes)
+        table::bytes(summary.weight_bytes),
+        table::count(summary.macs)
     ));
     let mut operators = table::table(&["operator", "nodes"]);
     let mut sorted: Vec<_> = summary.operators.iter().collect();

@@ -4,7 +4,9 @@ use super::args::{ProviderArg, RunArgs};
 use crate::{
     error::Result,
     ir::Model,
-    runtime::{Provider, Runtime, Samples, SessionOptions, Synthesis, Tolerance, ValidateOptions},
+    runtime::{
+        Provider, Runtime, Samples, SessionOptions, Synthesis, Tolerance, ValidateOptions, read_labels,
+    },
 };
 
 /// Samples in a batch when data are read: large enough to fill vector units, small enough for any model.
@@ -36,21 +38,29 @@ impl RunArgs {
         }
     }
     /// How to compare: every output's signal-to-noise ratio at least `least_sqnr` dB, where there is a bar at all.
-    pub(super) fn validate_options(&self, least_sqnr: Option<f64>) -> ValidateOptions {
+    pub(super) fn validate_options(
+        &self,
+        samples: &Samples,
+        least_sqnr: Option<f64>,
+    ) -> Result<ValidateOptions> {
+        let labels = match &self.labels {
+            Some(path) => Some(samples.labels_of(&read_labels(path)?)?),
+            None => None,
+        };
         let tolerance = Tolerance {
             min_cosine: None,
             min_sqnr_db: least_sqnr,
             max_abs: None,
             min_top1: None,
-            max_drop: None,
+            max_drop: self.max_drop,
         };
-        ValidateOptions {
+        Ok(ValidateOptions {
             batches: None,
             provider: self.provider(),
             threads: Some(self.threads),
             latency: true,
-            labels: None,
+            labels,
             tolerance,
-        }
+        })
     }
 }

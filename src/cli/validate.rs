@@ -18,7 +18,8 @@ pub(super) fn run(
     let (before, after) = (load(original)?, load(compressed)?);
     let runtime = running.runtime()?;
     let samples = running.samples(&runtime, &before)?;
-    let found = validate(&runtime, &before, &after, &samples, &running.validate_options(least_sqnr))?;
+    let options = running.validate_options(&samples, least_sqnr)?;
+    let found = validate(&runtime, &before, &after, &samples, &options)?;
     if json {
         out(&serde_json::to_string_pretty(&found).expect("a validation is plain data"))?;
     } else {
@@ -51,6 +52,10 @@ pub(super) fn show(found: &Validation) -> String {
     }
     let source = if found.synthetic { "made-up inputs; --calib gives real ones" } else { "samples" };
     let mut lines = vec![outputs.to_string(), format!("compared on {} {source}", found.samples)];
+    if let Some(accuracy) = &found.accuracy {
+        let (before, after) = (accuracy.original * 100.0, accuracy.compressed * 100.0);
+        lines.push(format!("accuracy {before:.2}% -> {after:.2}% of {} labelled samples", accuracy.samples));
+    }
     if let Some(time) = &found.latency {
         let threads = time.threads.map_or_else(|| "all".to_owned(), |n| n.to_string());
         lines.push(format!(

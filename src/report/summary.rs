@@ -1,6 +1,9 @@
 //! The size of a model in the figures that compression changes.
 
-use crate::ir::{Graph, Model};
+use crate::{
+    ir::{Graph, Model},
+    ops,
+};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -13,6 +16,8 @@ pub struct Summary {
     pub weight_bytes: u64,
     /// Elements of all constants.
     pub parameters: u64,
+    /// Multiply-accumulates of one run, where free dimensions count as 1.
+    pub macs: u64,
     /// Ops, bodies and functions included.
     pub nodes: u64,
     /// The version of ONNX's own operator set.
@@ -26,6 +31,11 @@ impl Summary {
     pub fn of(model: &Model) -> Summary {
         let mut summary = Summary { opset: model.opset(), ..Summary::default() };
         model.for_each_graph(|graph| summary.add(graph));
+        // Costs follow from shapes, and a file need not state them.
+        let mut typed = model.clone();
+        if ops::infer_types(&mut typed).is_ok() {
+            summary.macs = ops::cost::of_model(&typed).macs;
+        }
         summary
     }
 
