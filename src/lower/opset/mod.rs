@@ -1,7 +1,7 @@
 //! Newer operator sets: rewrites a model so that it means the same under a later version of ONNX's operators.
 //!
 //! Versions are taken one at a time. Most operators only gain types or optional inputs from one version to the next and
-//! stay as they are; [`steps`] holds those whose meaning or form changes.
+//! stay as they are; `steps` holds those whose meaning or form changes.
 
 mod steps;
 
