@@ -26,7 +26,7 @@ fn load(path: &Path) -> Model {
     lower::load(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
 }
 
-/// The model with weights and activations quantized, from the zoo's 512 calibration images.
+/// The model with weights and activations quantized, from the zoo's calibration images.
 fn static_uint8(original: &Model) -> Model {
     let samples = Samples::load(&zoo_data("zoo_calib.npz"), original, 64, None).unwrap();
     let measurer = Measurer::new(runtime(), samples, SessionOptions::default());
