@@ -5,13 +5,14 @@ Run after `cargo build --release --example resave`:
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "../target/release/examples/resave")
-REPEATS = 7
+REPEATS = 9
 
 # In a process of its own: what this one uses would count towards the peaks of the programs it starts.
 MAKE = """
@@ -39,29 +40,40 @@ def run(*command):
     return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def best(*command):
-    """The fastest run's time, and the largest peak of all runs."""
-    runs = [run(*command) for _ in range(REPEATS)]
-    return min(seconds for seconds, _ in runs), max(peak for _, peak in runs)
+def timed(command, target, fresh):
+    """One run that writes `target` anew or over what is there, with nothing of earlier runs left to write out."""
+    if fresh and os.path.exists(target):
+        os.remove(target)
+    os.sync()
+    return run(*command)
 
 
 def main():
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
         subprocess.run([sys.executable, "-c", MAKE, folder], check=True)
-        inline, external, data = (f"{folder}/{name}" for name in ("inline.onnx", "external.onnx", "external.onnx.data"))
-        size = os.path.getsize(inline)
-        copy, _ = best("cp", inline, f"{folder}/copy")
+        at = lambda name: f"{folder}/{name}"
+        inline, external = at("inline.onnx"), at("external.onnx")
         cases = {
-            "inline to inline": (inline, f"{folder}/a.onnx"),
-            "inline to external": (inline, f"{folder}/b.onnx", "--external"),
-            "external to external": (external, f"{folder}/c.onnx", "--external"),
-            "external to inline": (external, f"{folder}/d.onnx"),
+            "one file to one file": (inline, at("a.onnx")),
+            "one file to external data": (inline, at("b.onnx"), "--external"),
+            "external data to external data": (external, at("c.onnx"), "--external"),
+            "external data to one file": (external, at("d.onnx")),
         }
-        print(f"{size / 1e6:.0f} MB; cp: {copy:.3f} s; best of {REPEATS}")
-        print("| | time | against cp | peak memory |\n|---|---|---|---|")
+        print(f"{os.path.getsize(inline) / 1e6:.0f} MB; medians of {REPEATS} runs in turns with cp of the one file")
+        print("| | target | cp | time | against cp | peak memory |\n|---|---|---|---|---|---|")
         for name, arguments in cases.items():
-            seconds, peak = best(PROGRAM, *arguments)
-            print(f"| {name} | {seconds:.3f} s | {seconds / copy:.2f} | {peak / 1e6:.0f} MB |")
+            for fresh in (True, False):
+                pairs = []
+                for _ in range(REPEATS):
+                    copy, _ = timed(("cp", inline, at("copy")), at("copy"), fresh)
+                    if fresh and os.path.exists(arguments[1] + ".data"):
+                        os.remove(arguments[1] + ".data")
+                    pairs.append((copy, *timed((PROGRAM, *arguments), arguments[1], fresh)))
+                copy, seconds = (statistics.median(pair[k] for pair in pairs) for k in (0, 1))
+                ratio = statistics.median(pair[1] / pair[0] for pair in pairs)
+                peak = max(pair[2] for pair in pairs)
+                target = "new" if fresh else "replaced"
+                print(f"| {name} | {target} | {copy:.2f} s | {seconds:.2f} s | {ratio:.2f} | {peak / 1e6:.0f} MB |")
 
 
 main()

@@ -5,11 +5,14 @@ use memmap2::Mmap;
 use std::{
     fmt,
     fs::File,
-    io::{self, Read as _, Seek as _},
+    io::{self, Read as _, Seek as _, Write as _},
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+/// How much of a file is copied at a time (1 MiB): enough to make the calls cheap, and small enough for a CPU's cache.
+const COPY_BLOCK: usize = 1 << 20;
 
 /// A file mapped into memory, kept open so that its ranges can also be copied file to file.
 pub struct MappedFile {
@@ -33,18 +36,25 @@ impl MappedFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
-    /// Copies a range of the file to another file's current position. The system moves the bytes where it can:
-    /// they pass through no buffer of ours and the map is not touched, so memory does not grow with the range.
+    /// Copies a range of the file to another file's current position, a block at a time: the map is not touched, so
+    /// memory does not grow with the range. Blocks through memory are faster than `copy_file_range`, which moves
+    /// page by page where the two positions are not aligned alike.
     pub fn copy_to(&self, range: Range<usize>, out: &mut File) -> io::Result<()> {
         // The lock is held for the file's position only, which each copy sets anew: a panic elsewhere spoils nothing.
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(io::SeekFrom::Start(range.start as u64))?;
-        let len = range.len() as u64;
-        if io::copy(&mut (&*file).take(len), out)? != len {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the file became shorter while it was in use",
-            ));
+        let mut block = vec![0; range.len().min(COPY_BLOCK)];
+        let mut left = range.len();
+        while left > 0 {
+            let part = left.min(block.len());
+            file.read_exact(&mut block[..part]).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    io::Error::new(error.kind(), "the file became shorter while it was in use")
+                }
+                _ => error,
+            })?;
+            out.write_all(&block[..part])?;
+            left -= part;
         }
         Ok(())
     }

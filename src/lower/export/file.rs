@@ -7,7 +7,7 @@ use crate::{
     lower::rope::write_data,
 };
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Seek as _, SeekFrom},
     path::Path,
 };
@@ -35,9 +35,10 @@ pub struct SaveOptions {
     pub external_data: ExternalData,
 }
 
-/// Writes a model. The file appears complete or not at all: it is written under another name in the same folder,
-/// flushed to disk and renamed (external data first), so a failed or interrupted run leaves an earlier file of that
-/// name, and the model's own input file, as they were. `path` may be the file the model was loaded from.
+/// Writes a model. The file appears complete or not at all: it is written under another name in the same folder and
+/// renamed (external data first), so a failed or interrupted run leaves an earlier file of that name, and the model's
+/// own input file, as they were; what replaces a file is on the disk before it does, so not even a power failure loses
+/// both. `path` may be the file the model was loaded from.
 ///
 /// # Errors
 /// [`Error::Usage`] where `path` cannot be a model file, [`Error::Io`] where writing fails, [`Error::Unsupported`]
@@ -54,13 +55,20 @@ pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<()> {
         None => None,
     };
     let mut whole = temporary(path).map_err(failed)?;
-    rope.write_to(whole.as_file_mut()).and_then(|()| whole.as_file().sync_data()).map_err(failed)?;
+    rope.write_to(whole.as_file_mut()).map_err(failed)?;
     if let Some((data, to)) = data {
-        data.persist(&to).map_err(|error| Error::io("cannot write", &to, error.error))?;
+        put_in_place(data, &to)?;
     }
-    whole.persist(path).map_err(|error| failed(error.error))?;
-    // The renames are durable once the folder is. Some file systems cannot flush folders, and all is written by now.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    put_in_place(whole, path)
+}
+
+/// Gives a written file its name.
+fn put_in_place(file: NamedTempFile, to: &Path) -> Result<()> {
+    let failed = |source| Error::io("cannot write", to, source);
+    if to.exists() {
+        file.as_file().sync_data().map_err(failed)?;
+    }
+    file.persist(to).map_err(|error| failed(error.error))?;
     Ok(())
 }
 
@@ -104,7 +112,6 @@ fn write_parts(file: &DataFile, path: &Path) -> io::Result<NamedTempFile> {
         out.as_file_mut().seek(SeekFrom::Start(*start))?;
         write_data(data, out.as_file_mut())?;
     }
-    out.as_file().sync_data()?;
     Ok(out)
 }
 
