@@ -8,20 +8,25 @@
 //! # samples: 4                         so many random samples count as calibration data (default none)
 //! # tolerance: 1e-3                    largest error of an output, as a share of its largest element (default 1e-5)
 //! # executes: valid                    outputs keep type and shape and are finite, but may differ
+//! # executes: refused                  the pipeline fails and leaves the model as it was
 //! ```
 //!
 //! The snapshot `<case>.snap` holds the result, what was counted, and what was remarked; of models that depend on
 //! calibration, the contents of constants are left out. Besides, the result runs on ONNX
-//! Runtime beside the original on the same random inputs. `INSTA_UPDATE=always cargo test --test golden` rewrites
-//! the snapshots.
+//! Runtime beside the original on the same random inputs; a pruned model, beside the original with the weights at the
+//! pruned positions zero. `INSTA_UPDATE=always cargo test --test golden` rewrites the snapshots.
 
 mod support;
 
 use onnx_compress::{
-    ir::{Model, text},
+    ir::{Model, Tensor, text},
     lower::schemes,
     measure::Batch,
-    passes::{Context, Pipeline},
+    ops::{axes::Flow, infer_types},
+    passes::{
+        Context, Named, Pipeline,
+        prune::{Prune, PruneOptions},
+    },
     runtime::{Measurer, Runtime, Samples, Session, SessionOptions, Synthesis},
 };
 use std::{fmt::Write, fs, path::Path};
@@ -52,11 +57,19 @@ struct Request {
     pipeline: Pipeline,
     samples: usize,
     tolerance: f64,
-    may_differ: bool,
+    executes: Executes,
+}
+
+/// What the result is, beside the original.
+#[derive(Clone, Copy, PartialEq)]
+enum Executes {
+    Same,
+    Valid,
+    Refused,
 }
 
 fn request(source: &str) -> Request {
-    let mut r = Request { pipeline: Pipeline::new(), samples: 0, tolerance: 1e-5, may_differ: false };
+    let mut r = Request { pipeline: Pipeline::new(), samples: 0, tolerance: 1e-5, executes: Executes::Same };
     for line in source.lines().map_while(|l| l.strip_prefix('#')) {
         let Some((key, value)) = line.split_once(':') else { continue };
         let value = value.trim();
@@ -64,7 +77,8 @@ fn request(source: &str) -> Request {
             "pass" => r.pipeline = value.parse().unwrap_or_else(|e| panic!("{value}: {e}")),
             "samples" => r.samples = value.parse().expect("a number of samples"),
             "tolerance" => r.tolerance = value.parse().expect("a tolerance"),
-            "executes" if value == "valid" => r.may_differ = true,
+            "executes" if value == "valid" => r.executes = Executes::Valid,
+            "executes" if value == "refused" => r.executes = Executes::Refused,
             "weights" => {} // the text reader's
             key => panic!("unknown header `{key}: {value}`"),
         }
@@ -86,7 +100,11 @@ fn check(runtime: &Runtime, source: &str) -> String {
     let measurer = Measurer::new(runtime.clone(), calibration, SessionOptions::default());
     let mut cx = Context::new().with_measure(&measurer);
     let mut model = original.clone();
-    let _ = request.pipeline.run(&mut model, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+    let refusal = match (request.executes, request.pipeline.run(&mut model, &mut cx)) {
+        (Executes::Refused, Err(e)) => Some(e.to_string()),
+        (Executes::Refused, Ok(_)) => panic!("the pipeline runs, though `refused` is expected"),
+        (_, result) => result.map(|_| None).unwrap_or_else(|e| panic!("{e}")),
+    };
     schemes::materialize(&mut model).unwrap_or_else(|e| panic!("{e}"));
     model.verify().unwrap_or_else(|e| panic!("{e}"));
     let printed = text::print(&model);
@@ -94,8 +112,18 @@ fn check(runtime: &Runtime, source: &str) -> String {
         text::print(&text::parse(&printed).expect("what is printed is read")).lines().count(),
         printed.lines().count()
     );
+    if refusal.is_some() {
+        assert_eq!(printed, text::print(&original), "a refused model stays as it was");
+    }
+    let pruned = (request.executes == Executes::Same).then(|| zeroed(&original, &request.pipeline)).flatten();
     for batch in inputs.batches() {
-        compare(&request, &run(runtime, &original, batch), &run(runtime, &model, batch));
+        let expected = run(runtime, pruned.as_ref().unwrap_or(&original), batch);
+        compare(&request, &expected, &run(runtime, &model, batch));
+        if pruned.is_some() {
+            let whole = run(runtime, &original, batch);
+            let telling = expected.iter().zip(&whole).any(|((_, a), (_, b))| error(a, b) > 1e-3);
+            assert!(telling, "the pruned positions contribute nothing, so the comparison says nothing");
+        }
     }
     let mut result = if request.samples > 0 { without_values(&printed) } else { printed };
     // writing to a String cannot fail
@@ -105,7 +133,31 @@ fn check(runtime: &Runtime, source: &str) -> String {
     for remark in &cx.remarks {
         let _ = writeln!(result, "# {:?}{}: {}", remark.kind, remark.at.suffix(), remark.text);
     }
+    if let Some(refusal) = refusal {
+        let _ = writeln!(result, "# Refused: {refusal}");
+    }
     result
+}
+
+/// What a pruned model must compute: the passes before the last `prune`, which prunes by setting the weights at the
+/// positions it chooses to zero. `None` where nothing is pruned.
+fn zeroed(original: &Model, pipeline: &Pipeline) -> Option<Model> {
+    let passes = pipeline.passes();
+    let last = passes.iter().rposition(|pass| pass.name() == Prune::NAME)?;
+    let (mut model, mut cx) = (original.clone(), Context::new());
+    for pass in &passes[..=last] {
+        if pass.name() != Prune::NAME {
+            let _ = pass.run(&mut model, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+            continue;
+        }
+        let options: PruneOptions = serde_json::from_value(pass.options().into()).expect("its own options");
+        infer_types(&mut model).unwrap_or_else(|e| panic!("{e}"));
+        let flow = Flow::of(&model);
+        let prune = Prune::new(options).expect("checked when the pipeline was read");
+        let keep = prune.select(&model, &flow, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+        flow.cut(keep).zero(&mut model).unwrap_or_else(|e| panic!("{e}"));
+    }
+    Some(model)
 }
 
 /// The text without the contents of constants: what follows from measuring may differ in the last bits on another
@@ -131,17 +183,23 @@ fn compare(request: &Request, expected: &Batch, found: &Batch) {
     for ((name, a), (found_name, b)) in expected.iter().zip(found) {
         assert_eq!(name, found_name);
         assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()), "output {name}");
-        let (Some(a), Some(b)) = (a.to_f32(), b.to_f32()) else {
-            assert!(request.may_differ || a == b, "output {name} differs");
-            continue;
-        };
-        assert!(b.iter().all(|x| x.is_finite()), "output {name} is not finite");
-        let largest = a.iter().fold(1f64, |m, x| m.max(f64::from(x.abs())));
-        let error = a.iter().zip(&b[..]).map(|(x, y)| f64::from((x - y).abs())).fold(0f64, f64::max);
-        let bound = request.tolerance * largest;
+        if let Some(values) = b.to_f32() {
+            assert!(values.iter().all(|x| x.is_finite()), "output {name} is not finite");
+        }
+        let (error, bound) = (error(a, b), request.tolerance);
         assert!(
-            request.may_differ || error <= bound,
-            "output {name} is off by {error:e}, more than {bound:e}"
+            request.executes == Executes::Valid || error <= bound,
+            "output {name} is off by {error:e} of its size, more than {bound:e}"
         );
     }
+}
+
+/// The largest difference between two tensors of one shape, as a share of the largest element of the first or of 1
+/// where that is larger; infinite where tensors that hold no numbers differ.
+fn error(a: &Tensor, b: &Tensor) -> f64 {
+    let (Some(x), Some(y)) = (a.to_f32(), b.to_f32()) else {
+        return if a == b { 0.0 } else { f64::INFINITY };
+    };
+    let largest = x.iter().fold(1f64, |m, x| m.max(f64::from(x.abs())));
+    x.iter().zip(&y[..]).map(|(x, y)| f64::from((x - y).abs())).fold(0f64, f64::max) / largest
 }
