@@ -120,7 +120,7 @@ fn weights_of_every_real_model_can_be_int8() {
             assert_eq!(model, simplified, "{name}");
             continue;
         }
-        let share = share(&simplified, &model);
+        let share = share(&original, &model);
         assert!(share < 1.0, "{name}: {share}");
         shares.insert(name.clone(), share);
         let samples = Samples::synthesize(&runtime, &original, &Synthesis::default()).unwrap();

@@ -2,8 +2,9 @@
 //! constants, and everything else that depends on constants alone by ONNX Runtime, in one batch.
 //!
 //! Left alone: ops that are random or of other domains, ops with bodies, graph outputs, DequantizeLinear (folding it
-//! would undo a quantization), and results larger than the constants they come from by more than the limit.
+//! would undo a quantization), and what [`growth`](super::growth) forbids.
 
+use super::growth::{Bounds, TINY, cone, freed};
 use crate::{
     error::Result,
     ir::{Graph, Model, Op, OpId, Origin, Tensor, ValueId, Where},
@@ -18,9 +19,14 @@ fn foldable(op: &Op) -> bool {
     is_deterministic(op) && op.bodies().next().is_none() && !other_types && kind != "DequantizeLinear"
 }
 
-/// What folding has already found not to be worth it, or not possible.
-#[derive(Default)]
-pub(super) struct Refused(HashSet<OpId>);
+/// What folding has learned of the main graph.
+#[derive(Clone, Default)]
+pub(super) struct Learned {
+    /// Ops that cannot be computed here.
+    failed: HashSet<OpId>,
+    /// Bytes of values whose type is not inferred, once they were computed.
+    sizes: HashMap<ValueId, u64>,
+}
 
 /// Infers types, and makes what inference knows (such as dimensions) constant; returns how many values it was.
 pub(super) fn inferred(model: &mut Model, first: bool, cx: &mut Context<'_>) -> Result<usize> {
@@ -31,32 +37,38 @@ pub(super) fn inferred(model: &mut Model, first: bool, cx: &mut Context<'_>) -> 
     }
     let mut values: Vec<_> = found.values.into_iter().collect();
     values.sort_unstable_by_key(|(v, _)| *v);
-    Ok(values.into_iter().filter(|(v, t)| make_constant(&mut model.graph, *v, t)).count())
+    let g = &mut model.graph;
+    let small = |g: &Graph, v: ValueId, bytes: u64| bytes <= TINY || bytes <= freed(g, &[v]);
+    Ok(values
+        .into_iter()
+        .filter(|(v, t)| small(g, *v, t.byte_len() as u64) && make_constant(g, *v, t))
+        .count())
 }
 
-/// Computes what is cheap to compute from constants, in bodies too; returns how many values it was.
-pub(super) fn local(g: &mut Graph, opset: i64, limit: u64) -> usize {
+/// Computes what is cheap to compute from constants and takes no more room than they, in bodies too; returns how many
+/// values it was.
+pub(super) fn local(g: &mut Graph, opset: i64) -> usize {
     let mut folded = 0;
     for op in g.order() {
         g.edit_bodies(op, |body| {
-            let inner = local(body, opset, limit);
+            let inner = local(body, opset);
             folded += inner;
             inner > 0
         });
         let outputs = g.outputs_of(op);
-        let fits = |v: &Option<ValueId>| {
-            v.is_some_and(|v| declared_bytes(g, v).is_some_and(|n| n <= cone_bytes(g, v) + limit))
-        };
-        if !foldable(g.op(op)) || !outputs.iter().all(fits) {
+        let inputs: Vec<_> = g.inputs_of(op).iter().map(|v| v.map(|v| g.constant(v))).collect();
+        if !foldable(g.op(op)) || inputs.contains(&Some(None)) {
             continue;
         }
-        let inputs: Vec<_> = g.inputs_of(op).iter().map(|v| v.map(|v| g.constant(v))).collect();
-        if inputs.contains(&Some(None)) {
+        let sizes = outputs.iter().map(|v| declared_bytes(g, (*v)?)).collect::<Option<Vec<u64>>>();
+        let values: Vec<ValueId> = outputs.iter().copied().flatten().collect();
+        let fits = |n: &Vec<u64>| n.iter().all(|n| *n <= TINY) || n.iter().sum::<u64>() <= freed(g, &values);
+        if !sizes.is_some_and(|sizes| fits(&sizes)) {
             continue;
         }
         let inputs: Vec<_> = inputs.into_iter().map(Option::flatten).collect();
         let Some(results) = evaluate(g.op(op), opset, &inputs, outputs.len()) else { continue };
-        for (v, t) in outputs.into_iter().flatten().zip(results) {
+        for (v, t) in values.into_iter().zip(results) {
             folded += usize::from(make_constant(g, v, &t));
         }
     }
@@ -80,102 +92,103 @@ fn make_constant(g: &mut Graph, v: ValueId, t: &Tensor) -> bool {
     true
 }
 
-/// Folds what is left in the main graph on ONNX Runtime; returns how many values became constants.
+/// Folds what is left in the main graph, on ONNX Runtime where need be; returns how many values became constants.
 pub(super) fn fold(
     model: &mut Model,
-    limit: u64,
-    refused: &mut Refused,
+    bounds: &mut Bounds,
+    learned: &mut Learned,
     cx: &mut Context<'_>,
-) -> Result<usize> {
-    let g = &model.graph;
+) -> usize {
+    let mut aside = learned.failed.clone();
+    bounds.begin();
+    loop {
+        let (constant, frontier) = frontier(&model.graph, &aside);
+        if frontier.is_empty() {
+            return 0;
+        }
+        let bytes = |v: &ValueId| declared_bytes(&model.graph, *v);
+        let open = |v: &ValueId| bytes(v).is_none() && !learned.sizes.contains_key(v);
+        let open: Vec<ValueId> = frontier.iter().copied().filter(open).collect();
+        let Some(results) = compute(model, &open, cx) else {
+            learned.failed.extend(constant);
+            return 0;
+        };
+        learned.sizes.extend(results.iter().map(|(v, t)| (*v, t.byte_len() as u64)));
+        let size = |v: &ValueId| bytes(v).or_else(|| learned.sizes.get(v).copied());
+        let sized = frontier.iter().filter_map(|v| Some((*v, size(v)?)));
+        let fitting = bounds.fitting(&model.graph, sized.collect());
+        if fitting.is_empty() {
+            // What is left is computed in every run, but perhaps from something that need not be.
+            aside.extend(frontier.iter().filter_map(|v| Some(model.graph.producer(*v)?.0)));
+            continue;
+        }
+        let Some(results) = compute(model, &fitting, cx) else {
+            learned.failed.extend(constant);
+            return 0;
+        };
+        return results.into_iter().filter(|(v, t)| make_constant(&mut model.graph, *v, t)).count();
+    }
+}
+
+/// The ops that depend on constants alone, and those of their results that others read.
+fn frontier(g: &Graph, failed: &HashSet<OpId>) -> (HashSet<OpId>, BTreeSet<ValueId>) {
     let mut constant: HashSet<OpId> = HashSet::new();
     for op in g.order() {
         let known =
             |v: &ValueId| g.constant(*v).is_some() || g.producer(*v).is_some_and(|p| constant.contains(&p.0));
-        let inputs = g.inputs_of(op);
-        let outputs = g.outputs_of(op);
         if foldable(g.op(op))
-            && !refused.0.contains(&op)
-            && inputs.iter().flatten().all(known)
-            && !outputs.iter().flatten().any(|v| g.is_output(*v))
+            && !failed.contains(&op)
+            && g.inputs_of(op).iter().flatten().all(known)
+            && !g.outputs_of(op).iter().flatten().any(|v| g.is_output(*v))
         {
             constant.insert(op);
         }
     }
-    let frontier: Vec<ValueId> = {
-        let outputs = constant.iter().flat_map(|op| g.outputs_of(*op).into_iter().flatten());
-        let read = outputs.filter(|v| g.uses(*v).iter().any(|u| !constant.contains(&u.op())));
-        read.collect::<BTreeSet<_>>().into_iter().collect()
-    };
-    if frontier.is_empty() {
-        return Ok(0);
-    }
-    if !cx.has_runtime() {
-        refused.0.extend(constant);
-        let text = format!("{} constant values are not folded: no ONNX Runtime is there", frontier.len());
-        cx.remark(RemarkKind::Note, Where::Model, text);
-        return Ok(0);
-    }
-    let (small, large): (Vec<_>, Vec<_>) = frontier
-        .into_iter()
-        .partition(|v| declared_bytes(g, *v).is_none_or(|n| n <= cone_bytes(g, *v) + limit));
-    refuse(g, &large, refused, cx);
-    if small.is_empty() {
-        return Ok(0);
-    }
-    let part = subgraph(model, &small);
-    let names: Vec<String> = small.iter().map(|v| g.name_of(*v).to_owned()).collect();
-    let results = match cx.run(&part, &Vec::new(), &names) {
-        Ok(results) => results,
-        Err(e) => {
-            refused.0.extend(constant);
-            cx.remark(RemarkKind::Note, Where::Model, format!("constants are not folded: {e}"));
-            return Ok(0);
-        }
-    };
-    let mut folded = 0;
-    for (v, t) in small.into_iter().zip(results) {
-        if t.byte_len() as u64 > cone_bytes(&model.graph, v) + limit {
-            refuse(&model.graph, &[v], refused, cx);
-            continue;
-        }
-        folded += usize::from(make_constant(&mut model.graph, v, &t));
-    }
-    Ok(folded)
+    let outputs = constant.iter().flat_map(|op| g.outputs_of(*op).into_iter().flatten());
+    let read = outputs.filter(|v| g.uses(*v).iter().any(|u| !constant.contains(&u.op()))).collect();
+    (constant, read)
 }
 
-fn refuse(g: &Graph, values: &[ValueId], refused: &mut Refused, cx: &mut Context<'_>) {
-    for v in values {
-        refused.0.extend(g.producer(*v).map(|p| p.0));
-        let why = "a constant that is cheaper computed than stored";
-        cx.missed(Where::Value(g.name_of(*v).to_owned()), why);
+/// The tensors of values that depend on constants alone; `None`, with a remark, where some cannot be computed.
+fn compute(model: &Model, wanted: &[ValueId], cx: &mut Context<'_>) -> Option<Vec<(ValueId, Tensor)>> {
+    let g = &model.graph;
+    let (ops, _) = cone(g, wanted);
+    let mut known: HashMap<ValueId, Tensor> = HashMap::new();
+    for op in g.order().into_iter().filter(|op| ops.contains(op)) {
+        let tensor = |v: ValueId| g.constant(v).or_else(|| known.get(&v));
+        let inputs: Option<Vec<_>> =
+            g.inputs_of(op).iter().map(|v| v.map_or(Some(None), |v| tensor(v).map(Some))).collect();
+        let outputs = g.outputs_of(op);
+        let results = inputs.and_then(|inputs| evaluate(g.op(op), model.opset(), &inputs, outputs.len()));
+        let named = outputs.into_iter().zip(results.into_iter().flatten());
+        known.extend(named.filter_map(|(v, t)| Some((v?, t))));
     }
+    let (here, left): (Vec<ValueId>, Vec<_>) = wanted.iter().partition(|v| known.contains_key(v));
+    let mut results: Vec<_> = here.into_iter().filter_map(|v| Some((v, known.remove(&v)?))).collect();
+    if left.is_empty() {
+        return Some(results);
+    }
+    if !cx.has_runtime() {
+        let text = format!("{} constant values are not folded: no ONNX Runtime is there", left.len());
+        cx.remark(RemarkKind::Note, Where::Model, text);
+        return None;
+    }
+    let names: Vec<String> = left.iter().map(|v| g.name_of(*v).to_owned()).collect();
+    match cx.run(&subgraph(model, &left), &Vec::new(), &names) {
+        Ok(tensors) => results.extend(left.into_iter().zip(tensors)),
+        Err(e) => {
+            cx.remark(RemarkKind::Note, Where::Model, format!("constants are not folded: {e}"));
+            return None;
+        }
+    }
+    results.sort_unstable_by_key(|(v, _)| *v);
+    Some(results)
 }
 
 fn declared_bytes(g: &Graph, v: ValueId) -> Option<u64> {
     let ty = g.tensor_type(v)?;
     let count = ty.static_shape()?.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
     Some(ty.dtype?.bytes_for(count)? as u64)
-}
-
-/// The ops and initializers that a value is computed from.
-fn cone(g: &Graph, roots: &[ValueId]) -> (HashSet<OpId>, BTreeSet<ValueId>) {
-    let (mut ops, mut leaves, mut todo) = (HashSet::new(), BTreeSet::new(), roots.to_vec());
-    while let Some(v) = todo.pop() {
-        match g.producer(v) {
-            Some((op, _)) if ops.insert(op) => todo.extend(g.inputs_of(op).into_iter().flatten()),
-            Some(_) => {}
-            None => {
-                leaves.insert(v);
-            }
-        }
-    }
-    (ops, leaves)
-}
-
-fn cone_bytes(g: &Graph, v: ValueId) -> u64 {
-    let (_, leaves) = cone(g, &[v]);
-    leaves.into_iter().filter_map(|v| Some(g.initializer(v)?.byte_len() as u64)).sum()
 }
 
 /// A model that computes exactly these values, from no inputs.
@@ -227,26 +240,44 @@ mod tests {
         }
         fn run(&self, model: &Model, _: &Batch, fetch: &[String]) -> Result<Vec<Tensor>> {
             model.verify()?;
-            assert!(model.graph.inputs.is_empty() && model.graph.ops().count() == 1);
-            Ok(fetch.iter().map(|_| Tensor::from_vec([self.0], vec![2f32; self.0])).collect())
+            assert!(model.graph.inputs.is_empty());
+            let vector = |k: usize| Tensor::from_vec([self.0], vec![k as f32; self.0]);
+            Ok((0..fetch.len()).map(vector).collect())
         }
     }
+    /// `x` plus the sum of some vectors that Compress makes of constants, whose size only a run tells.
+    fn sums(vectors: usize) -> Model {
+        let mut g = Graph::new("g");
+        let mut sum = g.add_input("x", Type::tensor(DType::F32, [1.into()]));
+        for k in 0..vectors {
+            let c = g.add_initializer("c", Tensor::from_vec([2], vec![k as f32; 2]));
+            let keep = g.add_initializer("keep", Tensor::ints([1, 1]));
+            let s = g.add_node(Op::new("Compress", "s"), &[c, keep], "s", None);
+            sum = g.add_node(Op::new("Add", "a"), &[sum, s], "y", None);
+        }
+        g.outputs.push(sum);
+        Model { graph: g, ir_version: 8, ..Model::default() }
+    }
     #[test]
-    fn constant_parts_are_folded_unless_they_grow_the_model() {
-        for (size, left) in [(2, 1), (1 << 20, 2)] {
-            let mut g = Graph::new("g");
-            let x = g.add_input("x", Type::tensor(DType::F32, [2.into()]));
-            let c = g.add_initializer("c", Tensor::from_vec([2], vec![4f32; 2]));
-            let s = g.add_node(Op::new("Erf", "s"), &[c], "s", None);
-            let y = g.add_node(Op::new("Add", "a"), &[x, s], "y", None);
-            g.outputs.push(y);
-            let mut model = Model { graph: g, ir_version: 8, ..Model::default() };
+    fn folding_as_a_whole_stays_within_the_limit() {
+        // Of so many vectors with so many elements each, so many are left.
+        for (vectors, size, left) in [
+            (9, 16, 0),      // none takes more room than a node
+            (2, 8000, 0),    // 64 kB in all
+            (3, 8000, 3),    // 96 kB in all
+            (1, 1 << 20, 1), // 4 MB
+        ] {
+            let mut model = sums(vectors);
             let runtime = Answer(size);
             let mut cx = Context::new().with_measure(&runtime);
-            let changed = Simplify::default().run(&mut model, &mut cx).unwrap();
+            let _changed = Simplify::default().run(&mut model, &mut cx).unwrap();
             model.verify().unwrap();
-            assert_eq!((changed, model.graph.ops().count()), (Changed::from(left == 1), left));
-            assert_eq!(cx.remarks.len(), left - 1, "the miss says why");
+            assert_eq!(
+                (model.graph.ops().count(), cx.remarks.len()),
+                (vectors + left, left),
+                "{vectors} of {size}"
+            );
+            assert_eq!(Simplify::default().run(&mut model, &mut cx).unwrap(), Changed::No);
         }
     }
 }

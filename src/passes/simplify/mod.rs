@@ -5,6 +5,7 @@
 
 mod affine;
 mod fold;
+mod growth;
 mod layout;
 mod lift;
 mod no_op;
@@ -21,6 +22,7 @@ use crate::{
     error::Result,
     ir::{Model, Where},
 };
+use growth::Bounds;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
@@ -34,7 +36,7 @@ static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimplifyOptions {
-    /// By how many bytes a folded constant may be larger than the constants it was computed from.
+    /// By how many bytes all folded constants together may be larger than the constants they make superfluous.
     pub fold_limit: u64,
 }
 
@@ -68,16 +70,56 @@ impl Pass for Simplify {
         Some(80.0)
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
-        let (mut changed, mut misses) = (Changed::No, Misses::new());
-        let mut refused = fold::Refused::default();
-        loop {
+        let mut work = Work {
+            bounds: Bounds::new(self.options.fold_limit),
+            learned: fold::Learned::default(),
+            misses: Misses::new(),
+        };
+        let mut changed = work.rounds(model, cx, true)?;
+        let before = (work.clone(), model.clone(), cx.counts.clone(), cx.remarks.len());
+        if work.bounds.allow_growth() {
+            let grown = work.rounds(model, cx, false)?;
+            if work.bounds.exceeded() {
+                (work, *model, cx.counts) = (before.0, before.1, before.2);
+                cx.remarks.truncate(before.3);
+            } else if grown == Changed::Yes {
+                changed = grown;
+            }
+        }
+        for v in work.bounds.left {
+            let why = "a constant that is cheaper computed than stored";
+            cx.missed(Where::Value(model.graph.name_of(v).to_owned()), why);
+        }
+        for (at, why) in work.misses {
+            cx.missed(Where::Op(at), why);
+        }
+        Ok(changed)
+    }
+    fn options(&self) -> Options {
+        changed_options(&self.options, Some(&SimplifyOptions::default()))
+    }
+}
+
+/// What a run keeps between its rounds.
+#[derive(Clone)]
+struct Work {
+    bounds: Bounds,
+    learned: fold::Learned,
+    misses: Misses,
+}
+
+impl Work {
+    /// Repeats all steps until none changes anything, or folding has added too much.
+    fn rounds(&mut self, model: &mut Model, cx: &mut Context<'_>, mut first: bool) -> Result<Changed> {
+        let mut changed = Changed::No;
+        while !self.bounds.exceeded() {
             cx.check_cancelled()?;
             let opset = model.opset();
             let inputs = lift::close_inputs(model);
             let lifted = lift::constants(&mut model.graph);
-            let known = fold::inferred(model, changed == Changed::No, cx)?;
-            let local = fold::local(&mut model.graph, opset, self.options.fold_limit);
-            let folded = known + local + fold::fold(model, self.options.fold_limit, &mut refused, cx)?;
+            let known = fold::inferred(model, first, cx)?;
+            let local = fold::local(&mut model.graph, opset);
+            let folded = known + local + fold::fold(model, &mut self.bounds, &mut self.learned, cx);
             let equal = share::constants(&mut model.graph);
             let shared = share::ops(&mut model.graph);
             let states = recurrent::zero_states(&mut model.graph);
@@ -89,18 +131,12 @@ impl Pass for Simplify {
             cx.count("equal-op", shared as u64);
             cx.count("zero-state", states as u64);
             cx.count("dead-code", dead as u64);
-            let ruled = RULES.apply(&mut model.graph, opset, cx, &mut misses);
+            let ruled = RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
             if inputs + lifted + folded + equal + shared + states + dead + ruled == 0 {
                 break;
             }
-            changed = Changed::Yes;
-        }
-        for (at, why) in misses {
-            cx.missed(Where::Op(at), why);
+            (first, changed) = (false, Changed::Yes);
         }
         Ok(changed)
-    }
-    fn options(&self) -> Options {
-        changed_options(&self.options, Some(&SimplifyOptions::default()))
     }
 }
