@@ -8,6 +8,7 @@ use onnx_compress::{
     ops::{
         self,
         axes::{Flow, Keep},
+        cost,
     },
     passes::{
         Context, Named, Pipeline,
@@ -17,7 +18,7 @@ use onnx_compress::{
 use std::path::Path;
 use support::{
     corpus, light,
-    oracle::{Oracle, relative_difference},
+    oracle::{Oracle, relative_difference, work},
     zoo, zoo_data, zoo_models,
 };
 
@@ -43,6 +44,8 @@ fn holds(path: &Path) -> usize {
     let model = simplified(path);
     let oracle = Oracle::new();
     let flow = Flow::of(&model);
+    let counted = cost::of_model(&model).macs;
+    assert_eq!(work(&flow, &Keep::new()), counted, "{}: multiply-accumulates", path.display());
     let keep = halved(&flow);
     let groups = keep.len();
     if groups > 0 {
@@ -106,10 +109,6 @@ fn classes(oracle: &Oracle, model: &Model, images: &Tensor) -> (Vec<f32>, Vec<us
     let classes = scores.chunks(10).map(best).collect();
     (scores, classes)
 }
-fn macs(model: &Model) -> u64 {
-    let flow = Flow::of(model);
-    flow.prices().iter().map(|p| p.macs(&flow.arena, &|_| None)).sum()
-}
 
 #[test]
 fn resnet20_shrinks_to_three_quarters_of_its_work() {
@@ -123,7 +122,7 @@ fn resnet20_shrinks_to_three_quarters_of_its_work() {
     run("prune(macs=0.75)", &mut pruned);
     ops::infer_types(&mut pruned).unwrap();
 
-    let share = macs(&pruned) as f64 / macs(&original) as f64;
+    let share = cost::of_model(&pruned).macs as f64 / cost::of_model(&original).macs as f64;
     assert!((0.60..=0.75).contains(&share), "{share} of the multiply-accumulates are left");
     let bytes = |m: &Model| lower::to_bytes(m).unwrap().len();
     assert!(bytes(&pruned) * 10 < bytes(&original) * 9, "{} of {} bytes", bytes(&pruned), bytes(&original));

@@ -9,8 +9,9 @@
 //! - Bytes are those of all tensors an op reads and writes, sub-byte types packed.
 //! - The body of a Loop or Scan counts as run once, of the branches of an If the dearest one.
 
+use super::macs;
 use crate::ir::{DType, Graph, Model, OpId, ValueId};
-use std::{collections::BTreeMap, iter::Sum, ops::Add};
+use std::{iter::Sum, ops::Add};
 
 /// The cost of an op or of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,12 +44,17 @@ impl Sum for Cost {
 pub fn of_op(g: &Graph, op: OpId) -> Cost {
     let slots = || g.inputs_of(op).into_iter().chain(g.outputs_of(op)).flatten();
     let own = Cost {
-        macs: macs(g, op).unwrap_or(0),
+        macs: macs(g, op),
         params: g.inputs_of(op).into_iter().flatten().map(|v| params(g, v)).sum(),
         bytes: slots().map(|v| bytes(g, v)).fold(0, u64::saturating_add),
     };
+    own + of_bodies(g, op)
+}
+
+/// The cost of what an op's bodies do.
+pub(super) fn of_bodies(g: &Graph, op: OpId) -> Cost {
     let bodies = g.op(op).bodies().map(of_graph);
-    own + match &*g.op(op).op_type {
+    match &*g.op(op).op_type {
         "If" => bodies.max_by_key(|c| (c.macs, c.bytes)).unwrap_or_default(),
         _ => bodies.sum(),
     }
@@ -79,66 +85,15 @@ fn params(g: &Graph, v: ValueId) -> u64 {
 
 fn bytes(g: &Graph, v: ValueId) -> u64 {
     let bits = g.dtype(v).map_or(0, DType::bits) as u64;
-    sizes(g, v).map_or(0, |s| volume(&s)).saturating_mul(bits).div_ceil(8)
+    let extents =
+        |v| Some(g.shape(v)?.iter().map(|d| d.known().unwrap_or(1) as u64).fold(1, u64::saturating_mul));
+    extents(v).unwrap_or(0u64).saturating_mul(bits).div_ceil(8)
 }
 
-/// The extents of a value, unknown ones as 1.
-fn sizes(g: &Graph, v: ValueId) -> Option<Vec<u64>> {
-    Some(g.shape(v)?.iter().map(|d| d.known().unwrap_or(1) as u64).collect())
-}
-
-fn volume(sizes: &[u64]) -> u64 {
-    sizes.iter().fold(1, |n, d| n.saturating_mul(*d))
-}
-
-fn macs(g: &Graph, id: OpId) -> Option<u64> {
-    let op = g.op(id);
-    let input = |slot: usize| sizes(g, g.input(id, slot)?);
-    let out = || Some(volume(&sizes(g, g.output(id, 0)?)?));
-    Some(match (&*op.domain, &*op.op_type) {
-        ("" | "ai.onnx", "Conv" | "ConvInteger" | "DeformConv") => {
-            out()?.saturating_mul(volume(input(1)?.get(1..)?))
-        }
-        ("" | "ai.onnx", "QLinearConv") => out()?.saturating_mul(volume(input(3)?.get(1..)?)),
-        ("" | "ai.onnx", "ConvTranspose") => volume(&input(0)?).saturating_mul(volume(input(1)?.get(1..)?)),
-        ("" | "ai.onnx", "MatMul" | "MatMulInteger" | "QLinearMatMul") => {
-            out()?.saturating_mul(*input(0)?.last()?)
-        }
-        ("com.microsoft", "MatMulNBits") => out()?.saturating_mul(*input(0)?.last()?),
-        ("" | "ai.onnx", "Gemm") => {
-            let inner = usize::from(op.int("transA") != Some(1));
-            out()?.saturating_mul(*input(0)?.get(inner)?)
-        }
-        ("" | "ai.onnx", "LSTM" | "GRU" | "RNN") => {
-            let steps = volume(input(0)?.get(..2)?);
-            steps.saturating_mul(volume(&input(1)?).saturating_add(volume(&input(2)?)))
-        }
-        ("" | "ai.onnx", "Attention") => {
-            // Scores for every pair of query and key, and as much again for the values. 3-d inputs hold all heads.
-            let (q, k, v) = (input(0)?, input(1)?, input(2)?);
-            let keys = k[k.len().checked_sub(2)?];
-            let heads = if q.len() == 3 { op.int("q_num_heads").unwrap_or(1).max(1) as u64 } else { 1 };
-            let groups = if v.len() == 3 { op.int("kv_num_heads").unwrap_or(1).max(1) as u64 } else { 1 };
-            let queries = volume(&q).checked_div(*q.last()?)?.saturating_mul(heads);
-            let scores = volume(&q).saturating_mul(keys);
-            scores.saturating_add(queries.saturating_mul(keys).saturating_mul(v.last()? / groups))
-        }
-        ("" | "ai.onnx", "Einsum") => {
-            let equation: String = op.str("equation")?.chars().filter(|c| !c.is_whitespace()).collect();
-            let terms = equation.split("->").next()?.split(',');
-            let mut labels = BTreeMap::new();
-            for (slot, term) in terms.enumerate() {
-                let sizes = input(slot)?;
-                (term.chars().count() == sizes.len()).then_some(())?;
-                for (label, size) in term.chars().zip(sizes) {
-                    let known = labels.entry(label).or_insert(1u64);
-                    *known = size.max(*known);
-                }
-            }
-            labels.values().fold(1, |n: u64, d| n.saturating_mul(*d))
-        }
-        _ => return None,
-    })
+/// The multiply-accumulates of one op, its bodies left out.
+fn macs(g: &Graph, op: OpId) -> u64 {
+    let products = macs::of_op(g, op).unwrap_or_default();
+    products.iter().map(|p| p.value(|axis| axis.extent(g))).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod axes;
 pub mod cost;
 pub mod fold;
 pub mod infer;
+mod macs;
 
 pub use infer::{Conflict, Inference, infer_types};
 

@@ -4,7 +4,10 @@ use onnx_compress::{
     ir::{DType, Dim, Model, Tensor},
     lower,
     measure::Batch,
-    ops::axes::{Flow, Keep},
+    ops::{
+        axes::{Flow, Keep},
+        cost, infer_types,
+    },
     runtime::{Runtime, Session, SessionOptions},
 };
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
@@ -42,15 +45,25 @@ impl Oracle {
         let inputs = random_inputs(a);
         largest_difference(&self.run(a, &inputs), &self.run(b, &inputs))
     }
-    /// Cuts and zeroes the same positions; how far the outputs are apart.
+    /// Cuts and zeroes the same positions; how far the outputs are apart. The work that is left is what
+    /// the analysis said it would be.
     pub(crate) fn cut_against_zero(&self, model: &Model, flow: Flow<'_>, keep: Keep) -> f32 {
+        let expected = work(&flow, &keep);
         let cut = flow.cut(keep);
         let (mut small, mut zeroed) = (model.clone(), model.clone());
         cut.apply(&mut small).unwrap();
         cut.zero(&mut zeroed).unwrap();
         small.verify().unwrap();
+        infer_types(&mut small).unwrap();
+        assert_eq!(expected, cost::of_model(&small).macs, "multiply-accumulates of what is left");
         self.difference(&small, &zeroed)
     }
+}
+
+/// The multiply-accumulates of a model of which `keep` stays, priced before it is cut.
+pub(crate) fn work(flow: &Flow<'_>, keep: &Keep) -> u64 {
+    let kept = |f| keep.get(&f).map(Vec::len);
+    flow.prices().iter().map(|p| p.macs(&flow.arena, &kept)).sum()
 }
 
 fn largest_difference(a: &Batch, b: &Batch) -> f32 {

@@ -1,24 +1,32 @@
 //! Multiply-accumulates as a function of the extents of factors, so that a cut can be priced before it is made.
 
 use super::{
-    factor::{Arena, Factor, Factors},
+    factor::{Arena, Factor},
     flow::Flow,
 };
-use crate::ir::OpId;
+use crate::{
+    ir::OpId,
+    ops::{
+        cost,
+        macs::{self, Axis, Product},
+    },
+};
 
-/// The multiply-accumulates of one op: `scale` times the extents of `factors`. Unknown extents (a batch) count as 1.
+/// The multiply-accumulates of one op, its bodies included, as [`cost::of_op`] counts them.
 #[derive(Clone, Debug)]
 pub struct Price {
     /// The op.
     pub op: OpId,
-    factors: Factors,
-    scale: u64,
+    /// What does not shrink is in the numbers that a product is multiplied with.
+    products: Vec<Product<Factor>>,
 }
 
 impl Price {
-    /// The multiply-accumulates when `kept` says how many positions stay of a leaf (`None`: all).
+    /// The multiply-accumulates when `kept` says how many positions stay of a leaf (`None`: all). Unknown extents
+    /// (a batch) count as 1.
     pub fn macs(&self, arena: &Arena, kept: &impl Fn(Factor) -> Option<usize>) -> u64 {
-        self.factors.iter().fold(self.scale, |n, f| n.saturating_mul(arena.extent(*f, kept) as u64))
+        let value = |p: &Product<Factor>| p.value(|f| arena.extent(*f, kept) as u64);
+        self.products.iter().map(value).fold(0, u64::saturating_add)
     }
 }
 
@@ -39,29 +47,27 @@ impl Arena {
 }
 
 impl Flow<'_> {
-    /// The price of every convolution and matrix product.
+    /// The price of every op that costs multiply-accumulates. Together they are those of the main graph as
+    /// [`cost::of_model`] counts them.
     pub fn prices(&self) -> Vec<Price> {
-        self.graph.ops().filter_map(|op| self.price(op)).filter(|p| p.scale > 0).collect()
+        let prices = self.graph.ops().map(|op| self.price(op));
+        prices.filter(|p| p.macs(&self.arena, &|_| None) > 0).collect()
     }
-    fn price(&self, op: OpId) -> Option<Price> {
-        let node = self.graph.op(op);
-        let dims = |v: Option<crate::ir::ValueId>| v.map(|v| self.known_dims(v));
-        let (a, b) = (dims(self.graph.input(op, 0))?, dims(self.graph.input(op, 1)));
-        let y = dims(self.graph.output(op, 0))?;
-        let image = |d: &[Factor]| {
-            let batch = d.first().and_then(|f| self.arena.size(*f)).unwrap_or(1);
-            d.iter().skip(2).map(|f| self.arena.size(*f).unwrap_or(1)).product::<usize>() * batch
-        };
-        let (factors, scale): (Factors, usize) = match node.op_type.as_str() {
-            "Conv" if node.is_standard() => (b?.into(), image(y)),
-            "ConvTranspose" if node.is_standard() => (b?.into(), image(a)),
-            "MatMul" if node.is_standard() => (y.iter().chain(a.last()).copied().collect(), 1),
-            "Gemm" if node.is_standard() => {
-                let inner = a.get(usize::from(node.int("transA").unwrap_or(0) == 0));
-                (y.iter().chain(inner).copied().collect(), 1)
+    fn price(&self, op: OpId) -> Price {
+        let own = macs::of_op(self.graph, op).unwrap_or_default();
+        let bodies = Product { times: cost::of_bodies(self.graph, op).macs, ..Product::of([]) };
+        Price { op, products: own.iter().map(|p| self.shrinkable(p)).chain([bodies]).collect() }
+    }
+    /// The product over the factors that may shrink; the extents of the others are multiplied in.
+    fn shrinkable(&self, product: &Product<Axis>) -> Product<Factor> {
+        let mut result = Product { times: product.times, over: product.over, ..Product::of([]) };
+        for axis in &product.axes {
+            let factor = self.known_dims(axis.value).get(axis.at);
+            match factor.filter(|f| self.arena.frozen(**f).is_none()) {
+                Some(factor) => result.axes.push(*factor),
+                None => result.times = result.times.saturating_mul(axis.extent(self.graph)),
             }
-            _ => return None,
-        };
-        Some(Price { op, factors, scale: scale as u64 })
+        }
+        result
     }
 }

@@ -103,6 +103,14 @@ impl Walk {
         given: Option<&[Fact]>,
     ) -> HashMap<ValueId, Fact> {
         let mut facts = sources(g, outer, given, self.inputs_override && given.is_none());
+        for (v, fact) in &facts {
+            // Declared outside; a body knows it too, for whoever looks at the body alone.
+            if g.value(*v).origin == Origin::Captured
+                && let Some(ty) = fact.ty()
+            {
+                g.value_mut(*v).ty = Some(ty);
+            }
+        }
         for op in g.order() {
             let found = self.op(g, op, &facts);
             for (v, fact) in g.outputs_of(op).iter().zip(found) {

@@ -1,0 +1,150 @@
+//! Multiply-accumulates as sums of products of the extents of axes: the one table behind the cost of a model and the
+//! price of a cut, which therefore agree.
+
+use crate::ir::{Graph, OpId, ValueId};
+use std::collections::BTreeMap;
+
+/// An axis of an op's operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Axis {
+    pub(super) value: ValueId,
+    pub(super) at: usize,
+}
+
+impl Axis {
+    /// Its extent; one that is not known counts as 1.
+    pub(super) fn extent(self, g: &Graph) -> u64 {
+        let shape = g.shape(self.value);
+        shape.and_then(|s| s.get(self.at)?.known()).unwrap_or(1) as u64
+    }
+}
+
+/// The extents of `axes` times `times`, divided by `over`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Product<A> {
+    pub(super) axes: Vec<A>,
+    pub(super) times: u64,
+    pub(super) over: u64,
+}
+
+impl<A> Product<A> {
+    /// The product of extents.
+    pub(super) fn of(axes: impl IntoIterator<Item = A>) -> Product<A> {
+        Product { axes: axes.into_iter().collect(), times: 1, over: 1 }
+    }
+    /// Its value, at most what a `u64` holds.
+    pub(super) fn value(&self, extent: impl Fn(&A) -> u64) -> u64 {
+        self.axes.iter().fold(self.times, |n, axis| n.saturating_mul(extent(axis))) / self.over.max(1)
+    }
+}
+
+/// The multiply-accumulates of an op without its bodies, as products to be added up; `None` for operators that are not
+/// linear algebra, and where a rank that matters is not known.
+pub(super) fn of_op(g: &Graph, id: OpId) -> Option<Vec<Product<Axis>>> {
+    let op = g.op(id);
+    let input = |slot: usize| axes(g, g.input(id, slot)?);
+    let output = || axes(g, g.output(id, 0)?);
+    let standard = matches!(&*op.domain, "" | "ai.onnx");
+    Some(match &*op.op_type {
+        // Every output element takes a kernel.
+        "Conv" | "ConvInteger" | "DeformConv" if standard => one(output()?.iter().chain(input(1)?.get(1..)?)),
+        "QLinearConv" if standard => one(output()?.iter().chain(input(3)?.get(1..)?)),
+        // Every input element takes one.
+        "ConvTranspose" if standard => one(input(0)?.iter().chain(input(1)?.get(1..)?)),
+        "MatMul" | "MatMulInteger" | "QLinearMatMul" if standard => {
+            one(output()?.iter().chain(input(0)?.last()))
+        }
+        "MatMulNBits" if op.domain == "com.microsoft" => one(output()?.iter().chain(input(0)?.last())),
+        "Gemm" if standard => {
+            let inner = usize::from(op.int("transA") != Some(1));
+            one(output()?.iter().chain(input(0)?.get(inner)))
+        }
+        "LSTM" | "GRU" | "RNN" if standard => {
+            let x = input(0)?;
+            let steps = x.get(..2)?;
+            let product = |weight: &[Axis]| Product::of(steps.iter().chain(weight).copied());
+            vec![product(&input(1)?), product(&input(2)?)]
+        }
+        "Attention" if standard => {
+            // Scores for every pair of query and key, and as much again for the values. 3-d inputs hold all heads.
+            let (q, k, v) = (input(0)?, input(1)?, input(2)?);
+            let heads = |name: &str, x: &[Axis]| match x.len() {
+                3 => op.int(name).and_then(|n| u64::try_from(n).ok()).unwrap_or(1).max(1),
+                _ => 1,
+            };
+            let keys = k[k.len().checked_sub(2)?];
+            let (_, queries) = q.split_last()?;
+            let mix = Product::of(queries.iter().copied().chain([keys, *v.last()?]));
+            let (times, over) = (heads("q_num_heads", &q), heads("kv_num_heads", &v));
+            vec![Product::of(q.iter().copied().chain([keys])), Product { times, over, ..mix }]
+        }
+        "Einsum" if standard => {
+            let equation: String = op.str("equation")?.chars().filter(|c| !c.is_whitespace()).collect();
+            let terms = equation.split("->").next()?.split(',');
+            let mut labels: BTreeMap<char, Axis> = BTreeMap::new();
+            for (slot, term) in terms.enumerate() {
+                let axes = input(slot)?;
+                (term.chars().count() == axes.len()).then_some(())?;
+                for (label, axis) in term.chars().zip(axes) {
+                    let widest = labels.entry(label).or_insert(axis);
+                    if axis.extent(g) > widest.extent(g) {
+                        *widest = axis;
+                    }
+                }
+            }
+            one(labels.values())
+        }
+        _ => return None,
+    })
+}
+
+fn axes(g: &Graph, value: ValueId) -> Option<Vec<Axis>> {
+    let rank = g.shape(value)?.len();
+    Some((0..rank).map(|at| Axis { value, at }).collect())
+}
+
+fn one<'a>(axes: impl Iterator<Item = &'a Axis>) -> Vec<Product<Axis>> {
+    vec![Product::of(axes.copied())]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        ir::text,
+        ops::{axes::Flow, cost, infer_types},
+    };
+
+    /// The multiply-accumulates of a model with one op on inputs of these types, priced as well as counted.
+    fn counted(inputs: &str, op: &str) -> u64 {
+        let text = format!("<ir_version: 10, opset_import: [\"\" : 23]>\nm ({inputs}) => (y) {{ {op} }}");
+        let mut model = text::parse(&text).unwrap();
+        infer_types(&mut model).unwrap();
+        let flow = Flow::of(&model);
+        let priced = flow.prices().iter().map(|p| p.macs(&flow.arena, &|_| None)).sum::<u64>();
+        assert_eq!(priced, cost::of_model(&model).macs, "{op}");
+        priced
+    }
+
+    #[test]
+    fn operators_by_hand() {
+        let lstm = "float[7, N, 5] x, float[2, 12, 5] w, float[2, 12, 3] r";
+        let op = "y = LSTM <hidden_size = 3, direction = \"bidirectional\"> (x, w, r)";
+        assert_eq!(counted(lstm, op), 7 * 2 * 12 * (5 + 3));
+        let einsum = "float[2, 1, 5] a, float[1, 7, 5] b";
+        assert_eq!(counted(einsum, "y = Einsum <equation = \"b i k, b j k -> i j\"> (a, b)"), 2 * 7 * 5);
+        let heads = "float[2, 6, 32] q, float[2, 9, 16] k, float[2, 9, 16] v";
+        let op = "y = Attention <q_num_heads = 4, kv_num_heads = 2> (q, k, v)";
+        assert_eq!(counted(heads, op), 2 * (2 * 6 * 9 * 32));
+        let up = "float[1, 4, 8, 8] x, float[4, 3, 2, 2] w";
+        assert_eq!(counted(up, "y = ConvTranspose <group = 2, strides = [2, 2]> (x, w)"), 4 * 64 * 3 * 4);
+        assert_eq!(counted("float[5, 4] x, float[5, 6] w", "y = Gemm <transA = 1> (x, w)"), 5 * 4 * 6);
+        assert_eq!(counted("float[5, 4] x", "y = Relu (x)"), 0);
+    }
+    #[test]
+    fn of_two_branches_the_dearest_counts() {
+        let op = "y = If <then_branch = yes () => (float[2, 3] p) { p = MatMul (x, w) }, \
+                  else_branch = no () => (float[2, 3] q) { r = MatMul (x, w) q = MatMul (r, s) }> (go)";
+        let inputs = "bool go, float[2, 4] x, float[4, 3] w, float[3, 3] s";
+        assert_eq!(counted(inputs, op), 2 * 4 * 3 + 2 * 3 * 3);
+    }
+}
