@@ -52,6 +52,9 @@ pub(super) fn show(found: &Validation) -> String {
     }
     let source = if found.synthetic { "made-up inputs; --calib gives real ones" } else { "samples" };
     let mut lines = vec![outputs.to_string(), format!("compared on {} {source}", found.samples)];
+    for (o, own) in found.outputs.iter().filter_map(|o| Some((o, o.own_sqnr_db?))) {
+        lines.push(format!("`{}`: ONNX Runtime's own rewrites alone make it {own:.1} dB", o.name));
+    }
     if let Some(accuracy) = &found.accuracy {
         let (before, after) = (accuracy.original * 100.0, accuracy.compressed * 100.0);
         lines.push(format!("accuracy {before:.2}% -> {after:.2}% of {} labelled samples", accuracy.samples));

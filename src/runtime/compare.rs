@@ -18,6 +18,9 @@ pub struct OutputError {
     pub cosine: f64,
     /// Signal to noise ratio in decibel; `None` where there is no noise at all (infinite).
     pub sqnr_db: Option<f64>,
+    /// The same ratio of the original to itself without ONNX Runtime's rewrites, measured only where a bar is missed:
+    /// noise that the runtime makes by itself is not the compression's. `None` where not measured, or without noise.
+    pub own_sqnr_db: Option<f64>,
     /// Where the last axis may hold class scores: the share of rows with the same largest element.
     pub top1_agreement: Option<f64>,
     /// Elements that are NaN or infinite in the original.
@@ -107,6 +110,7 @@ impl Difference {
             cosine,
             // No signal but noise is minus infinity, which JSON cannot hold: the lowest number stands for it.
             sqnr_db: (self.noise > 0.0).then(|| (10.0 * (self.signal / self.noise).log10()).max(f64::MIN)),
+            own_sqnr_db: None,
             top1_agreement: (self.rows > 0).then(|| self.rows_agreeing as f64 / self.rows as f64),
             not_finite_original: self.not_finite[0],
             not_finite_compressed: self.not_finite[1],

@@ -1,8 +1,10 @@
 //! ONNX Runtime: finding its library, running models, and what is known by running them.
 
+mod accuracy;
 mod compare;
 mod convert;
 mod find;
+mod latency;
 mod measurer;
 mod numpy;
 mod samples;
@@ -10,14 +12,16 @@ mod session;
 mod synthesize;
 mod validate;
 
+pub use accuracy::Accuracy;
 pub use compare::OutputError;
 pub use find::Runtime;
+pub use latency::{Latency, Timing};
 pub use measurer::Measurer;
 pub use numpy::read_labels;
 pub use samples::Samples;
 pub use session::{Optimize, Provider, Session, SessionOptions};
 pub use synthesize::Synthesis;
-pub use validate::{Accuracy, Latency, Timing, Tolerance, ValidateOptions, Validation, validate};
+pub use validate::{Tolerance, ValidateOptions, Validation, validate};
 
 use crate::error::Error;
 

@@ -12,6 +12,7 @@ use crate::{
             field::{sparse_tensor_proto, tensor_proto as t},
             tensor_proto::DataLocation,
         },
+        wire,
     },
 };
 use std::collections::HashMap;
@@ -59,7 +60,11 @@ impl Writer {
     /// A tensor; `name` is its value's, or `None` where it has none or carries it.
     pub(super) fn tensor(&mut self, tensor: &Tensor, name: Option<&str>, external: bool) -> Rope {
         let mut out = Rope::default();
-        out.carried(&tensor.carried);
+        // A constant that was an attribute carries the name it had there; two names would not survive another saving.
+        match name {
+            Some(_) => out.carried(&wire::without(&tensor.carried, &[t::NAME])),
+            None => out.carried(&tensor.carried),
+        }
         tensor.shape().iter().for_each(|dim| out.int(t::DIMS, *dim as i64));
         out.int(t::DATA_TYPE, i64::from(tensor.dtype().onnx()));
         if let Some(name) = name {

@@ -1,0 +1,66 @@
+//! How long each model takes.
+
+use super::Session;
+use crate::{error::Result, measure::Batch};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// Run times of one batch in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Timing {
+    /// The median.
+    pub p50_ms: f64,
+    /// The 95th percentile.
+    pub p95_ms: f64,
+}
+
+/// Run times of both models on the same batch, taken in turns after a warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Latency {
+    /// Of the original.
+    pub original: Timing,
+    /// Of the compressed model.
+    pub compressed: Timing,
+    /// Timed runs of each.
+    pub runs: usize,
+    /// Samples in the batch.
+    pub batch: usize,
+    /// Threads within an operator; `None` where ONNX Runtime chose.
+    pub threads: Option<usize>,
+}
+
+const WARM_UP: usize = 3;
+const MOST_RUNS: usize = 200;
+const LEAST_RUNS: usize = 10;
+const TIME_BUDGET: Duration = Duration::from_secs(2);
+
+/// Times both in turns, so that what else the machine does meets both alike.
+pub(super) fn time(
+    before: &Session,
+    after: &Session,
+    batch: &Batch,
+    rows: usize,
+    threads: Option<usize>,
+) -> Result<Latency> {
+    for _ in 0..WARM_UP {
+        before.run(batch)?;
+        after.run(batch)?;
+    }
+    let started = Instant::now();
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    while a.len() < LEAST_RUNS || (a.len() < MOST_RUNS && started.elapsed() < TIME_BUDGET) {
+        for (session, times) in [(before, &mut a), (after, &mut b)] {
+            let start = Instant::now();
+            session.run(batch)?;
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let runs = a.len();
+    Ok(Latency { original: timing(a), compressed: timing(b), runs, batch: rows, threads })
+}
+
+fn timing(mut times: Vec<f64>) -> Timing {
+    times.sort_by(f64::total_cmp);
+    let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];
+    Timing { p50_ms: at(0.5), p95_ms: at(0.95) }
+}
