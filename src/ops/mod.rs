@@ -13,7 +13,7 @@ pub mod fold;
 pub mod infer;
 mod macs;
 
-pub use infer::{Conflict, Inference, infer_types};
+pub use infer::{Conflict, Inference, Known, infer_types};
 
 use crate::ir::Op;
 

@@ -7,6 +7,7 @@ use super::{
     rewrite::{Extent, Rewrite},
 };
 use crate::ir::{Dim, OpId, Use};
+use crate::ops::fold::moves::permutation;
 
 /// Operators of several operands whose axes all correspond. Any other takes one operand and parameters (shapes, axes,
 /// bounds), whose elements have meanings of their own.
@@ -170,10 +171,9 @@ fn reduce(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
 }
 fn transpose(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
-    let reversed: Vec<i64> = (0..x.len() as i64).rev().collect();
-    let perm = flow.graph.op(op).ints("perm").map_or(reversed, <[i64]>::to_vec);
-    for (y, p) in y.iter().zip(perm) {
-        flow.arena.unify(*y, *x.get(usize::try_from(p).ok()?)?);
+    let perm = permutation(flow.graph.op(op), x.len())?;
+    for (y, k) in y.iter().zip(perm) {
+        flow.arena.unify(*y, x[k]);
     }
     Some(())
 }

@@ -4,7 +4,7 @@ use super::{
     Call,
     index::{axes, axis, broadcast, broadcast_strides, count, strides, walk},
 };
-use crate::ir::{DType, Tensor};
+use crate::ir::{DType, Op, Tensor};
 
 /// Elements a broadcast or repetition may make out of a smaller tensor: folding must not blow the model up.
 const MOST_NEW: usize = 1 << 16;
@@ -90,15 +90,20 @@ pub(super) fn unsqueeze(c: &Call<'_>) -> Option<Vec<Tensor>> {
     Some(vec![reshaped(t, shape)?])
 }
 
+/// The input axis that each output axis of a Transpose is.
+pub(crate) fn permutation(op: &Op, rank: usize) -> Option<Vec<usize>> {
+    match op.ints("perm") {
+        Some(perm) if perm.len() == rank && axes(perm, rank).is_some() => {
+            perm.iter().map(|a| axis(*a, rank)).collect()
+        }
+        Some(_) => None,
+        None => Some((0..rank).rev().collect()),
+    }
+}
+
 pub(super) fn transpose(c: &Call<'_>) -> Option<Vec<Tensor>> {
     let t = c.input(0)?;
-    let perm: Vec<usize> = match c.op.ints("perm") {
-        Some(perm) => perm.iter().map(|a| axis(*a, t.rank())).collect::<Option<_>>()?,
-        None => (0..t.rank()).rev().collect(),
-    };
-    let mut sorted = perm.clone();
-    sorted.sort_unstable();
-    sorted.iter().copied().eq(0..t.rank()).then_some(())?;
+    let perm = permutation(c.op, t.rank())?;
     let own = strides(t.shape());
     let shape: Vec<_> = perm.iter().map(|a| t.shape()[*a]).collect();
     Some(vec![strided(t, shape, perm.iter().map(|a| own[*a]).collect(), 0)?])
@@ -273,7 +278,7 @@ pub(super) fn where_(c: &Call<'_>) -> Option<Vec<Tensor>> {
     let read = |t: &Tensor| walk(shape.clone(), broadcast_strides(t.shape(), &shape), 0);
     // Both sides laid end to end, so that one pick serves.
     let both = concat(&Call {
-        op: &crate::ir::Op::new("Concat", "").with("axis", 0),
+        op: &Op::new("Concat", "").with("axis", 0),
         inputs: &[Some(&x.reshaped([x.len()])), Some(&y.reshaped([y.len()]))],
         ..*c
     })?;

@@ -62,13 +62,7 @@ pub(super) fn flatten(c: &Call<'_>) -> Found {
 
 pub(super) fn transpose(c: &Call<'_>) -> Found {
     let s = c.shape(0)?;
-    match c.op.ints("perm") {
-        Some(perm) if perm.len() == s.len() => {
-            shaped(perm.iter().map(|a| Some(s[index::axis(*a, s.len())?].clone())).collect::<Option<_>>()?)
-        }
-        Some(_) => None,
-        None => shaped(s.iter().rev().cloned().collect()),
-    }
+    shaped(moves::permutation(c.op, s.len())?.into_iter().map(|k| s[k].clone()).collect())
 }
 
 pub(super) fn squeeze(c: &Call<'_>) -> Found {

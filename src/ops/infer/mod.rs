@@ -12,9 +12,9 @@
 //!
 //! A pass that changes what a value is must set its `ty` to `None`, or a stale type may fill a gap.
 //!
-//! For constant folding: [`infer`] also gives `values`, the tensors of all values of the main graph that are the same
-//! in every run and small, though they are computed: for example the Shape of a value of static shape, whose input is
-//! no constant. Each may be replaced by that constant (`Graph::make_constant`).
+//! For constant folding: [`infer`] also gives the tensors of all values, in bodies too, that are the same in every run
+//! and small, though they are computed: for example the Shape of a value of static shape, whose input is no constant.
+//! Each may be replaced by that constant (`Graph::make_constant`).
 
 mod bodies;
 mod call;
@@ -36,7 +36,7 @@ use crate::{
 use call::Call;
 use expr::Expr;
 use fact::Fact;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A declared type that contradicts what is inferred.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +54,17 @@ pub struct Conflict {
 pub struct Inference {
     /// Declared types that are wrong, in the order of the graph.
     pub conflicts: Vec<Conflict>,
-    /// Computed values of the main graph that are the same in every run, with their tensors.
+    /// What of the main graph is constant.
+    pub known: Known,
+}
+
+/// What is the same in every run though it is computed.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    /// Values of one graph, with their tensors.
     pub values: HashMap<ValueId, Tensor>,
+    /// What of the bodies of its ops, in their order, is.
+    pub bodies: BTreeMap<OpId, Vec<Known>>,
 }
 
 /// Fills in the types of all values of a model; see the [module](self).
@@ -72,18 +81,14 @@ pub fn infer(model: &mut Model) -> Result<Inference> {
         conflicts: Vec::new(),
         unnamed: 0,
     };
-    let facts = walk.graph(&mut model.graph, &HashMap::new(), None);
-    let computed =
-        |v: &ValueId| model.graph.producer(*v).is_some_and(|(op, _)| !model.graph.op(op).is("Constant"));
-    let constants = facts.iter().filter(|(v, _)| computed(v));
-    let values = constants.filter_map(|(v, fact)| Some((*v, values::tensor(fact)?))).collect();
+    let (_, known) = walk.graph(&mut model.graph, &HashMap::new(), None);
     for function in &mut model.functions {
         let standard = |d: &str| d.is_empty() || d == "ai.onnx";
         walk.opset =
             function.opsets.iter().filter(|o| standard(&o.domain)).map(|o| o.version).max().unwrap_or(1);
         walk.graph(&mut function.body, &HashMap::new(), None);
     }
-    Ok(Inference { conflicts: walk.conflicts, values })
+    Ok(Inference { conflicts: walk.conflicts, known })
 }
 
 struct Walk {
@@ -101,7 +106,7 @@ impl Walk {
         g: &mut Graph,
         outer: &HashMap<String, Fact>,
         given: Option<&[Fact]>,
-    ) -> HashMap<ValueId, Fact> {
+    ) -> (HashMap<ValueId, Fact>, Known) {
         let mut facts = sources(g, outer, given, self.inputs_override && given.is_none());
         for (v, fact) in &facts {
             // Declared outside; a body knows it too, for whoever looks at the body alone.
@@ -111,8 +116,12 @@ impl Walk {
                 g.value_mut(*v).ty = Some(ty);
             }
         }
+        let mut known = Known::default();
         for op in g.order() {
-            let found = self.op(g, op, &facts);
+            let (found, bodies) = self.op(g, op, &facts);
+            if !bodies.is_empty() {
+                known.bodies.insert(op, bodies);
+            }
             for (v, fact) in g.outputs_of(op).iter().zip(found) {
                 if let Some(v) = v {
                     let fact = self.settle(g, *v, fact);
@@ -120,11 +129,14 @@ impl Walk {
                 }
             }
         }
-        facts
+        let computed = |v: &ValueId| g.producer(*v).is_some_and(|(op, _)| !g.op(op).is("Constant"));
+        let constants = facts.iter().filter(|(v, _)| computed(v));
+        known.values = constants.filter_map(|(v, fact)| Some((*v, values::tensor(fact)?))).collect();
+        (facts, known)
     }
 
-    /// What an op's outputs are, one fact for each output slot.
-    fn op(&mut self, g: &mut Graph, id: OpId, facts: &HashMap<ValueId, Fact>) -> Vec<Fact> {
+    /// What an op's outputs are, one fact for each output slot; and what is constant in its bodies.
+    fn op(&mut self, g: &mut Graph, id: OpId, facts: &HashMap<ValueId, Fact>) -> (Vec<Fact>, Vec<Known>) {
         let slots = g.inputs_of(id);
         let outputs = g.outputs_of(id).len();
         let unknown = Fact::default();
@@ -132,21 +144,21 @@ impl Walk {
             slots.iter().map(|v| v.map(|v| facts.get(&v).unwrap_or(&unknown))).collect();
         let op = g.op(id).clone();
         let call = Call { op: &op, opset: self.opset, inputs: &inputs, outputs };
-        let bodies = self.bodies(g, id, &call, facts);
+        let (bodies, known) = self.bodies(g, id, &call, facts).into_iter().unzip::<_, _, Vec<_>, _>();
         let mut found =
             if bodies.is_empty() { one(&call) } else { bodies::outputs(&call, &bodies).unwrap_or_default() };
         found.resize_with(outputs, Fact::default);
-        found
+        (found, known)
     }
 
-    /// Infers the bodies of an op and gives what is known of their outputs.
+    /// Infers the bodies of an op and gives what is known of their outputs, and what is constant inside.
     fn bodies(
         &mut self,
         g: &mut Graph,
         id: OpId,
         call: &Call<'_>,
         facts: &HashMap<ValueId, Fact>,
-    ) -> Vec<Vec<Fact>> {
+    ) -> Vec<(Vec<Fact>, Known)> {
         if call.op.bodies().next().is_none() {
             return Vec::new();
         }
@@ -156,8 +168,9 @@ impl Walk {
         let given = if call.op.is_standard() { bodies::inputs(call) } else { Vec::new() };
         let mut out = Vec::new();
         for body in g.op_mut(id).bodies_mut() {
-            let facts = self.graph(body, &outer, Some(&given));
-            out.push(body.outputs.iter().map(|v| facts.get(v).cloned().unwrap_or_default()).collect());
+            let (facts, known) = self.graph(body, &outer, Some(&given));
+            let of = |v: &ValueId| facts.get(v).cloned().unwrap_or_default();
+            out.push((body.outputs.iter().map(of).collect(), known));
         }
         out
     }

@@ -92,8 +92,8 @@ fn known_values_are_given_for_folding() {
     let shape = node(&mut m, Op::new("Shape", "").with("end", 1i64), &[x]);
     let all = node(&mut m, Op::new("Shape", ""), &[x]);
     let found = infer(&mut m).unwrap();
-    assert_eq!(found.values.get(&shape), Some(&Tensor::ints([2])));
-    assert_eq!(found.values.get(&all), None);
+    assert_eq!(found.known.values.get(&shape), Some(&Tensor::ints([2])));
+    assert_eq!(found.known.values.get(&all), None);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::growth::{Bounds, TINY, cone, freed};
 use crate::{
     error::Result,
     ir::{Graph, Model, Op, OpId, Origin, Tensor, ValueId, Where},
-    ops::{fold::evaluate, infer::infer, is_deterministic},
+    ops::{Known, fold::evaluate, infer::infer, is_deterministic},
     passes::{Context, RemarkKind},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -35,14 +35,27 @@ pub(super) fn inferred(model: &mut Model, first: bool, cx: &mut Context<'_>) -> 
         let text = format!("declared {:?}, but it is {:?}", conflict.declared, conflict.inferred);
         cx.warning(conflict.at, text);
     }
-    let mut values: Vec<_> = found.values.into_iter().collect();
-    values.sort_unstable_by_key(|(v, _)| *v);
-    let g = &mut model.graph;
-    let small = |g: &Graph, v: ValueId, bytes: u64| bytes <= TINY || bytes <= freed(g, &[v]);
-    Ok(values
-        .into_iter()
-        .filter(|(v, t)| small(g, *v, t.byte_len() as u64) && make_constant(g, *v, t))
-        .count())
+    Ok(known(&mut model.graph, &found.known))
+}
+
+fn known(g: &mut Graph, found: &Known) -> usize {
+    let mut folded = 0;
+    for (op, bodies) in &found.bodies {
+        let mut bodies = bodies.iter();
+        g.edit_bodies(*op, |body| {
+            let inner = bodies.next().map_or(0, |found| known(body, found));
+            folded += inner;
+            inner > 0
+        });
+    }
+    let mut values: Vec<_> = found.values.iter().collect();
+    values.sort_unstable_by_key(|(v, _)| **v);
+    for (v, t) in values {
+        let bytes = t.byte_len() as u64;
+        let fits = bytes <= TINY || bytes <= freed(g, &[*v]);
+        folded += usize::from(fits && make_constant(g, *v, t));
+    }
+    folded
 }
 
 /// Computes what is cheap to compute from constants and takes no more room than they, in bodies too; returns how many

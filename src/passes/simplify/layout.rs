@@ -1,38 +1,31 @@
 //! Ops that only rearrange: two in a row are one.
 //!
 //! `Transpose(Transpose(x, p), q) = Transpose(x, p∘q)`. Reshape, Flatten, Squeeze and Unsqueeze keep the order of
-//! elements, so of two in a row only the last shape counts: `Reshape(Reshape(x, s), t) = Reshape(x, t)`.
+//! elements, so of two in a row only the last shape counts: `Reshape(Reshape(x, s), t) = Reshape(x, t)`. A shape of
+//! which one dimension is open need not be computed: that one is -1.
 
 use crate::{
     ir::{Dim, Tensor},
+    ops::fold::moves::permutation,
     passes::rules::{Bindings, Match, Miss, Rule},
 };
 
+/// The permutation of the Transpose that gives a value. An identity needs no rank, so an attribute alone may tell it.
+pub(super) fn transposed(m: &Match<'_>, name: &str) -> Option<Vec<usize>> {
+    let op = m.op(name)?;
+    let rank = m.ty("x").and_then(|t| t.rank()).or_else(|| Some(op.ints("perm")?.len()))?;
+    permutation(op, rank)
+}
+
 fn compose(m: &Match<'_>) -> Result<Bindings, Miss> {
-    let perm = |name| m.op(name).and_then(|op| op.ints("perm"));
-    let (first, second) = (perm("h"), perm("y"));
-    let rank = first.or(second).map(<[i64]>::len).or_else(|| m.ty("x").and_then(|t| t.rank()));
-    let rank = rank.ok_or("the rank is not known")? as i64;
-    let reversed: Vec<i64> = (0..rank).rev().collect();
-    let (first, second) = (first.unwrap_or(&reversed), second.unwrap_or(&reversed));
-    let axis = |k: &i64| usize::try_from(*k).ok().and_then(|k| first.get(k)).copied();
-    let perm: Option<Vec<i64>> = second.iter().map(axis).collect();
+    const MISS: Miss = "a permutation is not known";
+    let (first, second) = (transposed(m, "h").ok_or(MISS)?, transposed(m, "y").ok_or(MISS)?);
+    let perm = second.iter().map(|k| Some(*first.get(*k)? as i64)).collect::<Option<Vec<i64>>>();
     Ok(Bindings::default().attr("perm", perm.ok_or("the permutations differ in rank")?))
 }
 
-/// The shape that the last of two ops gives, as Reshape takes it: at most one dimension left open.
-fn last_shape(m: &Match<'_>) -> Result<Bindings, Miss> {
-    if m.opset < 5 {
-        return Err("Reshape before operator set 5 takes its shape as an attribute");
-    }
-    let root = m.op("y").ok_or("")?;
-    if root.is("Reshape") {
-        let target = m.tensor("t").ok_or("the shape is not constant")?;
-        let wanted = target.to_i64().ok_or("")?;
-        if !wanted.contains(&0) {
-            return Ok(Bindings::default().tensor("shape", target.clone()));
-        }
-    }
+/// The shape that an op gives, as Reshape takes it: at most one dimension left open.
+fn result_shape(m: &Match<'_>) -> Result<Bindings, Miss> {
     let shape = m.ty("y").and_then(|t| t.shape).ok_or("the resulting shape is not known")?;
     let open = shape.iter().filter(|d| d.known().is_none()).count();
     if open > 1 || shape.contains(&Dim::Known(0)) {
@@ -40,6 +33,23 @@ fn last_shape(m: &Match<'_>) -> Result<Bindings, Miss> {
     }
     let target = shape.iter().map(|d| d.known().map_or(-1, |n| n as i64));
     Ok(Bindings::default().tensor("shape", Tensor::ints(target)))
+}
+
+/// The shape that the last of two ops gives.
+fn last_shape(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.opset < 5 {
+        return Err("Reshape before operator set 5 takes its shape as an attribute");
+    }
+    let target = m.op("y").filter(|op| op.is("Reshape")).and_then(|_| m.tensor("t"));
+    match target.filter(|t| t.to_i64().is_some_and(|wanted| !wanted.contains(&0))) {
+        Some(target) => Ok(Bindings::default().tensor("shape", target.clone())),
+        None => result_shape(m),
+    }
+}
+
+/// A shape that is computed though at most one dimension of it is open.
+fn static_target(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.tensor("s").is_some() { Err("") } else { result_shape(m).map_err(|_| "") }
 }
 
 macro_rules! chains {
@@ -53,12 +63,20 @@ macro_rules! chains {
 pub(super) const CHAINS: &[Rule] =
     chains! { "Reshape(x, s)" "Flatten(x)" "Squeeze(x, $s?)" "Unsqueeze(x, $s?)" };
 
-pub(super) const RULES: &[Rule] = &[Rule {
-    name: "transpose-chain",
-    lhs: "h = Transpose(x)  y = Transpose(h)",
-    rhs: "y = Transpose(x)",
-    bind: compose,
-}];
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        name: "transpose-chain",
+        lhs: "h = Transpose(x)  y = Transpose(h)",
+        rhs: "y = Transpose(x)",
+        bind: compose,
+    },
+    Rule {
+        name: "static-reshape",
+        lhs: "y = Reshape(x, s)",
+        rhs: "y = Reshape(x, shape)",
+        bind: static_target,
+    },
+];
 
 #[cfg(test)]
 mod tests {
@@ -100,15 +118,5 @@ mod tests {
             (w.shape(), w.to_f32().unwrap().to_vec()),
             (&[3, 2][..], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0])
         );
-    }
-    #[test]
-    fn only_the_last_shape_counts() {
-        let mut g = Graph::new("g");
-        let x = g.add_input("x", Type::tensor(DType::F32, [2, 3, 4].map(Into::into)));
-        let h = g.add_node(Op::new("Flatten", "f"), &[x], "h", None);
-        let s = g.add_initializer("s", Tensor::ints([4, -1]));
-        let y = g.add_node(Op::new("Reshape", "r"), &[h, s], "y", None);
-        g.outputs.push(y);
-        assert_eq!(simplified(g).ops().count(), 1);
     }
 }

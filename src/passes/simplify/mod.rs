@@ -10,7 +10,6 @@ mod layout;
 mod lift;
 mod no_op;
 mod recurrent;
-mod shape;
 mod share;
 
 use super::{
@@ -27,8 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
-    let families =
-        [no_op::RULES, shape::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
+    let families = [no_op::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
     RuleSet::new(families.into_iter().flatten())
 });
 

@@ -1,5 +1,6 @@
 //! Ops that give back what they take: `f(x) = x`.
 
+use super::layout::transposed;
 use crate::passes::rules::{Bindings, Match, Miss, Rule};
 
 fn always(_: &Match<'_>) -> Result<Bindings, Miss> {
@@ -33,8 +34,8 @@ fn zero(m: &Match<'_>) -> Result<Bindings, Miss> {
     neutral(m, 0.0)
 }
 fn identity_permutation(m: &Match<'_>) -> Result<Bindings, Miss> {
-    let perm = m.op("y").and_then(|op| op.ints("perm")).ok_or("")?;
-    if perm.iter().enumerate().all(|(k, p)| *p == k as i64) { always(m) } else { Err("") }
+    let perm = transposed(m, "y").ok_or("")?;
+    if perm.iter().copied().eq(0..perm.len()) { always(m) } else { Err("") }
 }
 /// Dropout without a training mode input passes its input on; before version 7 an attribute says so.
 fn inference(m: &Match<'_>) -> Result<Bindings, Miss> {
