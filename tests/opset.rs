@@ -47,7 +47,7 @@ fn converted_conformance_models_give_what_they_gave() {
     let (mut converted, mut refused, mut wrong) = (0, Vec::new(), Vec::new());
     for case in conformance().into_iter().filter(|c| c.runs) {
         let model = lower::load(&case.model).unwrap();
-        for target in [13, 17, 21] {
+        for target in [13, 17, 21, 23, 25] {
             if model.opset() >= target || model.opset() < opset::VERSIONS.0 {
                 continue;
             }
@@ -70,6 +70,8 @@ fn converted_conformance_models_give_what_they_gave() {
             let Ok(expected) = run(&runtime, &model, &batch) else { continue };
             converted += 1;
             match run(&runtime, &new, &batch) {
+                // ONNX Runtime has Swish as a function of other ops up to operator set 23, and not yet in a later one.
+                Err(Error::Runtime(why)) if why.contains("implementation for Swish(24)") => {}
                 Err(e) => wrong.push(format!("{} to {target}: {e}", case.name)),
                 Ok(found) if !same(&expected, &found) => {
                     wrong.push(format!("{} to {target}: outputs differ", case.name));
@@ -82,7 +84,7 @@ fn converted_conformance_models_give_what_they_gave() {
     let known = |r: &&String| !r.contains("/test_scan_sum ") && !r.contains("/test_upsample_nearest ");
     assert_eq!(refused.iter().find(known), None, "refused");
     assert!(wrong.is_empty(), "{} of {converted}:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(converted > 1400, "only {converted} conversions were compared");
+    assert!(converted > 3700, "only {converted} conversions were compared");
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn converted_real_models_give_what_they_gave() {
     let mut converted = 0;
     for path in [support::zoo_models(), support::corpus()].concat() {
         let model = lower::load(&path).unwrap();
-        for target in [17, 21] {
+        for target in [17, 21, 25] {
             if model.opset() >= target || model.opset() < opset::VERSIONS.0 {
                 continue;
             }
@@ -107,5 +109,5 @@ fn converted_real_models_give_what_they_gave() {
             converted += 1;
         }
     }
-    assert!(converted > 25, "only {converted} conversions were compared");
+    assert!(converted > 40, "only {converted} conversions were compared");
 }
