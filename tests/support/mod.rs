@@ -13,6 +13,7 @@
 //! Nothing here skips: what the set-up should have made and is not there fails the test, naming the command to run.
 #![allow(dead_code)] // each test file is a crate of its own and uses its share of this
 
+pub(crate) mod blocks;
 pub(crate) mod oracle;
 
 use std::collections::HashSet;

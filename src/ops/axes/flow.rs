@@ -41,7 +41,7 @@ impl<'g> Flow<'g> {
     fn visit(&mut self, op: OpId) {
         let node = self.graph.op(op);
         let known = node.is_standard()
-            && match table::find(&node.op_type, self.opset) {
+            && match table::find(node, self.opset) {
                 Some(line) => rule::apply(self, op, line.text, line.bound).is_some(),
                 None => structural::apply(self, op).is_some(),
             };

@@ -14,7 +14,7 @@ pub(super) fn reshape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         let extents = shape.iter().zip(&y).map(|(n, f)| extent(flow, *n, *f)).collect();
         flow.rewrites.push(Rewrite::Ints { op, name: "shape".to_owned(), extents });
     } else {
-        shape_input(flow, op, &y)?;
+        shape_input(flow, op, 1, &y)?;
     }
     regroup(flow, &x, &y);
     Some(())
@@ -26,19 +26,23 @@ fn extent(flow: &Flow<'_>, written: i64, f: Factor) -> Extent {
         _ => Extent::Keep(written),
     }
 }
-/// Keeps the shape in input 1 of an op in step with the axes it describes. The shape is a constant, or a concatenation
+/// Keeps the shape in an input of an op in step with the axes it describes. The shape is a constant, or a concatenation
 /// of constants and computed parts (a batch, mostly); axes described by a computed part keep their extents.
-pub(super) fn shape_input(flow: &mut Flow<'_>, op: OpId, dims: &[Factor]) -> Option<()> {
-    let shape = flow.graph.input(op, 1)?;
-    if let Some(values) = flow.ints(op, 1) {
+pub(super) fn shape_input(flow: &mut Flow<'_>, op: OpId, slot: usize, dims: &[Factor]) -> Option<()> {
+    let shape = flow.graph.input(op, slot)?;
+    if let Some(values) = flow.ints(op, slot) {
         let extents = values.iter().zip(dims).map(|(n, f)| extent(flow, *n, *f)).collect();
-        flow.rewrites.push(Rewrite::Input { op, slot: 1, extents });
+        flow.rewrites.push(Rewrite::Input { op, slot, extents });
         return (values.len() == dims.len()).then_some(());
     }
     let (concat, _) = flow.graph.producer(shape)?;
     let reads_shape = |u: &Use| {
         let reader = flow.graph.op(u.op());
-        matches!(u, Use::Input(_, 1)) && (reader.is("Reshape") || reader.is("Expand"))
+        match u {
+            Use::Input(_, 0) => reader.is("ConstantOfShape"),
+            Use::Input(_, 1) => reader.is("Reshape") || reader.is("Expand"),
+            _ => false,
+        }
     };
     if !flow.graph.op(concat).is("Concat") || !flow.graph.uses(shape).iter().all(reads_shape) {
         return None;

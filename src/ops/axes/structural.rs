@@ -46,6 +46,7 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "Pad" => pad(flow, op),
         "Resize" | "Upsample" => resize(flow, op),
         "Expand" => expand(flow, op),
+        "ConstantOfShape" => constant_of_shape(flow, op),
         "Reshape" => reshape::reshape(flow, op),
         "Flatten" => reshape::flatten(flow, op),
         "Squeeze" | "Unsqueeze" => reshape::squeeze(flow, op),
@@ -355,7 +356,13 @@ fn expand(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         [Dim::Known(n)] => y.len().checked_sub(n)?,
         _ => return None,
     };
-    reshape::shape_input(flow, op, &y[described..])?;
+    reshape::shape_input(flow, op, 1, &y[described..])?;
     broadcast(flow, &x, &y);
     Some(())
+}
+/// Every position holds the same.
+fn constant_of_shape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (shape, y) = (flow.graph.input(op, 0)?, flow.output(op, 0)?);
+    flow.freeze_value(shape, "a parameter of an operator");
+    reshape::shape_input(flow, op, 0, &y)
 }

@@ -1,7 +1,10 @@
 //! The analysis on small graphs: what becomes a group, and that cutting leaves a valid graph with the right extents.
 
 use super::{Flow, Keep};
-use crate::ir::{DType, Dim, Graph, Model, Op, OpsetImport, Tensor, Type, ValueId};
+use crate::{
+    ir::{DType, Dim, Graph, Model, Op, OpsetImport, Tensor, Type, ValueId, text},
+    ops::infer_types,
+};
 
 fn weight(g: &mut Graph, name: &str, shape: &[usize]) -> ValueId {
     let n = shape.iter().product();
@@ -98,4 +101,25 @@ fn unknown_operators_freeze_and_reductions_are_statistics() {
     g.outputs.push(y);
     let groups = Flow::of(&model(g)).groups();
     assert_eq!(groups.iter().map(|g| (g.size, g.exact)).collect::<Vec<_>>(), [(8, false)]);
+}
+
+/// ONNX Runtime does not run this layout on CPU, so nothing but the structure is tested.
+#[test]
+fn recurrent_layers_may_have_the_batch_first() {
+    let mut m = text::parse(
+        "<ir_version: 8, opset_import: [\"\" : 17]>
+         m (float[N, 7, 3] x) => (float[N, 2, 5] y)
+         <float[2, 32, 3] w, float[2, 32, 8] r, float[2, 24] p, float[8, 5] v>
+         {
+           a, h, c = LSTM <layout = 1, direction = \"bidirectional\", hidden_size = 8> (x, w, r, , , , , p)
+           s = Add (h, c)
+           y = MatMul (s, v)
+         }",
+    )
+    .unwrap();
+    infer_types(&mut m).unwrap();
+    let shapes: Vec<_> = halved(&mut m).into_iter().map(|(_, shape)| shape).collect();
+    assert_eq!(shapes, [vec![2, 16, 3], vec![2, 16, 4], vec![2, 12], vec![4, 5]]);
+    let lstm = m.graph.ops().find(|o| m.graph.op(*o).is("LSTM")).unwrap();
+    assert_eq!(m.graph.op(lstm).int("hidden_size"), Some(4));
 }

@@ -83,7 +83,8 @@ impl Prune {
         for (candidate, n) in open.iter().zip(&kept) {
             let Some(n) = n else { continue };
             let group = &candidate.group;
-            let names: Vec<_> = group.members.iter().map(|m| model.graph.name_of(m.value)).collect();
+            let mut names: Vec<_> = group.members.iter().map(|m| model.graph.name_of(m.value)).collect();
+            names.dedup();
             let text = format!("{} -> {n} positions, in {}", group.size, shortened(&names));
             cx.applied(place(model, group), text);
         }
