@@ -20,11 +20,11 @@ fn neutral(m: &Match<'_>, c: f32) -> Result<Bindings, Miss> {
     if value != Some(c) {
         return Err("");
     }
-    let rank = m.ty("x").and_then(|x| x.rank());
-    if t.rank() == 0 || rank.is_some_and(|r| t.rank() <= r) {
-        Ok(Bindings::default())
-    } else {
-        Err("the constant may add dimensions: the rank of the other input is not known")
+    match m.ty("x").and_then(|x| x.rank()) {
+        _ if t.rank() == 0 => always(m),
+        Some(rank) if t.rank() <= rank => always(m),
+        Some(_) => Err("the constant adds dimensions"),
+        None => Err("the constant may add dimensions: the rank of the other input is not known"),
     }
 }
 fn one(m: &Match<'_>) -> Result<Bindings, Miss> {

@@ -20,12 +20,18 @@ pub(super) fn zero_states(g: &mut Graph) -> usize {
         if !["LSTM", "GRU", "RNN"].iter().any(|kind| g.op(op).is(kind)) {
             continue;
         }
-        for slot in STATES {
-            if g.input(op, slot).is_some_and(|v| is_zero(g, v)) {
-                g.set_input(op, slot, None);
-                dropped += 1;
-            }
+        let mut inputs = g.inputs_of(op);
+        let zero = |slot: &usize| inputs.get(*slot).copied().flatten().is_some_and(|v| is_zero(g, v));
+        let zeros: Vec<usize> = STATES.into_iter().filter(zero).collect();
+        if zeros.is_empty() {
+            continue;
         }
+        dropped += zeros.len();
+        zeros.into_iter().for_each(|slot| inputs[slot] = None);
+        while inputs.last() == Some(&None) {
+            inputs.pop();
+        }
+        g.set_inputs(op, &inputs);
     }
     dropped
 }
