@@ -15,5 +15,6 @@ fn main() -> Result<(), Error> {
         _ => return Err(Error::usage("two paths are needed", "resave IN OUT [--external]")),
     };
     let model = lower::load(Path::new(from))?;
-    lower::save(&model, Path::new(to), &SaveOptions { external_data })
+    lower::save(&model, Path::new(to), &SaveOptions { external_data })?;
+    Ok(())
 }

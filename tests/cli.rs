@@ -139,3 +139,25 @@ fn the_other_commands_show_what_they_promise() {
         .success()
         .stdout(contains("per_channel"));
 }
+
+#[test]
+fn sizes_count_the_files_beside_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, report) = (folder.path().join("out.onnx"), folder.path().join("report.json"));
+    let read = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
+    program()
+        .arg(support::zoo("vit_raw"))
+        .args(["-p", "simplify", "--no-validate", "--external-data", "always", "-o"])
+        .arg(&out)
+        .arg("--report")
+        .arg(&report)
+        .assert()
+        .success();
+    let length = |file: &str| fs::metadata(folder.path().join(file)).unwrap().len();
+    let both = length("out.onnx") + length("out.onnx.data");
+    let report = read(&fs::read_to_string(report).unwrap());
+    assert_eq!(report["after"]["file_bytes"], both);
+    assert_eq!(report["before"]["file_bytes"], fs::metadata(support::zoo("vit_raw")).unwrap().len());
+    let inspected = program().args(["inspect", "--json"]).arg(&out).output().unwrap();
+    assert_eq!(read(&String::from_utf8(inspected.stdout).unwrap())["file_bytes"], both);
+}

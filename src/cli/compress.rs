@@ -59,7 +59,7 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         input: input.to_owned(),
         output: None,
         pipeline: pipeline.to_string(),
-        before: Summary { file_bytes: file_bytes(input), ..Summary::of(&original) },
+        before: Summary::of_file(&original, input),
         after: Summary::of(&model),
         passes,
         counts: cx.counts,
@@ -152,12 +152,7 @@ fn write(model: &Model, output: &Path, args: &CompressArgs) -> Result<Option<u64
         ExternalArg::Never => ExternalData::Never,
         ExternalArg::Always => ExternalData::Always,
     };
-    lower::save(model, output, &SaveOptions { external_data })?;
-    Ok(file_bytes(output))
-}
-
-fn file_bytes(path: &Path) -> Option<u64> {
-    Some(std::fs::metadata(path).ok()?.len())
+    lower::save(model, output, &SaveOptions { external_data }).map(Some)
 }
 
 fn show(report: &Report, verbose: bool, to_stderr: bool) -> Result<()> {

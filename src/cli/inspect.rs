@@ -39,8 +39,7 @@ fn signature(graph: &Graph, v: ValueId) -> String {
 /// Shows what a model holds.
 pub(super) fn inspect(path: &Path, json: bool) -> Result<()> {
     let model = load(path)?;
-    let mut summary = Summary::of(&model);
-    summary.file_bytes = std::fs::metadata(path).ok().map(|m| m.len());
+    let summary = Summary::of_file(&model, path);
     if json {
         let text = serde_json::to_string_pretty(&summary).expect("a summary is plain data");
         return out(&text);

@@ -1,11 +1,14 @@
 //! The size of a model in the figures that compression changes.
 
 use crate::{
-    ir::{Graph, Model},
+    ir::{Data, Graph, Model},
     ops,
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 /// What a model holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -37,6 +40,20 @@ impl Summary {
             summary.macs = ops::cost::of_model(&typed).macs;
         }
         summary
+    }
+
+    /// Counts a model that was loaded from a file, with the bytes of that file and of those its constants lie in.
+    pub fn of_file(model: &Model, path: &Path) -> Summary {
+        let mut files = BTreeSet::from([path.to_owned()]);
+        model.for_each_graph(|graph| {
+            for (_, tensor) in graph.initializers() {
+                if let Some(Data::Mapped { file, .. }) = tensor.data() {
+                    files.insert(file.path().to_owned());
+                }
+            }
+        });
+        let lengths = files.iter().map(|file| Some(std::fs::metadata(file).ok()?.len()));
+        Summary { file_bytes: lengths.sum(), ..Summary::of(model) }
     }
 
     fn add(&mut self, graph: &Graph) {

@@ -40,16 +40,19 @@ pub struct SaveOptions {
 /// own input file, as they were; what replaces a file is on the disk before it does, so not even a power failure loses
 /// both. `path` may be the file the model was loaded from.
 ///
+/// Returns the bytes of all files written.
+///
 /// # Errors
 /// [`Error::Usage`] where `path` cannot be a model file, [`Error::Io`] where writing fails, [`Error::Unsupported`]
 /// where the model does not fit into one file and may not have external data.
-pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<()> {
+pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<u64> {
     let name = check_target(path)?;
     let (rope, data_file) = encode(model, &name, options.external_data);
     check_size(&rope)?;
     let data_file = data_file.filter(|file| !file.parts.is_empty());
     let folder = folder_of(path);
     let failed = |source| Error::io("cannot write", path, source);
+    let external = data_file.as_ref().map_or(0, |file| file.end);
     let data = match &data_file {
         Some(file) => Some((write_parts(file, path).map_err(failed)?, folder.join(&file.name))),
         None => None,
@@ -59,7 +62,8 @@ pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<()> {
     if let Some((data, to)) = data {
         put_in_place(data, &to)?;
     }
-    put_in_place(whole, path)
+    put_in_place(whole, path)?;
+    Ok(rope.len() as u64 + external)
 }
 
 /// Gives a written file its name.

@@ -33,7 +33,8 @@ pub(super) struct DataFile {
     pub(super) parts: Vec<(u64, Data)>,
     /// Where bytes that several tensors share already stand, by address and length.
     placed: HashMap<(usize, usize), u64>,
-    end: u64,
+    /// Its length in bytes.
+    pub(super) end: u64,
 }
 
 impl DataFile {
