@@ -1,8 +1,10 @@
 //! The quant pass and the nodes its schemes become, together.
 
 use onnx_compress::{
+    Error,
     ir::{DType, Graph, Model, Op, OpsetImport, Tensor, Type},
     lower::schemes::materialize,
+    ops::infer_types,
     passes::{Changed, Context, Pipeline},
 };
 
@@ -26,29 +28,90 @@ fn bytes(model: &Model) -> usize {
 }
 
 #[test]
-fn weights_become_int8_behind_dequantize_linear() {
-    let mut m = model();
-    let before = bytes(&m);
-    let pipeline: Pipeline = "quant".parse().unwrap();
-    assert_eq!(pipeline.run(&mut m, &mut Context::new()).unwrap(), Changed::Yes);
-    materialize(&mut m).unwrap();
-    m.verify().unwrap();
-    assert!(bytes(&m) * 100 < before * 35, "{} of {before} bytes", bytes(&m));
-    for name in ["w", "table"] {
-        let v = m.graph.find(name).unwrap();
-        let op = m.graph.producer(v).unwrap().0;
-        assert!(m.graph.op(op).is("DequantizeLinear"), "{name}");
-        let stored = m.graph.input(op, 0).unwrap();
-        assert_eq!(m.graph.dtype(stored), Some(DType::I8), "{name}");
+fn weights_become_int8_and_are_computed_back() {
+    let before = bytes(&model());
+    for (text, last, first) in [
+        ("quant", "Mul", "Cast"),
+        ("quant(form=folded)", "Mul", "Cast"),
+        ("quant(form=qdq)", "DequantizeLinear", "DequantizeLinear"),
+    ] {
+        let mut m = model();
+        let pipeline: Pipeline = text.parse().unwrap();
+        assert_eq!(pipeline.run(&mut m, &mut Context::new()).unwrap(), Changed::Yes);
+        materialize(&mut m).unwrap();
+        m.verify().unwrap();
+        assert!(bytes(&m) * 100 < before * 35, "{} of {before} bytes", bytes(&m));
+        for name in ["w", "table"] {
+            let v = m.graph.find(name).unwrap();
+            let mut op = m.graph.producer(v).unwrap().0;
+            assert!(m.graph.op(op).is(last), "{text}: {name}");
+            while let Some((before, _)) = m.graph.producer(m.graph.input(op, 0).unwrap()) {
+                op = before;
+            }
+            assert!(m.graph.op(op).is(first), "{text}: {name}");
+            let stored = m.graph.input(op, 0).unwrap();
+            assert_eq!(m.graph.dtype(stored), Some(DType::I8), "{text}: {name}");
+        }
+        // What is integer already is left as it is, and not turned back.
+        infer_types(&mut m).unwrap();
+        let once = m.clone();
+        let again: Pipeline = format!("simplify,{text}").parse().unwrap();
+        let mut cx = Context::new();
+        assert_eq!(again.run(&mut m, &mut cx).unwrap(), Changed::No, "{text}");
+        assert_eq!(m, once, "{text}");
+        let said = cx.remarks.iter().filter(|r| r.text.ends_with("is quantized already")).count();
+        assert_eq!(said, 2, "{text}: {:?}", cx.remarks);
+        let pruned = "prune".parse::<Pipeline>().unwrap().run(&mut m, &mut Context::new());
+        assert!(matches!(pruned, Err(Error::Pass { .. })), "{text}: there is nothing to cut");
+        assert_eq!(m, once, "{text}");
     }
-    // What is integer already is left as it is.
-    let once = m.clone();
-    assert_eq!(pipeline.run(&mut m, &mut Context::new()).unwrap(), Changed::No);
-    assert_eq!(m, once);
 }
 
 #[test]
 fn a_misspelt_option_is_refused() {
     assert!("quant(per_chanel=false)".parse::<Pipeline>().is_err());
     assert!("quant(exclude=[\"a*\"],activations=none,per_channel=false)".parse::<Pipeline>().is_ok());
+}
+
+/// x -> MatMul(64, 48) -> Relu -> MatMul(48, 40) -> y.
+fn layers() -> Model {
+    let mut m = model();
+    let mut g = Graph::new("layers");
+    let values = |k: usize| (0..k).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<f32>>();
+    let x = g.add_input("x", Type::tensor(DType::F32, ["n".into(), 64.into()]));
+    let (a, b) = (Tensor::from_vec([64, 48], values(3072)), Tensor::from_vec([48, 40], values(1920)));
+    let (a, b) = (g.add_initializer("a", a), g.add_initializer("b", b));
+    let h = g.add_node(Op::new("MatMul", "first"), &[x, a], "h", None);
+    let r = g.add_node(Op::new("Relu", "r"), &[h], "r", None);
+    let y = g.add_node(Op::new("MatMul", "second"), &[r, b], "y", None);
+    g.outputs.push(y);
+    m.graph = g;
+    m
+}
+
+#[test]
+fn pruning_comes_first_and_says_so() {
+    let prune: Pipeline = "prune(ratio=0.5)".parse().unwrap();
+    for text in ["quant(form=qdq)", "quant(form=folded)"] {
+        for materialized in [false, true] {
+            let mut m = layers();
+            let quant: Pipeline = text.parse().unwrap();
+            assert_eq!(quant.run(&mut m, &mut Context::new()).unwrap(), Changed::Yes);
+            if materialized {
+                materialize(&mut m).unwrap();
+            }
+            infer_types(&mut m).unwrap();
+            let before = m.clone();
+            let error = prune.run(&mut m, &mut Context::new()).unwrap_err();
+            assert_eq!(error.exit_code(), 3, "{text}");
+            let why = format!("{error:?}");
+            assert!(!(text.contains("folded") || !materialized) || why.contains("prune first"), "{why}");
+            assert_eq!(m, before, "{text}: a failed pass changes nothing");
+        }
+    }
+    let mut m = layers();
+    let both: Pipeline = "prune(ratio=0.5),quant".parse().unwrap();
+    assert_eq!(both.run(&mut m, &mut Context::new()).unwrap(), Changed::Yes);
+    materialize(&mut m).unwrap();
+    m.verify().unwrap();
 }

@@ -3,7 +3,6 @@
 mod support;
 
 use onnx_compress::{
-    Error,
     ir::Model,
     lower::{self, SaveOptions, schemes::materialize},
     passes::{
@@ -99,20 +98,22 @@ fn weights_of_every_real_model_can_be_int8() {
     let (runtime, folder) = (runtime(), tempfile::tempdir().unwrap());
     let simplify: Pipeline = "simplify".parse().unwrap();
     let quant: Pipeline = "quant(activations=none)".parse().unwrap();
+    let folded: Pipeline = "quant(form=folded)".parse().unwrap();
     let floor = Quant::new(QuantOptions::default()).unwrap().least_sqnr().unwrap();
-    let (mut written, mut refused, mut shares) = (Vec::new(), 0, BTreeMap::new());
+    let (mut written, mut old, mut shares) = (Vec::new(), 0, BTreeMap::new());
     for path in zoo_models().into_iter().chain(corpus()) {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let original = load(&path);
         let mut model = original.clone();
         let _ = simplify.run(&mut model, &mut Context::new()).unwrap();
         let simplified = model.clone();
-        let changed = quant.run(&mut model, &mut Context::new()).unwrap();
+        let mut changed = quant.run(&mut model, &mut Context::new()).unwrap();
         model.verify().unwrap();
+        // The driver raises the operator set for DequantizeLinear; the arithmetic that stands for it needs that not.
         if original.opset() < 13 && changed == Changed::Yes {
-            assert!(matches!(materialize(&mut model), Err(Error::Unsupported { .. })), "{name}");
-            refused += 1;
-            continue;
+            old += 1;
+            model = simplified.clone();
+            changed = folded.run(&mut model, &mut Context::new()).unwrap();
         }
         materialize(&mut model).unwrap();
         model.verify().unwrap();
@@ -134,7 +135,7 @@ fn weights_of_every_real_model_can_be_int8() {
         lower::save(&model, &file, &SaveOptions::default()).unwrap();
         written.push(file);
     }
-    assert!(written.len() >= 20 && refused >= 3, "{} written, {refused} refused", written.len());
+    assert!(written.len() >= 25 && old >= 3, "{} written, {old} of old operator sets", written.len());
     for (name, most) in [("resnet20", 0.30), ("vit", 0.33), ("paraphrase-MiniLM-L3-v2", 0.27)] {
         assert!(shares[name] < most, "{name}: {}", shares[name]);
     }

@@ -23,6 +23,6 @@ pub use dtype::DType;
 pub use graph::{Graph, OpId, Origin, Slots, Use, Value, ValueId};
 pub use model::{Annotation, Carried, Function, Model, OpsetImport};
 pub use place::Where;
-pub use quant::QuantScheme;
+pub use quant::{QuantForm, QuantScheme};
 pub use tensor::{Element, SparseTensor, Storage, Tensor};
 pub use types::{Dim, Shape, TensorType, Type};

@@ -7,6 +7,16 @@ use super::{DType, Tensor};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
+/// Which operators compute the reals again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QuantForm {
+    /// QuantizeLinear and DequantizeLinear, which a runtime fuses into integer kernels where it has them.
+    #[default]
+    Qdq,
+    /// Cast and arithmetic, which a runtime does once, when it loads the model; for constants only.
+    Folded,
+}
+
 /// How a float32 value is represented by integers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantScheme {
@@ -18,6 +28,8 @@ pub struct QuantScheme {
     pub scales: Vec<f32>,
     /// As many as there are scales, each within the integer type.
     pub zero_points: Vec<i32>,
+    /// Which operators compute the reals again.
+    pub form: QuantForm,
 }
 
 impl QuantScheme {
@@ -41,7 +53,8 @@ impl QuantScheme {
         }
         let scale = |peak: f32| if peak == 0.0 { 1.0 } else { (peak / 127.0).max(f32::MIN_POSITIVE) };
         let scales: Vec<f32> = peaks.into_iter().map(scale).collect();
-        Some(QuantScheme { dtype: DType::I8, axis, zero_points: vec![0; scales.len()], scales })
+        let zero_points = vec![0; scales.len()];
+        Some(QuantScheme { dtype: DType::I8, axis, scales, zero_points, form: QuantForm::Qdq })
     }
 
     /// Asymmetric uint8 over a range, widened so that zero is exact. `None` where the range is not finite.
@@ -53,7 +66,8 @@ impl QuantScheme {
         }
         let scale = if scale == 0.0 { 1.0 } else { scale.max(f32::MIN_POSITIVE) };
         let zero_point = (-min / scale).round_ties_even().clamp(0.0, 255.0) as i32;
-        Some(QuantScheme { dtype: DType::U8, axis: None, scales: vec![scale], zero_points: vec![zero_point] })
+        let (scales, zero_points) = (vec![scale], vec![zero_point]);
+        Some(QuantScheme { dtype: DType::U8, axis: None, scales, zero_points, form: QuantForm::Qdq })
     }
 
     /// Checks the invariants of the fields, against the shape of the value where it is known.
@@ -207,7 +221,13 @@ mod tests {
     }
     #[test]
     fn rounding_is_to_even_and_saturates() {
-        let s = QuantScheme { dtype: DType::U8, axis: None, scales: vec![1.0], zero_points: vec![10] };
+        let s = QuantScheme {
+            dtype: DType::U8,
+            axis: None,
+            scales: vec![1.0],
+            zero_points: vec![10],
+            form: QuantForm::Qdq,
+        };
         let x = Tensor::from_vec([6], vec![0.5f32, 1.5, -2.5, 1e9, -1e9, f32::INFINITY]);
         assert_eq!(s.quantize(&x).unwrap().view::<u8>().unwrap()[..], [10, 12, 8, 255, 0, 255]);
     }

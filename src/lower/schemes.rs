@@ -1,16 +1,18 @@
-//! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads.
+//! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads, or arithmetic on integer
+//! constants that every runtime computes when it loads the model.
 
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, Op, Origin, QuantScheme, TensorType, Type, ValueId, Where},
+    ir::{DType, Graph, Model, Op, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId, Where},
 };
 
 /// Turns every [`QuantScheme`] of the main graph into operators.
 ///
-/// A constant becomes an integer constant behind DequantizeLinear, which now computes the value of the old name. A
-/// computed value gets one QuantizeLinear and one DequantizeLinear that all its users read. Graph inputs and outputs
-/// keep their names and types. Fails where a scheme breaks its invariants or the model's operator set is too old
-/// (10 for one scale, 13 for a scale per channel).
+/// A constant becomes an integer constant behind DequantizeLinear, or behind Cast, Sub (where a zero point is not zero)
+/// and Mul, as its form says; the last of them now computes the value of the old name. A computed value gets one
+/// QuantizeLinear and one DequantizeLinear that all its users read. Graph inputs and outputs keep their names and types.
+/// Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the model's operator set
+/// is too old (DequantizeLinear: 10 for one scale, 13 for a scale per channel; broadcasting Mul: 7).
 pub fn materialize(model: &mut Model) -> Result<()> {
     let opset = model.opset();
     let graph = &mut model.graph;
@@ -18,7 +20,11 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     for v in annotated {
         let at = Where::Value(graph.name_of(v).to_owned());
         let Some(scheme) = graph.value_mut(v).quant.take() else { continue };
-        let least = if scheme.axis.is_some() { 13 } else { 10 };
+        let least = match (scheme.form, scheme.axis) {
+            (QuantForm::Folded, _) => 7,
+            (QuantForm::Qdq, None) => 10,
+            (QuantForm::Qdq, Some(_)) => 13,
+        };
         if opset < least {
             let why = format!("this quantization needs operator set {least}, and the model uses {opset}");
             return Err(Error::unsupported(at, why));
@@ -28,6 +34,9 @@ pub fn materialize(model: &mut Model) -> Result<()> {
                 return Err(Error::invalid(at, "an overridable default cannot be quantized as a constant"));
             }
             Origin::Initializer(_) => constant(graph, v, &scheme)?,
+            Origin::Computed if scheme.form == QuantForm::Folded => {
+                return Err(Error::invalid(at, "only constants can be dequantized when a model is loaded"));
+            }
             Origin::Computed => computed(graph, v, &scheme)?,
             _ => {
                 return Err(Error::unsupported(at, "only dense constants and computed values are quantized"));
@@ -37,7 +46,7 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     Ok(())
 }
 
-/// The integer constant, and the DequantizeLinear that stands for the old one.
+/// The integer constant, and the operators that stand for the old one.
 fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
     let name = graph.name_of(v).to_owned();
     let Origin::Initializer(float) = std::mem::take(&mut graph.value_mut(v).origin) else {
@@ -45,10 +54,38 @@ fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
     };
     graph.value_mut(v).ty = Some(Type::Tensor(float.ty()));
     let quantized = graph.add_initializer(&format!("{name}_quantized"), scheme.quantize(&float)?);
-    let (scale, zero) = parameters(graph, &name, scheme);
-    let op = with_axis(Op::new("DequantizeLinear", format!("{name}_dequantize")), scheme);
-    graph.add_op(op, &[Some(quantized), Some(scale), Some(zero)], &[Some(v)]);
+    match scheme.form {
+        QuantForm::Qdq => {
+            let (scale, zero) = parameters(graph, &name, scheme);
+            let op = with_axis(Op::new("DequantizeLinear", format!("{name}_dequantize")), scheme);
+            graph.add_op(op, &[Some(quantized), Some(scale), Some(zero)], &[Some(v)]);
+        }
+        QuantForm::Folded => arithmetic(graph, v, quantized, scheme),
+    }
     Ok(())
+}
+
+/// `v = (Cast(quantized) - zero_point) * scale`, in float32 as DequantizeLinear computes it.
+fn arithmetic(graph: &mut Graph, v: ValueId, quantized: ValueId, scheme: &QuantScheme) {
+    let name = graph.name_of(v).to_owned();
+    let ty = graph.value(v).ty.clone();
+    let rank = graph.rank(v).unwrap_or_default();
+    let cast = Op::new("Cast", format!("{name}_cast")).with("to", i64::from(DType::F32.onnx()));
+    let mut real = graph.add_node(cast, &[quantized], &format!("{name}_integers"), ty.clone());
+    // One for each index of the axis, with axes of one element after it, lines up as broadcasting wants it.
+    let parameter = |values: Vec<f32>| {
+        let after = scheme.axis.map_or(0, |axis| rank - axis - 1);
+        let shape: Vec<usize> = scheme.axis.map(|_| values.len()).into_iter().chain(vec![1; after]).collect();
+        Tensor::from_vec(shape, values)
+    };
+    if scheme.zero_points.iter().any(|z| *z != 0) {
+        let zeros = scheme.zero_points.iter().map(|z| *z as f32).collect();
+        let zeros = graph.add_initializer(&format!("{name}_zero_point"), parameter(zeros));
+        let shift = Op::new("Sub", format!("{name}_shift"));
+        real = graph.add_node(shift, &[real, zeros], &format!("{name}_steps"), ty);
+    }
+    let scale = graph.add_initializer(&format!("{name}_scale"), parameter(scheme.scales.clone()));
+    graph.add_op(Op::new("Mul", format!("{name}_rescale")), &[Some(real), Some(scale)], &[Some(v)]);
 }
 
 /// The pair between a computed value and its users.
@@ -108,7 +145,7 @@ fn with_axis(op: Op, scheme: &QuantScheme) -> Op {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{DType, OpsetImport, Tensor};
+    use crate::ir::OpsetImport;
 
     fn model(opset: i64) -> Model {
         let mut graph = Graph::new("g");
@@ -144,6 +181,40 @@ mod tests {
             let from = g.producer(g.input(product, slot).unwrap()).unwrap().0;
             assert!(g.op(from).is("DequantizeLinear"));
         }
+    }
+    #[test]
+    fn a_folded_constant_is_what_its_scheme_says() {
+        let mut m = model(7);
+        let g = &mut m.graph;
+        let w = g.find("w").unwrap();
+        let form = QuantForm::Folded;
+        let (scales, zero_points) = (vec![0.5, 0.25], vec![3, 0]);
+        let scheme = QuantScheme { dtype: DType::I8, axis: Some(0), scales, zero_points, form };
+        let expected = scheme.dequantize(&scheme.quantize(g.initializer(w).unwrap()).unwrap()).unwrap();
+        g.value_mut(w).quant = Some(scheme);
+        for v in [g.inputs[0], g.outputs[0]] {
+            g.value_mut(v).quant = None;
+        }
+        materialize(&mut m).unwrap();
+        m.verify().unwrap();
+        let g = &m.graph;
+        let mut values: std::collections::HashMap<ValueId, Tensor> =
+            g.initializers().map(|(v, t)| (v, t.clone())).collect();
+        for op in g.order().into_iter().filter(|op| !g.op(*op).is("MatMul")) {
+            let inputs = g.inputs_of(op);
+            let inputs: Vec<_> = inputs.iter().map(|v| v.map(|v| &values[&v])).collect();
+            let result = crate::ops::fold::evaluate(g.op(op), 7, &inputs, 1).unwrap().remove(0);
+            values.insert(g.output(op, 0).unwrap(), result);
+        }
+        assert_eq!(values[&w], expected);
+        assert!(g.initializers().all(|(_, t)| t.dtype() != DType::F32 || t.shape() == [2, 1]));
+    }
+    #[test]
+    fn a_computed_value_cannot_be_folded() {
+        let mut m = model(13);
+        let y = m.graph.outputs[0];
+        m.graph.value_mut(y).quant.as_mut().unwrap().form = QuantForm::Folded;
+        assert!(matches!(materialize(&mut m), Err(Error::Invalid { .. })));
     }
     #[test]
     fn an_old_operator_set_is_refused() {

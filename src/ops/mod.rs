@@ -2,8 +2,9 @@
 //!
 //! - [`axes`]: how the axes of inputs, weights and outputs correspond;
 //! - [`infer`]: element types and shapes, symbolic where they must be;
-//! - [`fold`]: exact evaluation of shape arithmetic and of moving constants about.
-//! - [`cost`]: multiply-accumulates, parameters and bytes.
+//! - [`fold`]: exact evaluation of shape arithmetic and of moving constants about;
+//! - [`cost`]: multiply-accumulates, parameters and bytes;
+//! - [`quantized`]: which constants are stored in few bits and computed back.
 //!
 //! An operator that is not known here (any of a custom domain, too) is never an error: nothing is said about it.
 
@@ -12,6 +13,7 @@ pub mod cost;
 pub mod fold;
 pub mod infer;
 mod macs;
+pub mod quantized;
 
 pub use infer::{Conflict, Inference, Known, infer_types};
 

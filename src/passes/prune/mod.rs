@@ -13,10 +13,11 @@ pub use options::{Criterion, PruneOptions, Scope};
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, pass::changed_options};
 use crate::{
     error::{Error, Result},
-    ir::{Model, Use, Where},
+    ir::{Graph, Model, Use, ValueId, Where},
     ops::{
         axes::{Flow, Group, Keep, Price},
         infer_types,
+        quantized::is_narrow,
     },
 };
 use globset::GlobSet;
@@ -104,6 +105,8 @@ impl Prune {
                 left_alone.push((group, "excluded by name"));
             } else if !group.exact && !self.options.lossy {
                 left_alone.push((group, "a statistic runs over these positions; `lossy=true` cuts them too"));
+            } else if group.members.iter().any(|m| is_quantized(&model.graph, m.value)) {
+                left_alone.push((group, "its weights are quantized: prune first, then quantize"));
             } else if let Some(scores) =
                 score::of_group(&model.graph, &flow.arena, &group, self.options.criterion)
             {
@@ -155,6 +158,11 @@ impl Prune {
         }
         Ok(kept)
     }
+}
+
+/// Whether a weight is integers already, or will be when the model is written.
+fn is_quantized(g: &Graph, v: ValueId) -> bool {
+    g.value(v).quant.is_some() || g.initializer(v).is_some_and(|t| is_narrow(t.dtype()))
 }
 
 /// The op that reads the group's first weight of two or more axes, else the first member.
@@ -217,7 +225,7 @@ fn shortened(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{DType, Dim, Graph, Op, OpsetImport, Tensor, Type};
+    use crate::ir::{DType, Dim, Op, OpsetImport, Tensor, Type};
 
     /// Two linear layers around a hidden axis of 32 features, of which feature `k` has weights of size `k + 1`.
     fn mlp() -> Model {

@@ -3,7 +3,7 @@
 use super::{Quant, weights::weight_of};
 use crate::{
     error::Result,
-    ir::{DType, Graph, Model, Op, OpId, QuantScheme, Use, ValueId, Where},
+    ir::{DType, Graph, Model, Op, OpId, QuantForm, QuantScheme, Use, ValueId, Where},
     measure::{Need, Stat},
     passes::Context,
 };
@@ -152,7 +152,7 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
         if !(node.op_type.starts_with("Conv") || node.is("Gemm") && unscaled("alpha") && unscaled("beta")) {
             continue;
         }
-        let (Some(x), Some((w, _)), Some(b)) =
+        let (Some(x), Some(w), Some(b)) =
             (graph.input(*op, 0), weight_of(graph, *op), graph.input(*op, 2))
         else {
             continue;
@@ -200,6 +200,8 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
         }
         let axis = weight.axis.map(|_| 0);
         let zero_points = vec![0; steps.len()];
-        graph.value_mut(b).quant = Some(QuantScheme { dtype: DType::I32, axis, scales: steps, zero_points });
+        let form = QuantForm::Qdq;
+        graph.value_mut(b).quant =
+            Some(QuantScheme { dtype: DType::I32, axis, scales: steps, zero_points, form });
     }
 }

@@ -4,6 +4,7 @@
 //! operators.
 
 mod activations;
+mod form;
 mod weights;
 
 use super::{Changed, Context, Named, Needs, Options, Pass, pass::changed_options};
@@ -27,12 +28,27 @@ pub enum Activations {
     Uint8,
 }
 
+/// Which operators compute a weight back from its integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// For each weight what ONNX Runtime is fastest with.
+    #[default]
+    Auto,
+    /// DequantizeLinear, which runtimes that compute in integers look for.
+    Qdq,
+    /// Cast and Mul, which any runtime does once, when it loads the model; activations stay float.
+    Folded,
+}
+
 /// Options of [`Quant`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantOptions {
     /// What activations become.
     pub activations: Activations,
+    /// Which operators compute a weight back from its integers.
+    pub form: Form,
     /// One scale for each output channel of a weight instead of one for all of it.
     pub per_channel: bool,
     /// Globs of node names to leave alone.
@@ -41,7 +57,12 @@ pub struct QuantOptions {
 
 impl Default for QuantOptions {
     fn default() -> Self {
-        QuantOptions { activations: Activations::Auto, per_channel: true, exclude: Vec::new() }
+        QuantOptions {
+            activations: Activations::Auto,
+            form: Form::Auto,
+            per_channel: true,
+            exclude: Vec::new(),
+        }
     }
 }
 
@@ -64,6 +85,12 @@ impl Named for Quant {
     type Options = QuantOptions;
 
     fn new(options: QuantOptions) -> Result<Self> {
+        if options.form == Form::Folded && options.activations == Activations::Uint8 {
+            return Err(Error::usage(
+                "pass `quant`: integer kernels need weights in the form `qdq`",
+                "leave out `form=folded` or `activations=uint8`",
+            ));
+        }
         let mut set = GlobSetBuilder::new();
         let bad = |e: globset::Error| {
             Error::usage(format!("option `exclude` of pass `quant`: {e}"), "see `*`, `?`, `[...]`")
@@ -80,7 +107,8 @@ impl Pass for Quant {
         Self::NAME
     }
     fn needs(&self) -> Needs {
-        Needs { simplified: true, opset: Some(13) }
+        // DequantizeLinear with a scale per channel came with 13, Mul with broadcasting with 7.
+        Needs { simplified: true, opset: Some(if self.options.form == Form::Folded { 7 } else { 13 }) }
     }
     /// Eight bits leave 20 to 45 dB; where noise reaches a tenth of the outputs' power something went wrong.
     fn least_sqnr(&self) -> Option<f64> {
@@ -91,17 +119,18 @@ impl Pass for Quant {
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         let integers = match self.options.activations {
-            Activations::Auto => cx.has_samples(),
+            Activations::Auto => cx.has_samples() && self.options.form != Form::Folded,
             Activations::None => false,
             Activations::Uint8 => true,
         };
         let layers = weights::annotate(self, &mut model.graph, integers, cx);
         cx.check_cancelled()?;
-        cx.count("weights", layers.tensors as u64);
+        cx.count("weights", layers.weights.len() as u64);
         if integers {
             activations::annotate(self, model, &layers.ops, cx)?;
         }
-        Ok(Changed::from(layers.tensors > 0))
+        form::choose(self.options.form, &mut model.graph, &layers);
+        Ok(Changed::from(!layers.weights.is_empty()))
     }
 }
 

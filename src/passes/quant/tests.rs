@@ -2,7 +2,11 @@
 
 use super::*;
 use crate::{
-    ir::{DType, Op, Tensor, Type, ValueId},
+    ir::{
+        DType, Op,
+        QuantForm::{self, *},
+        Tensor, Type, ValueId,
+    },
     measure::{Batch, Measure, Measured, Need, Stats},
     passes::RemarkKind,
 };
@@ -68,12 +72,19 @@ fn annotated(model: &Model) -> Vec<&str> {
     names
 }
 
+/// The weights with their forms, by name.
+fn forms(model: &Model) -> Vec<(&str, QuantForm)> {
+    let g = &model.graph;
+    let form = |name| Some((name, g.value(g.find(name)?).quant.as_ref()?.form));
+    annotated(model).into_iter().filter(|name| name.starts_with('w')).filter_map(form).collect()
+}
+
 #[test]
 fn without_samples_only_weights_change() {
     let mut m = residual();
-    let remarks = run(&mut m, QuantOptions::default(), None);
+    run(&mut m, QuantOptions::default(), None);
     assert_eq!(annotated(&m), ["w1", "w2", "w3"]);
-    assert!(remarks.iter().any(|r| r.kind == RemarkKind::Note), "slow convolutions are mentioned");
+    assert_eq!(forms(&m), [("w1", Folded), ("w2", Folded), ("w3", Folded)]);
 }
 #[test]
 fn with_samples_the_chain_is_integer() {
@@ -85,6 +96,41 @@ fn with_samples_the_chain_is_integer() {
     let quant = |name: &str| g.value(g.find(name).unwrap()).quant.clone().unwrap();
     assert_eq!(quant("p"), quant("f"), "moving elements keeps their scheme");
     assert_eq!(quant("b1").scales[5], quant("x").scales[0] * quant("w1").scales[5]);
+    assert_eq!(forms(&m), [("w1", Qdq), ("w2", Qdq), ("w3", Qdq)]);
+}
+#[test]
+fn a_form_that_is_asked_for_is_used() {
+    for (text, form) in [("qdq", Qdq), ("folded", Folded)] {
+        let mut m = residual();
+        let options = format!("{{\"form\": \"{text}\"}}");
+        run(&mut m, serde_json::from_str(&options).unwrap(), Some(&Ranges));
+        assert_eq!(forms(&m), [("w1", form), ("w2", form), ("w3", form)]);
+        let activations = annotated(&m).contains(&"x");
+        assert_eq!(activations, form == Qdq, "folded weights go with float activations");
+    }
+    let both = QuantOptions { form: Form::Folded, activations: Activations::Uint8, ..QuantOptions::default() };
+    assert_eq!(Quant::new(both).err().map(|e| e.exit_code()), Some(2));
+}
+#[test]
+fn only_large_products_keep_the_form_that_is_fused() {
+    let plain = Op::new("Gemm", "g");
+    for (op, shape, form) in [
+        (Op::new("MatMul", "m"), [512, 256], Qdq),
+        (Op::new("MatMul", "m"), [256, 256], Folded),
+        (Op::new("MatMul", "m"), [4096, 128], Folded),
+        (plain.clone(), [256, 512], Qdq),
+        (plain.clone().with("transB", 1), [256, 512], Folded),
+        (plain.with("alpha", 0.5f32), [256, 512], Folded),
+    ] {
+        let mut g = Graph::new("product");
+        let x = g.add_input("x", Type::tensor(DType::F32, ["n".into(), "k".into()]));
+        let w = weight(&mut g, "w", &shape);
+        let y = g.add_node(op, &[x, w], "y", None);
+        g.outputs.push(y);
+        let mut m = Model { graph: g, ..residual() };
+        run(&mut m, QuantOptions::default(), None);
+        assert_eq!(forms(&m), [("w", form)], "{shape:?}");
+    }
 }
 #[test]
 fn exclusion_and_float_users_are_respected() {

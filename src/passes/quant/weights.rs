@@ -3,39 +3,51 @@
 use super::Quant;
 use crate::{
     ir::{DType, Graph, OpId, Origin, QuantScheme, Use, ValueId, Where},
+    ops::quantized::dequantized,
     passes::Context,
 };
 
-/// Below this many elements the scales, the zero points and the extra node eat most of what int8 saves.
+/// Below this many elements the scales, the zero points and the extra nodes eat most of what int8 saves.
 const WORTH: usize = 1024;
 
 /// What [`annotate`] did.
 pub(super) struct Layers {
     /// Conv, Gemm and MatMul whose weight is int8 now, oldest first: those the runtime has integer kernels for.
     pub ops: Vec<OpId>,
-    /// How many tensors that took: tied layers share one.
-    pub tensors: usize,
+    /// The constants that are int8 now.
+    pub weights: Vec<ValueId>,
 }
 
-/// The slot of an op's weight and the axis its output channels lie on.
-pub(super) fn weight_of(graph: &Graph, op: OpId) -> Option<(ValueId, Option<usize>)> {
+/// The axis that a weight of this rank in this slot of an op has its output channels on; `None` where none goes there.
+fn axis_of(graph: &Graph, op: OpId, slot: usize, rank: usize) -> Option<usize> {
     let node = graph.op(op);
-    if !node.is_standard() {
+    if !node.is_standard() || rank < 2 {
         return None;
     }
-    let (slot, axis) = match node.op_type.as_str() {
-        "Conv" => (1, Some(0)),
+    match (node.op_type.as_str(), slot) {
+        ("Conv", 1) => Some(0),
         // With groups, axis 1 of [in, out / groups, ...] mixes channels of all groups, and axis 0 keeps them apart.
-        "ConvTranspose" => (1, Some(usize::from(node.int("group").unwrap_or(1) == 1))),
-        "Gemm" => (1, Some(usize::from(node.int("transB").unwrap_or(0) == 0))),
-        "MatMul" => (1, None), // the last axis, whatever the rank
+        ("ConvTranspose", 1) => Some(usize::from(node.int("group").unwrap_or(1) == 1)),
+        ("Gemm", 1) => Some(usize::from(node.int("transB").unwrap_or(0) == 0)),
+        ("MatMul", 1) => Some(rank - 1),
         // Rows of a table differ in size; a scale each keeps the small ones exact.
-        "Gather" if node.int("axis").unwrap_or(0) == 0 => (0, Some(0)),
-        _ => return None,
-    };
-    let weight = graph.input(op, slot)?;
-    let rank = graph.constant(weight)?.rank();
-    (rank >= 2).then(|| (weight, axis.or(Some(rank - 1))))
+        ("Gather", 0) if node.int("axis").unwrap_or(0) == 0 => Some(0),
+        // [directions, gates * hidden, in]
+        ("LSTM" | "GRU" | "RNN", 1 | 2) => Some(1),
+        _ => None,
+    }
+}
+
+/// The weight that a use reads as such, and the axis of its output channels.
+fn read(graph: &Graph, at: Use) -> Option<(ValueId, usize)> {
+    let Use::Input(op, slot) = at else { return None };
+    let v = graph.input(op, slot)?;
+    Some((v, axis_of(graph, op, slot, graph.constant(v)?.rank())?))
+}
+
+/// The weight of a convolution or a product.
+pub(super) fn weight_of(graph: &Graph, op: OpId) -> Option<ValueId> {
+    Some(read(graph, Use::Input(op, 1))?.0)
 }
 
 /// Whether the runtime computes the op in integers when its input and its weight are.
@@ -48,17 +60,14 @@ fn has_integer_kernel(graph: &Graph, op: OpId) -> bool {
 
 /// Gives every weight that can be int8 its scheme, and says why others cannot.
 pub(super) fn annotate(pass: &Quant, graph: &mut Graph, integers: bool, cx: &mut Context<'_>) -> Layers {
-    let mut layers = Layers { ops: Vec::new(), tensors: 0 };
-    let mut slow = 0;
-    let weights: Vec<ValueId> = graph.initializers().map(|(v, _)| v).collect();
-    for v in weights {
-        let users: Vec<OpId> = graph.uses(v).into_iter().map(Use::op).collect();
-        let Some((op, axis)) =
-            users.iter().find_map(|o| Some((*o, weight_of(graph, *o).filter(|w| w.0 == v)?.1)))
-        else {
+    let mut layers = Layers { ops: Vec::new(), weights: Vec::new() };
+    let constants: Vec<ValueId> = graph.initializers().map(|(v, _)| v).collect();
+    for v in constants {
+        let uses = graph.uses(v);
+        let Some((at, axis)) = uses.iter().find_map(|at| Some((*at, read(graph, *at)?.1))) else {
             continue;
         };
-        let scheme = match scheme(pass, graph, v, axis, &users, integers) {
+        let scheme = match scheme(pass, graph, v, axis, &uses, integers) {
             Ok(scheme) => scheme,
             Err(why) => {
                 cx.missed(Where::Value(graph.name_of(v).to_owned()), why);
@@ -66,31 +75,36 @@ pub(super) fn annotate(pass: &Quant, graph: &mut Graph, integers: bool, cx: &mut
             }
         };
         graph.value_mut(v).quant = Some(scheme);
-        layers.tensors += 1;
-        slow += users.iter().filter(|o| graph.op(**o).op_type.starts_with("Conv")).count();
-        layers
-            .ops
-            .extend(users.iter().filter(|o| ["Conv", "Gemm", "MatMul"].iter().any(|t| graph.op(**o).is(t))));
-        cx.applied(graph.place(op), format!("weight `{}` is int8", graph.name_of(v)));
+        layers.weights.push(v);
+        let users = uses.iter().map(|at| at.op());
+        layers.ops.extend(users.filter(|o| ["Conv", "Gemm", "MatMul"].iter().any(|t| graph.op(*o).is(t))));
+        cx.applied(graph.place(at.op()), format!("weight `{}` is int8", graph.name_of(v)));
     }
     layers.ops.sort_unstable();
     layers.ops.dedup();
-    if slow > 0 && !integers {
-        let text = format!(
-            "int8 weights turn back to float in every run, which is slower than float (convolutions: {slow}); \
-             calibration samples let them compute in integers, which is faster"
-        );
-        cx.remark(crate::passes::RemarkKind::Note, (), text);
-    }
+    stored_before(graph, cx);
     layers
+}
+
+/// Says of which layers the model came with weights of few bits.
+fn stored_before(graph: &Graph, cx: &mut Context<'_>) {
+    let stored = dequantized(graph);
+    for op in graph.order().into_iter().filter(|_| !stored.is_empty()) {
+        for (slot, v) in graph.inputs_of(op).into_iter().enumerate() {
+            let Some(v) = v.filter(|v| stored.contains(v)) else { continue };
+            if graph.rank(v).is_some_and(|rank| axis_of(graph, op, slot, rank).is_some()) {
+                cx.missed(graph.place(op), format!("its weight `{}` is quantized already", graph.name_of(v)));
+            }
+        }
+    }
 }
 
 fn scheme(
     pass: &Quant,
     graph: &Graph,
     v: ValueId,
-    axis: Option<usize>,
-    users: &[OpId],
+    axis: usize,
+    uses: &[Use],
     integers: bool,
 ) -> Result<QuantScheme, String> {
     let value = graph.value(v);
@@ -106,25 +120,21 @@ fn scheme(
         return Err("it is part of the graph's interface".into());
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
-    let links = integers && users.iter().any(|o| has_integer_kernel(graph, *o));
+    let links = integers && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
     if !links && tensor.len() < WORTH {
         return Err(format!("its {} elements are too few to gain from int8", tensor.len()));
     }
-    if let Some(op) = users.iter().find(|o| pass.excludes(graph, **o)) {
-        return Err(format!("`{}` is excluded", graph.place(*op).name()));
+    if let Some(at) = uses.iter().find(|at| pass.excludes(graph, at.op())) {
+        return Err(format!("`{}` is excluded", graph.place(at.op()).name()));
     }
-    let uses = graph.uses(v);
-    for at in &uses {
-        let other = weight_of(graph, at.op()).filter(|w| w.0 == v);
+    for at in uses {
         let place = graph.place(at.op());
-        match (at, other) {
-            (Use::Input(..), Some((_, a))) if a == axis => {}
-            (Use::Input(..), Some(_)) => {
-                return Err(format!("`{}` needs its scales on another axis", place.name()));
-            }
-            _ => return Err(format!("`{}` needs it in float as well", place.name())),
+        match read(graph, *at) {
+            Some((_, a)) if a == axis => {}
+            Some(_) => return Err(format!("`{}` needs its scales on another axis", place.name())),
+            None => return Err(format!("`{}` needs it in float as well", place.name())),
         }
     }
-    let axis = axis.filter(|_| pass.options.per_channel);
+    let axis = pass.options.per_channel.then_some(axis);
     QuantScheme::symmetric_int8(tensor, axis).ok_or_else(|| "it holds infinities or NaN".into())
 }

@@ -1,14 +1,14 @@
 //! Whatever is the same in every run is computed now: what type inference knows, then what moves or adds up small
 //! constants, and everything else that depends on constants alone by ONNX Runtime, in one batch.
 //!
-//! Left alone: ops that are random or of other domains, ops with bodies, graph outputs, DequantizeLinear (folding it
-//! would undo a quantization), and what [`growth`](super::growth) forbids.
+//! Left alone: ops that are random or of other domains, ops with bodies, graph outputs, what computes quantized weights
+//! back ([`dequantized`]: folding it would undo a quantization), and what [`growth`](super::growth) forbids.
 
 use super::growth::{Bounds, TINY, cone, freed};
 use crate::{
     error::Result,
     ir::{Graph, Model, Op, OpId, Origin, Tensor, ValueId, Where},
-    ops::{Known, fold::evaluate, infer::infer, is_deterministic},
+    ops::{Known, fold::evaluate, infer::infer, is_deterministic, quantized::dequantized},
     passes::{Context, RemarkKind},
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 fn foldable(op: &Op) -> bool {
     let kind = op.op_type.as_str();
     let other_types = kind.contains("Sequence") || kind.contains("Optional");
-    is_deterministic(op) && op.bodies().next().is_none() && !other_types && kind != "DequantizeLinear"
+    is_deterministic(op) && op.bodies().next().is_none() && !other_types
 }
 
 /// What folding has learned of the main graph.
@@ -48,7 +48,8 @@ fn known(g: &mut Graph, found: &Known) -> usize {
             inner > 0
         });
     }
-    let mut values: Vec<_> = found.values.iter().collect();
+    let quantized = dequantized(g);
+    let mut values: Vec<_> = found.values.iter().filter(|(v, _)| !quantized.contains(v)).collect();
     values.sort_unstable_by_key(|(v, _)| **v);
     for (v, t) in values {
         let bytes = t.byte_len() as u64;
@@ -62,6 +63,7 @@ fn known(g: &mut Graph, found: &Known) -> usize {
 /// values it was.
 pub(super) fn local(g: &mut Graph, opset: i64) -> usize {
     let mut folded = 0;
+    let quantized = dequantized(g);
     for op in g.order() {
         g.edit_bodies(op, |body| {
             let inner = local(body, opset);
@@ -70,7 +72,8 @@ pub(super) fn local(g: &mut Graph, opset: i64) -> usize {
         });
         let outputs = g.outputs_of(op);
         let inputs: Vec<_> = g.inputs_of(op).iter().map(|v| v.map(|v| g.constant(v))).collect();
-        if !foldable(g.op(op)) || inputs.contains(&Some(None)) {
+        let undoes = outputs.iter().flatten().any(|v| quantized.contains(v));
+        if !foldable(g.op(op)) || undoes || inputs.contains(&Some(None)) {
             continue;
         }
         let sizes = outputs.iter().map(|v| declared_bytes(g, (*v)?)).collect::<Option<Vec<u64>>>();
@@ -146,13 +149,14 @@ pub(super) fn fold(
 /// The ops that depend on constants alone, and those of their results that others read.
 fn frontier(g: &Graph, failed: &HashSet<OpId>) -> (HashSet<OpId>, BTreeSet<ValueId>) {
     let mut constant: HashSet<OpId> = HashSet::new();
+    let quantized = dequantized(g);
     for op in g.order() {
         let known =
             |v: &ValueId| g.constant(*v).is_some() || g.producer(*v).is_some_and(|p| constant.contains(&p.0));
         if foldable(g.op(op))
             && !failed.contains(&op)
             && g.inputs_of(op).iter().flatten().all(known)
-            && !g.outputs_of(op).iter().flatten().any(|v| g.is_output(*v))
+            && !g.outputs_of(op).iter().flatten().any(|v| g.is_output(*v) || quantized.contains(v))
         {
             constant.insert(op);
         }
