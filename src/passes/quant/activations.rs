@@ -152,8 +152,7 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
         if !(node.op_type.starts_with("Conv") || node.is("Gemm") && unscaled("alpha") && unscaled("beta")) {
             continue;
         }
-        let (Some(x), Some(w), Some(b)) =
-            (graph.input(*op, 0), weight_of(graph, *op), graph.input(*op, 2))
+        let (Some(x), Some(w), Some(b)) = (graph.input(*op, 0), weight_of(graph, *op), graph.input(*op, 2))
         else {
             continue;
         };

@@ -18,7 +18,8 @@ const LEAST_ELEMENTS: usize = 1 << 17;
 /// Sets the form of every weight; the activations have their schemes.
 pub(super) fn choose(form: Form, graph: &mut Graph, layers: &Layers) {
     for v in &layers.weights {
-        let fused = |at: &Use| computes_in_integers(graph, at.op()) || multiplies_few_bits(graph, at.op(), *v);
+        let fused =
+            |at: &Use| computes_in_integers(graph, at.op()) || multiplies_few_bits(graph, at.op(), *v);
         let chosen = match form {
             Form::Auto if graph.uses(*v).iter().any(fused) => QuantForm::Qdq,
             Form::Qdq => QuantForm::Qdq,

@@ -108,7 +108,8 @@ fn a_form_that_is_asked_for_is_used() {
         let activations = annotated(&m).contains(&"x");
         assert_eq!(activations, form == Qdq, "folded weights go with float activations");
     }
-    let both = QuantOptions { form: Form::Folded, activations: Activations::Uint8, ..QuantOptions::default() };
+    let both =
+        QuantOptions { form: Form::Folded, activations: Activations::Uint8, ..QuantOptions::default() };
     assert_eq!(Quant::new(both).err().map(|e| e.exit_code()), Some(2));
 }
 #[test]
