@@ -17,12 +17,15 @@ use crate::{
     ops::{
         axes::{Flow, Group, Keep, Price},
         infer_types,
-        quantized::is_narrow,
+        quantized::{dequantized, is_narrow},
     },
 };
 use globset::GlobSet;
 use select::{Candidate, Plan};
 use std::collections::{BTreeMap, HashSet};
+
+/// Integers do not tell what matters: their scales stand elsewhere.
+const QUANTIZED: &str = "its weights are quantized: prune first, then quantize";
 
 /// The pass.
 pub struct Prune {
@@ -106,7 +109,7 @@ impl Prune {
             } else if !group.exact && !self.options.lossy {
                 left_alone.push((group, "a statistic runs over these positions; `lossy=true` cuts them too"));
             } else if group.members.iter().any(|m| is_quantized(&model.graph, m.value)) {
-                left_alone.push((group, "its weights are quantized: prune first, then quantize"));
+                left_alone.push((group, QUANTIZED));
             } else if let Some(scores) =
                 score::of_group(&model.graph, &flow.arena, &group, self.options.criterion)
             {
@@ -179,9 +182,14 @@ fn place(model: &Model, group: &Group) -> Where {
 /// Layers no axis of which can shrink, with the reasons.
 fn locked(model: &Model, flow: &Flow<'_>, open: &[Candidate]) -> Vec<(Where, String)> {
     let open: HashSet<_> = open.iter().map(|c| c.group.factor).collect();
+    let quantized = dequantized(&model.graph);
     let mut locked = Vec::new();
     for op in flow.prices().iter().map(|Price { op, .. }| *op) {
         let weights = model.graph.inputs_of(op).into_iter().flatten();
+        if weights.clone().any(|v| quantized.contains(&v)) {
+            locked.push((model.graph.place(op), QUANTIZED.to_owned()));
+            continue;
+        }
         let weights = weights.filter(|v| model.graph.initializer(*v).is_some_and(|t| t.rank() > 1));
         let leaves: Vec<_> =
             weights.flat_map(|v| flow.known_dims(v)).flat_map(|f| flow.arena.leaves(*f)).collect();
