@@ -119,6 +119,28 @@ fn models_go_through_pipes() {
 }
 
 #[test]
+fn inspect_tells_what_can_be_pruned() {
+    let inspect = |model: &str, json: bool| {
+        let mut command = program();
+        command.args(["inspect", "--groups"]).args(json.then_some("--json")).arg(support::zoo(model));
+        String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+    };
+    let table = inspect("lstm_raw", false);
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    for text in
+        ["/rnn/LSTM", "exact", "no: graph input", "groups: 1 can be cut, 0 with `lossy=true`, 2 cannot"]
+    {
+        assert!(table.contains(text), "{text}\n{table}");
+    }
+    let groups: serde_json::Value = serde_json::from_str(&inspect("simplecnn", true)).unwrap();
+    let first = &groups[0];
+    assert_eq!((first["layer"].as_str(), first["standing"].as_str()), (Some("/conv1/Conv"), Some("exact")));
+    assert_eq!(first["positions"], 10);
+    assert_eq!(first["members"][2], serde_json::json!({ "weight": "conv2.weight", "axis": 1 }));
+    assert!(first["macs"].as_u64() > Some(0) && first["parameters"].as_u64() > Some(0));
+}
+
+#[test]
 fn the_other_commands_show_what_they_promise() {
     let model = support::zoo("vit");
     program()

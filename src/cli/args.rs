@@ -24,6 +24,9 @@ pub(crate) enum Command {
     Inspect {
         /// The model
         model: PathBuf,
+        /// What `prune` can cut: positions that go together, what they are worth, and why the others stay
+        #[arg(long)]
+        groups: bool,
         /// As JSON instead of a table
         #[arg(long)]
         json: bool,

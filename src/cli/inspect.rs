@@ -2,12 +2,18 @@
 
 use super::{out, table};
 use crate::{
+    driver::{Preparation, compress},
     error::{Error, Result},
     ir::{Graph, Model, Type, ValueId, text},
     lower,
-    passes::{PASSES, Pipeline},
+    passes::{
+        Context, Named, PASSES, Pipeline,
+        prune::{self, Standing},
+        simplify::Simplify,
+    },
     report::Summary,
 };
+use comfy_table::CellAlignment;
 use std::path::Path;
 
 /// Reads a model; `-` is standard input.
@@ -66,6 +72,33 @@ pub(super) fn inspect(path: &Path, json: bool) -> Result<()> {
     }
     lines.push(operators.to_string());
     out(&lines.join("\n"))
+}
+
+/// Shows what `prune` can cut of a model, once it is simplified as the pass asks for.
+pub(super) fn groups(path: &Path, json: bool) -> Result<()> {
+    let mut model = load(path)?;
+    let simplify: Pipeline = Simplify::NAME.parse()?;
+    compress(&mut model, &simplify, Preparation::default(), &mut Context::new())?;
+    let groups = prune::survey(&mut model)?;
+    if json {
+        return out(&serde_json::to_string_pretty(&groups).expect("a list of groups is plain data"));
+    }
+    let mut rows = table::table(&["layer", "positions", "parameters", "MACs", "cut"]);
+    if let Some(cut) = rows.column_mut(4) {
+        cut.set_cell_alignment(CellAlignment::Left);
+    }
+    for group in &groups {
+        let cut = match (group.standing, &group.reason) {
+            (Standing::Exact, _) => "exact".to_owned(),
+            (Standing::Lossy, _) => "lossy".to_owned(),
+            (Standing::Refused, why) => format!("no: {}", why.as_deref().unwrap_or("not known")),
+        };
+        let (parameters, macs) = (table::count(group.parameters), table::count(group.macs));
+        rows.add_row([group.layer.clone(), group.positions.to_string(), parameters, macs, cut]);
+    }
+    let count = |standing| groups.iter().filter(|g| g.standing == standing).count();
+    let (exact, lossy, refused) = (count(Standing::Exact), count(Standing::Lossy), count(Standing::Refused));
+    out(&format!("{rows}\ngroups: {exact} can be cut, {lossy} with `lossy=true`, {refused} cannot"))
 }
 
 /// Prints a model as text.

@@ -17,7 +17,6 @@ use crate::{
 pub struct Price {
     /// The op.
     pub op: OpId,
-    /// What does not shrink is in the numbers that a product is multiplied with.
     products: Vec<Product<Factor>>,
 }
 
@@ -56,14 +55,13 @@ impl Flow<'_> {
     fn price(&self, op: OpId) -> Price {
         let own = macs::of_op(self.graph, op).unwrap_or_default();
         let bodies = Product { times: cost::of_bodies(self.graph, op).macs, ..Product::of([]) };
-        Price { op, products: own.iter().map(|p| self.shrinkable(p)).chain([bodies]).collect() }
+        Price { op, products: own.iter().map(|p| self.over_factors(p)).chain([bodies]).collect() }
     }
-    /// The product over the factors that may shrink; the extents of the others are multiplied in.
-    fn shrinkable(&self, product: &Product<Axis>) -> Product<Factor> {
+    /// The product over factors; the extents of axes that the analysis did not meet are multiplied in.
+    fn over_factors(&self, product: &Product<Axis>) -> Product<Factor> {
         let mut result = Product { times: product.times, over: product.over, ..Product::of([]) };
         for axis in &product.axes {
-            let factor = self.known_dims(axis.value).get(axis.at);
-            match factor.filter(|f| self.arena.frozen(**f).is_none()) {
+            match self.known_dims(axis.value).get(axis.at) {
                 Some(factor) => result.axes.push(*factor),
                 None => result.times = result.times.saturating_mul(axis.extent(self.graph)),
             }

@@ -10,6 +10,9 @@ pub struct Factor(u32);
 /// Factors in order.
 pub type Factors = SmallVec<[Factor; 4]>;
 
+/// Why an axis may not shrink that an operator works along: space, steps, directions, gates.
+pub const WORKED_ALONG: &str = "its operator works along it";
+
 /// How a factor is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -21,6 +21,6 @@ mod tests;
 
 pub use apply::{Cut, Keep};
 pub use cost::Price;
-pub use factor::{Arena, Factor, Factors, Kind};
+pub use factor::{Arena, Factor, Factors, Kind, WORKED_ALONG};
 pub use flow::Flow;
 pub use groups::{Group, Member};

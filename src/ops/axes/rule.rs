@@ -5,12 +5,16 @@
 //! operand := axis* '?'?            '?': may be left out
 //! axis    := name mark* '*'?       '*': any number of axes, lined up from the right as numpy broadcasts
 //!          | '(' (name mark*)* ')' nested axes, the last one fastest
-//! mark    := '!'                   may not shrink (spatial)
+//! mark    := '!'                   may not shrink: the operator works along it
 //!          | '~'                   a statistic runs over it
 //! ```
 //! Equal names are equal axes. An attribute can be bound to a name: its value is that axis's extent.
 
-use super::{factor::Factor, flow::Flow, rewrite::Rewrite};
+use super::{
+    factor::{Factor, WORKED_ALONG},
+    flow::Flow,
+    rewrite::Rewrite,
+};
 use crate::ir::OpId;
 use std::collections::HashMap;
 
@@ -99,7 +103,7 @@ pub(super) fn apply(
                                 flow.mark(f, n.fixed, n.statistic);
                             }
                             if n.fixed {
-                                flow.arena.freeze(dims[dims.len() - at.len() - 1], "spatial axis");
+                                flow.arena.freeze(dims[dims.len() - at.len() - 1], WORKED_ALONG);
                             }
                         }
                     }
@@ -146,7 +150,7 @@ impl Flow<'_> {
     }
     fn mark(&mut self, f: Factor, fixed: bool, statistic: bool) {
         if fixed {
-            self.arena.freeze(f, "spatial axis");
+            self.arena.freeze(f, WORKED_ALONG);
         }
         if statistic {
             self.arena.mark_statistic(f);

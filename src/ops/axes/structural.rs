@@ -1,7 +1,7 @@
 //! Axis rules that need more than a line: broadcasting, reductions, and operators that move or cut axes.
 
 use super::{
-    factor::{Factor, Factors},
+    factor::{Factor, Factors, WORKED_ALONG},
     flow::Flow,
     reshape,
     rewrite::{Extent, Rewrite},
@@ -318,8 +318,8 @@ fn resize(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let sizes = if sized { flow.ints(op, 3)? } else { Vec::new() };
     for (k, (x, y)) in x.iter().zip(&y).enumerate() {
         if k > 1 {
-            flow.arena.freeze(*x, "spatial axis");
-            flow.arena.freeze(*y, "spatial axis");
+            flow.arena.freeze(*x, WORKED_ALONG);
+            flow.arena.freeze(*y, WORKED_ALONG);
         } else {
             flow.arena.unify(*x, *y);
         }

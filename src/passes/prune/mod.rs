@@ -7,15 +7,17 @@
 mod options;
 mod score;
 mod select;
+mod survey;
 
 pub use options::{Criterion, PruneOptions, Scope};
+pub use survey::{GroupSummary, MemberSummary, Standing, survey};
 
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, pass::changed_options};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Use, ValueId, Where},
     ops::{
-        axes::{Flow, Group, Keep, Price},
+        axes::{Flow, Group, Keep, Price, WORKED_ALONG},
         infer_types,
         quantized::{dequantized, is_narrow},
     },
@@ -197,7 +199,7 @@ fn locked(model: &Model, flow: &Flow<'_>, open: &[Candidate]) -> Vec<(Where, Str
             continue;
         }
         let reasons = leaves.iter().filter(|l| flow.arena.size(**l) != Some(1));
-        let reasons = reasons.filter_map(|l| flow.arena.frozen(*l)).filter(|why| !why.starts_with("spatial"));
+        let reasons = reasons.filter_map(|l| flow.arena.frozen(*l)).filter(|why| &***why != WORKED_ALONG);
         let mut reasons: Vec<&str> = reasons.map(|why| &**why).collect();
         reasons.sort_unstable();
         reasons.dedup();
