@@ -24,7 +24,7 @@ impl Graph {
         self.names.take(name);
         self.insert_value(Value { name: name.to_owned(), ..Value::default() })
     }
-    fn insert_value(&mut self, value: Value) -> ValueId {
+    pub(super) fn insert_value(&mut self, value: Value) -> ValueId {
         let name = value.name.clone();
         let id = ValueId(self.g.add_node(Entity::Value(Box::new(value))));
         self.by_name.insert(name, id);

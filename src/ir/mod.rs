@@ -8,6 +8,7 @@ mod data;
 mod dtype;
 mod edit;
 mod graph;
+mod inline;
 mod model;
 mod order;
 mod place;

@@ -4,6 +4,7 @@
 //! twice is shared, rules are applied (one family a file), dead code goes. Outputs change by rounding at most.
 
 mod affine;
+mod control;
 mod fold;
 mod growth;
 mod layout;
@@ -118,6 +119,7 @@ impl Work {
             let known = fold::inferred(model, first, cx)?;
             let local = fold::local(&mut model.graph, opset);
             let folded = known + local + fold::fold(model, &mut self.bounds, &mut self.learned, cx);
+            let decided = control::inline(&mut model.graph, opset);
             let equal = share::constants(&mut model.graph);
             let shared = share::ops(&mut model.graph);
             let states = recurrent::zero_states(&mut model.graph);
@@ -125,12 +127,13 @@ impl Work {
             cx.count("constant-input", inputs as u64);
             cx.count("constant-to-initializer", lifted as u64);
             cx.count("constant-folded", folded as u64);
+            cx.count("decided-control-flow", decided as u64);
             cx.count("equal-constant", equal as u64);
             cx.count("equal-op", shared as u64);
             cx.count("zero-state", states as u64);
             cx.count("dead-code", dead as u64);
             let ruled = RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
-            if inputs + lifted + folded + equal + shared + states + dead + ruled == 0 {
+            if inputs + lifted + folded + decided + equal + shared + states + dead + ruled == 0 {
                 break;
             }
             (first, changed) = (false, Changed::Yes);
