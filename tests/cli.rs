@@ -49,6 +49,27 @@ fn the_main_job_writes_a_smaller_model_and_a_report() {
 }
 
 #[test]
+fn a_model_that_became_slower_is_pointed_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, report) = (folder.path().join("out.onnx"), folder.path().join("report.json"));
+    let compress = |pipeline: &str| {
+        let mut command = program();
+        command.arg(support::zoo("resnet20_raw")).args(["-p", pipeline, "-o"]).arg(&out);
+        command.arg("--report").arg(&report).assert().success()
+    };
+    let why = "19 weights are computed back in every run; `quant(form=auto)` avoids that";
+    let warning = || contains("warning: slower than the original: ").and(contains(why));
+    compress("quant(form=qdq)").stdout(warning());
+    let written: serde_json::Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+    assert!(written["slower"].as_str().unwrap().contains(why));
+    let validate =
+        || program().arg("validate").arg(support::zoo("resnet20_raw")).arg(&out).assert().success();
+    validate().stdout(warning());
+    compress("quant").stdout(contains("warning").not());
+    validate().stdout(contains("warning").not());
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2() {
     let model = support::zoo("simplecnn");
     program().assert().code(2).stderr(contains("Usage"));

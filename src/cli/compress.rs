@@ -10,7 +10,7 @@ use crate::{
     lower::{self, ExternalData, SaveOptions},
     measure::Measure,
     passes::{Context, PASSES, Pipeline, Remark, RemarkKind},
-    report::{Report, Summary},
+    report::{Report, Summary, slower},
     runtime::{Measurer, Runtime, Samples},
 };
 use std::{
@@ -65,8 +65,11 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         counts: cx.counts,
         remarks: cx.remarks,
         validation,
+        slower: None,
         seconds: 0.0,
     };
+    let latency = report.validation.as_ref().and_then(|found| found.latency);
+    report.slower = latency.and_then(|latency| slower(&latency, &report.before, &report.after));
     let verdict = report.validation.as_ref().map_or(Ok(()), validate::verdict);
     if verdict.is_ok() {
         report.after.file_bytes = write(&model, &output, args)?;
@@ -170,6 +173,7 @@ fn show(report: &Report, verbose: bool, to_stderr: bool) -> Result<()> {
     row("nodes", before.nodes, after.nodes, |n| n.to_string());
     let mut lines = vec![sizes.to_string()];
     lines.extend(report.validation.iter().map(validate::show));
+    lines.extend(report.slower.iter().map(|text| format!("warning: {text}")));
     let shown = |r: &&Remark| verbose || r.kind == RemarkKind::Warning;
     for r in report.remarks.iter().filter(shown) {
         let kind = format!("{:?}", r.kind).to_lowercase();

@@ -3,6 +3,7 @@
 use super::{args::RunArgs, inspect::load, out, table};
 use crate::{
     error::{Error, Result},
+    report::{Summary, slower},
     runtime::{Validation, validate},
 };
 use std::path::Path;
@@ -23,7 +24,9 @@ pub(super) fn run(
     if json {
         out(&serde_json::to_string_pretty(&found).expect("a validation is plain data"))?;
     } else {
-        out(&show(&found))?;
+        let slower = found.latency.and_then(|t| slower(&t, &Summary::of(&before), &Summary::of(&after)));
+        let warning = slower.map(|text| format!("\nwarning: {text}")).unwrap_or_default();
+        out(&(show(&found) + &warning))?;
     }
     verdict(&found)
 }

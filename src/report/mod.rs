@@ -1,7 +1,9 @@
 //! The outcome of a run as one data structure; JSON and the terminal's tables are views of it.
 
+mod slower;
 mod summary;
 
+pub use slower::slower;
 pub use summary::Summary;
 
 use crate::{passes::Remark, runtime::Validation};
@@ -42,6 +44,8 @@ pub struct Report {
     pub remarks: Vec<Remark>,
     /// The comparison on ONNX Runtime; absent where it was switched off.
     pub validation: Option<Validation>,
+    /// Where the result is slower than the original beyond noise: by how much, and why.
+    pub slower: Option<String>,
     /// Wall time of the whole run in seconds.
     pub seconds: f64,
 }

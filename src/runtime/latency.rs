@@ -23,10 +23,28 @@ pub struct Latency {
     pub compressed: Timing,
     /// Timed runs of each.
     pub runs: usize,
+    /// Runs of which the compressed model's took longer than the original's just before it.
+    pub longer: usize,
     /// Samples in the batch.
     pub batch: usize,
     /// Threads within an operator; `None` where ONNX Runtime chose.
     pub threads: Option<usize>,
+}
+
+/// Medians closer than this tell nothing: clocks and caches drift by as much.
+const NOISE: f64 = 1.05;
+
+impl Latency {
+    /// The compressed model's median as a multiple of the original's.
+    pub fn ratio(&self) -> f64 {
+        self.compressed.p50_ms / self.original.p50_ms
+    }
+    /// Whether the compressed model is slower beyond noise: by its median, and in more pairs of runs than a fair coin
+    /// would give, by three standard deviations.
+    pub fn is_slower(&self) -> bool {
+        let runs = self.runs as f64;
+        self.ratio() > NOISE && self.longer as f64 > runs / 2.0 + 1.5 * runs.sqrt()
+    }
 }
 
 const WARM_UP: usize = 3;
@@ -55,8 +73,8 @@ pub(super) fn time(
             times.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    let runs = a.len();
-    Ok(Latency { original: timing(a), compressed: timing(b), runs, batch: rows, threads })
+    let (runs, longer) = (a.len(), a.iter().zip(&b).filter(|(a, b)| b > a).count());
+    Ok(Latency { original: timing(a), compressed: timing(b), runs, longer, batch: rows, threads })
 }
 
 fn timing(mut times: Vec<f64>) -> Timing {
