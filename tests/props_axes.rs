@@ -35,7 +35,7 @@ fn block() -> impl Strategy<Value = Block> {
     prop_oneof![(4usize..20).prop_map(Conv), proptest::sample::select(plain.to_vec())]
 }
 fn head() -> impl Strategy<Value = Head> {
-    let attention = [Attention::Separate, Attention::Fused, Attention::FiveAxes].map(Head::Tokens);
+    let attention = Attention::ALL.map(Head::Tokens);
     proptest::sample::select([&[Head::Flatten, Head::Pooled][..], &attention, &RECURRENT].concat())
 }
 
@@ -108,7 +108,7 @@ fn every_block_and_every_head_holds_on_its_own() {
     for kind in [Norm, Residual, Depthwise, Grouped, Concat, Split, Slice, Squeeze, Transposed, Pool] {
         check(&build(&[kind], Head::Flatten, 1), 1);
     }
-    for kind in [Attention::Separate, Attention::Fused, Attention::FiveAxes] {
+    for kind in Attention::ALL {
         check(&build(&[], Head::Tokens(kind), 2), 2);
     }
     for head in RECURRENT {
@@ -140,6 +140,12 @@ fn attention_falls_apart_into_heads_and_widths() {
     assert_eq!(sizes(Attention::Separate), [3, 3, 4]);
     assert_eq!(sizes(Attention::Fused), [3, 3, 4]);
     assert_eq!(sizes(Attention::FiveAxes), [3, 4], "one axis holds queries, keys and values");
+    assert_eq!(sizes(Attention::OneSquashed), [3, 3, 4]);
+    assert_eq!(
+        sizes(Attention::BothSquashed),
+        [3, 4],
+        "removed queries and keys would leave something behind"
+    );
 }
 
 /// The oracle can fail: another set of positions gives other outputs.

@@ -163,7 +163,7 @@ impl Builder {
             b.transpose(&v, &[0, 2, 1, 3])
         };
         let [q, k, v] = match kind {
-            Attention::Separate => [0; 3].map(|_| {
+            Attention::Separate | Attention::OneSquashed | Attention::BothSquashed => [0; 3].map(|_| {
                 let y = self.linear(x, inner);
                 heads_of(self, &y)
             }),
@@ -183,11 +183,21 @@ impl Builder {
                 })
             }
         };
+        let [q, k] = match kind {
+            // Not zero at zero; with an operand that is, or without one.
+            Attention::OneSquashed => [self.like("Sigmoid", &q), k],
+            Attention::BothSquashed => [self.like("Sigmoid", &q), self.like("Softplus", &k)],
+            _ => [q, k],
+        };
         let turned = self.transpose(&k, &[0, 1, 3, 2]);
         let scores = self.op(Op::new("MatMul", ""), &[q.value, turned.value], &[heads, t, t]);
         let scale = self.graph.add_initializer("scale", Tensor::scalar(0.577f32));
         let scores = self.op(Op::new("Mul", ""), &[scores.value, scale], &scores.shape);
-        let p = self.op(Op::new("Softmax", "").with("axis", -1), &[scores.value], &scores.shape);
+        let p = match kind {
+            // A softmax would not tell that something is left behind that is equal in all scores.
+            Attention::BothSquashed => self.like("Sigmoid", &scores),
+            _ => self.op(Op::new("Softmax", "").with("axis", -1), &[scores.value], &scores.shape),
+        };
         let y = self.op(Op::new("MatMul", ""), &[p.value, v.value], &[heads, t, d]);
         let y = self.transpose(&y, &[0, 2, 1, 3]);
         let y = self.reshape(&y, &[t, inner]);
@@ -251,4 +261,12 @@ pub(crate) enum Attention {
     Separate,
     Fused,
     FiveAxes,
+    OneSquashed,
+    BothSquashed,
+}
+impl Attention {
+    pub(crate) const ALL: [Attention; 5] = {
+        use Attention::*;
+        [Separate, Fused, FiveAxes, OneSquashed, BothSquashed]
+    };
 }

@@ -36,6 +36,7 @@ impl<'g> Flow<'g> {
         for v in &graph.outputs {
             flow.freeze_value(*v, "graph output");
         }
+        flow.mark_leftovers();
         flow
     }
     fn visit(&mut self, op: OpId) {

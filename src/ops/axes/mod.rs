@@ -10,6 +10,7 @@ mod cost;
 mod factor;
 mod flow;
 mod groups;
+mod leftover;
 mod reshape;
 mod rewrite;
 mod rule;

@@ -1,0 +1,132 @@
+//! Where zeroed weights still leave something behind.
+//!
+//! A weight that is summed over takes the removed positions with it: they are zero in it. Where both operands of a
+//! sum of products are computed, as queries and keys are, at least one of them must be zero at those positions by
+//! itself. After a linear layer it is, after a sigmoid it is not: then the sum is a statistic over the group.
+
+use super::{factor::Factor, flow::Flow};
+use crate::ir::{OpId, ValueId};
+use std::collections::{HashMap, HashSet};
+
+type Leaves = HashSet<Factor>;
+
+impl Flow<'_> {
+    /// Marks the leaves that such sums run over and whose removed positions are zero in neither operand.
+    pub(super) fn mark_leftovers(&mut self) {
+        let sums: Vec<_> = self.graph.ops().filter_map(|op| self.computed_sum(op)).collect();
+        let wanted: Leaves = sums.iter().flat_map(|(_, over)| over.iter().copied()).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let zeros = self.zeros(&wanted);
+        let is_zero = |v: &ValueId, leaf: &Factor| zeros.get(v).is_some_and(|z| z.contains(leaf));
+        for (operands, over) in &sums {
+            for leaf in over.iter().filter(|leaf| !operands.iter().any(|v| is_zero(v, leaf))) {
+                self.arena.mark_statistic(*leaf);
+            }
+        }
+    }
+    /// The operands of a sum of products of two computed values, and the open leaves it runs over.
+    fn computed_sum(&self, op: OpId) -> Option<([ValueId; 2], Vec<Factor>)> {
+        let (a, b) = (self.graph.input(op, 0)?, self.graph.input(op, 1)?);
+        let (inner, _) = self.summed(op)?;
+        if [a, b].iter().any(|v| self.graph.initializer(*v).is_some()) {
+            return None;
+        }
+        let leaves = self.arena.leaves(*self.known_dims(a).get(inner)?);
+        let open = leaves.into_iter().filter(|l| self.arena.frozen(*l).is_none()).collect();
+        Some(([a, b], open))
+    }
+    /// The axes of the first two operands that an op sums over.
+    fn summed(&self, op: OpId) -> Option<(usize, usize)> {
+        let node = self.graph.op(op);
+        let rank = |slot| self.graph.input(op, slot).map(|v| self.known_dims(v).len());
+        let turned = |name| usize::from(node.int(name).unwrap_or(0) != 0);
+        match &*node.op_type {
+            _ if !node.is_standard() => None,
+            "MatMul" => Some((rank(0)?.checked_sub(1)?, rank(1)?.saturating_sub(2))),
+            "Gemm" => Some((1 - turned("transA"), turned("transB"))),
+            "Conv" => Some((1, 1)),
+            "ConvTranspose" => Some((1, 0)),
+            _ => None,
+        }
+    }
+    /// For each value the leaves at whose removed positions it is zero, among those wanted.
+    fn zeros(&self, wanted: &Leaves) -> HashMap<ValueId, Leaves> {
+        let mut zeros: HashMap<ValueId, Leaves> = HashMap::new();
+        let carried = |v: ValueId| -> Leaves {
+            let leaves = self.known_dims(v).iter().flat_map(|f| self.arena.leaves(*f));
+            leaves.filter(|l| wanted.contains(l)).collect()
+        };
+        for (v, _) in self.graph.initializers() {
+            zeros.insert(v, carried(v));
+        }
+        for op in self.graph.order() {
+            let found = self.zeros_after(op, &zeros, &carried);
+            for y in self.graph.outputs_of(op).into_iter().flatten() {
+                zeros.insert(y, found.intersection(&carried(y)).copied().collect());
+            }
+        }
+        zeros
+    }
+    /// What is zero in the outputs of an op, given what is zero in its inputs. Leaves that the outputs do not have may
+    /// be among it.
+    fn zeros_after(
+        &self,
+        op: OpId,
+        zeros: &HashMap<ValueId, Leaves>,
+        carried: &impl Fn(ValueId) -> Leaves,
+    ) -> Leaves {
+        let node = self.graph.op(op);
+        let inputs: Vec<ValueId> = self.graph.inputs_of(op).into_iter().flatten().collect();
+        let input = |slot| self.graph.input(op, slot);
+        let of = |v: Option<ValueId>| v.and_then(|v| zeros.get(&v)).cloned().unwrap_or_default();
+        let all = |vs: &[ValueId]| {
+            let sets = vs.iter().map(|v| of(Some(*v)));
+            sets.reduce(|a, b| a.intersection(&b).copied().collect()).unwrap_or_default()
+        };
+        match &*node.op_type {
+            _ if !node.is_standard() => Leaves::new(),
+            // Zero at zero, or moving elements about.
+            "Relu" | "LeakyRelu" | "PRelu" | "Tanh" | "Erf" | "Neg" | "Identity" | "Dropout" | "Cast"
+            | "HardSwish" | "Swish" | "Gelu" | "Elu" | "Selu" | "Celu" | "Softsign" | "Mish" | "Abs"
+            | "Sign" | "Floor" | "Ceil" | "Round" | "Sin" | "Sqrt" | "Div" | "Transpose" | "Reshape"
+            | "Flatten" | "Squeeze" | "Unsqueeze" | "Split" | "Slice" | "Gather" | "Expand" | "Resize"
+            | "Upsample" | "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool"
+            | "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" => of(input(0)),
+            "Add" | "Sub" | "Sum" | "Mean" | "Max" | "Min" => all(&inputs),
+            "Mul" => inputs.iter().flat_map(|v| of(Some(*v))).collect(),
+            // Scaled and shifted at the end.
+            "BatchNormalization"
+            | "LayerNormalization"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "RMSNormalization" => all(inputs.get(1..inputs.len().min(3)).unwrap_or_default()),
+            "Concat" => {
+                let unlike = |v: &ValueId| carried(*v).difference(&of(Some(*v))).copied().collect::<Vec<_>>();
+                let spoilt: Leaves = inputs.iter().flat_map(unlike).collect();
+                let any: Leaves = inputs.iter().flat_map(|v| of(Some(*v))).collect();
+                any.difference(&spoilt).copied().collect()
+            }
+            "MatMul" | "Gemm" | "Conv" | "ConvTranspose" => {
+                let Some((inner_a, inner_b)) = self.summed(op) else { return Leaves::new() };
+                // A leaf along the axes of an operand that live on in the output is zero there if the operand is; all
+                // operands that have it, and the bias, must agree.
+                let along = |slot, inner| {
+                    let dims = input(slot).map(|v| self.known_dims(v)).unwrap_or_default().iter();
+                    let free = dims.enumerate().filter(|(k, _)| *k != inner);
+                    free.flat_map(|(_, f)| self.arena.leaves(*f)).collect::<Leaves>()
+                };
+                let (a, b) = (along(0, inner_a), along(1, inner_b));
+                let (zero_a, zero_b) = (of(input(0)), of(input(1)));
+                let agrees = |l: &Factor| {
+                    (!a.contains(l) || zero_a.contains(l)) && (!b.contains(l) || zero_b.contains(l))
+                };
+                let bias = input(2).map(|v| of(Some(v)));
+                let unbiased = |l: &Factor| bias.as_ref().is_none_or(|zero| zero.contains(l));
+                a.union(&b).filter(|l| agrees(l) && unbiased(l)).copied().collect()
+            }
+            _ => Leaves::new(),
+        }
+    }
+}
