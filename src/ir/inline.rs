@@ -12,7 +12,13 @@ impl Graph {
         for (v, outer) in std::mem::take(&mut body.inputs).into_iter().zip(inputs) {
             let name = self.name_of(*outer);
             match body.find(name) {
-                Some(captured) => body.replace_value(v, captured),
+                Some(captured) => {
+                    body.replace_uses(v, captured);
+                    for output in body.outputs.iter_mut().filter(|output| **output == v) {
+                        *output = captured;
+                    }
+                    body.remove_value_if_unused(v);
+                }
                 None => {
                     body.rename(v, name);
                     body.value_mut(v).origin = Origin::Captured;
@@ -65,6 +71,59 @@ impl Graph {
                 }
             }
             body.rename(v, &fresh);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Attr, DType, Graph, Op, Origin, Type};
+
+    /// A body `(p, q) -> (r, s)` with an If inside that captures both inputs; it shadows the name `taken`.
+    fn body(g: &Graph) -> Graph {
+        let ty = || Type::tensor(DType::F32, [2.into()]);
+        let mut body = g.new_body("body");
+        let inputs = ["p", "q"].map(|name| body.named_value(name));
+        body.inputs = inputs.to_vec();
+        let mut branch = body.new_body("branch");
+        let captured = ["p", "q"].map(|name| {
+            let v = branch.named_value(name);
+            branch.value_mut(v).origin = Origin::Captured;
+            v
+        });
+        let out = branch.add_node(Op::new("Sub", ""), &captured, "inside", Some(ty()));
+        branch.outputs.push(out);
+        let choose = Op::new("If", "").with("then_branch", branch.clone()).with("else_branch", branch);
+        let test = body.add_node(Op::new("IsInf", ""), &[inputs[0]], "test", None);
+        let r = body.named_value("taken");
+        body.add_op(choose, &[Some(test)], &[Some(r)]);
+        body.outputs = vec![r, inputs[1]];
+        body
+    }
+    #[test]
+    fn inputs_reach_nested_bodies_and_names_stay_apart() {
+        for (first, second, captured) in [(0, 1, 2), (1, 0, 2), (0, 0, 1)] {
+            let mut g = Graph::new("main");
+            let ty = || Type::tensor(DType::F32, [2.into()]);
+            let values = [g.add_input("a", ty()), g.add_input("b", ty())];
+            let taken = g.add_node(Op::new("Neg", ""), &[values[0]], "taken", None);
+            let body = body(&g);
+            let (x, y) = (g.add_value("x", None), g.add_value("y", None));
+            let call = g.add_op(Op::new("Call", "").with("body", body), &[], &[Some(x), Some(y)]);
+            let Some(Attr::Graph(body)) = g.op_mut(call).unset("body") else { unreachable!() };
+            let results = g.inline_body(call, *body, &[values[first], values[second]]);
+            g.remove_op(call);
+            g.outputs = vec![taken, results[0]];
+            g.sweep();
+            g.verify().unwrap();
+            assert_eq!(results[1], values[second]);
+            assert_eq!(g.name_of(results[0]), "taken_1");
+            let (choose, _) = g.producer(results[0]).unwrap();
+            assert_eq!(g.captures_of(choose).len(), captured);
+            let branch = g.op(choose).bodies().next().unwrap();
+            let sub = branch.ops().next().unwrap();
+            let names: Vec<_> = branch.inputs_of(sub).iter().map(|v| branch.name_of(v.unwrap())).collect();
+            assert_eq!(names, [first, second].map(|k| g.name_of(values[k])));
         }
     }
 }

@@ -27,8 +27,9 @@ impl<'g> Match<'g> {
     pub(super) fn find(graph: &'g Graph, lhs: &[Line], root: OpId, opset: i64) -> Option<Match<'g>> {
         let found = solve(graph, lhs, vec![(lhs.len() - 1, root)], Found::default())?;
         let inside = |op: OpId| found.ops.iter().any(|(_, o)| *o == op);
-        let closed = found.ops.iter().all(|(_, op)| {
+        let closed = found.ops.iter().all(|(line, op)| {
             *op == root
+                || lhs[*line].shared
                 || graph
                     .outputs_of(*op)
                     .into_iter()

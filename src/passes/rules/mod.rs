@@ -3,7 +3,7 @@
 //!
 //! The left side is ONNX text, the last line its root. `$w` must be a constant, `b?` may be left out, `<axis=1>`
 //! must equal; commutative operators match in either order; a value computed inside the match must have no reader
-//! outside it. The right side is one op, which inherits the attributes of the matched op of its type, or the name of
+//! outside it, unless its line says so (`h* = ...`): then its op stays where others need it. The right side is one op, which inherits the attributes of the matched op of its type, or the name of
 //! a value (matched or newly computed) that replaces the root's. The new op takes the root's name, and its output keeps the root's output name.
 
 mod matching;

@@ -1,9 +1,11 @@
-//! The text of a rule's sides: `h = MatMul(x, $w)  y = Add(h, b?)`, ONNX syntax with two marks.
+//! The text of a rule's sides: `h = MatMul(x, $w)  y = Add(h, b?)`, ONNX syntax with three marks.
 
 /// One op of a pattern.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Line {
     pub(super) out: String,
+    /// Whether others may read the output too, marked `h* = ...`.
+    pub(super) shared: bool,
     pub(super) op_type: String,
     /// Attributes that must equal (left side) or are set (right side).
     pub(super) attrs: Vec<(String, i64)>,
@@ -43,7 +45,8 @@ fn line(text: &str) -> Option<Line> {
         optional: a.ends_with('?'),
     });
     Some(Line {
-        out: out.trim().to_owned(),
+        out: out.trim().trim_end_matches('*').to_owned(),
+        shared: out.trim().ends_with('*'),
         op_type: op_type.trim().to_owned(),
         attrs: attrs.collect::<Option<_>>()?,
         args: args.collect(),
@@ -56,8 +59,9 @@ mod tests {
 
     #[test]
     fn marks_and_attributes_are_read() {
-        let lines = parse("h = Concat<axis=1>(x)  y = Conv(h, $w, $b?)").unwrap();
+        let lines = parse("h* = Concat<axis=1>(x)  y = Conv(h, $w, $b?)").unwrap();
         assert_eq!(lines[0].attrs, [("axis".to_owned(), 1)]);
+        assert!(lines[0].shared && !lines[1].shared && lines[0].out == lines[1].args[0].name);
         assert_eq!(lines[1].args[2], Arg { name: "b".into(), constant: true, optional: true });
         assert!(parse("y = Conv(x) z").is_err());
     }

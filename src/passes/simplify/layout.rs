@@ -66,7 +66,7 @@ pub(super) const CHAINS: &[Rule] =
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "transpose-chain",
-        lhs: "h = Transpose(x)  y = Transpose(h)",
+        lhs: "h* = Transpose(x)  y = Transpose(h)",
         rhs: "y = Transpose(x)",
         bind: compose,
     },

@@ -4,6 +4,7 @@
 //! twice is shared, rules are applied (one family a file), dead code goes. Outputs change by rounding at most.
 
 mod affine;
+mod chain;
 mod control;
 mod fold;
 mod growth;
@@ -27,7 +28,8 @@ use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
-    let families = [no_op::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
+    let families =
+        [no_op::RULES, chain::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
     RuleSet::new(families.into_iter().flatten())
 });
 

@@ -1,7 +1,10 @@
 //! Ops that give back what they take: `f(x) = x`.
 
 use super::layout::transposed;
-use crate::passes::rules::{Bindings, Match, Miss, Rule};
+use crate::{
+    ir::Tensor,
+    passes::rules::{Bindings, Match, Miss, Rule},
+};
 
 fn always(_: &Match<'_>) -> Result<Bindings, Miss> {
     Ok(Bindings::default())
@@ -65,6 +68,50 @@ fn tile_once(m: &Match<'_>) -> Result<Bindings, Miss> {
     if m.opset >= 6 && all(m, "n", 1) { always(m) } else { Err("") }
 }
 
+/// A Where whose condition is the same everywhere, and whose choice is not broadcast.
+fn chosen(m: &Match<'_>, name: &str, wanted: bool) -> Result<Bindings, Miss> {
+    let test = m.tensor("test").and_then(|t| t.to_i64()).ok_or("")?;
+    let decided = !test.is_empty() && test.iter().all(|t| (*t != 0) == wanted);
+    if decided && m.same_type(name, "y") { always(m) } else { Err("") }
+}
+fn chosen_first(m: &Match<'_>) -> Result<Bindings, Miss> {
+    chosen(m, "a", true)
+}
+fn chosen_second(m: &Match<'_>) -> Result<Bindings, Miss> {
+    chosen(m, "b", false)
+}
+/// Scales of one, and coordinates that they leave where they are.
+fn unscaled(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let moves = ["tf_crop_and_resize", "tf_half_pixel_for_nn"];
+    let op = m.op("y").ok_or("")?;
+    if op.str("coordinate_transformation_mode").is_some_and(|mode| moves.contains(&mode)) {
+        return Err("");
+    }
+    match m.tensor("scales").and_then(Tensor::to_f32) {
+        Some(scales) if !scales.is_empty() => {
+            if scales.iter().all(|s| *s == 1.0) {
+                always(m)
+            } else {
+                Err("")
+            }
+        }
+        _ if m.value("sizes").is_some() => same(m),
+        _ => Err(""),
+    }
+}
+/// Ops that give back what they once gave.
+const IDEMPOTENT: &[&str] = &["Abs", "Relu", "Ceil", "Floor", "Round", "Sign"];
+/// Ops whose results are never below zero.
+const NOT_NEGATIVE: &[&str] =
+    &["Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"];
+
+fn done_before(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let (before, op) = (m.op("x").ok_or("")?, m.op("y").ok_or("")?);
+    let listed = |list: &[&str]| list.iter().any(|kind| before.is(kind));
+    let again = before.is(&op.op_type) && listed(IDEMPOTENT);
+    if again || (op.is("Relu") || op.is("Abs")) && listed(NOT_NEGATIVE) { always(m) } else { Err("") }
+}
+
 pub(super) const RULES: &[Rule] = &[
     Rule { name: "identity", lhs: "y = Identity(x)", rhs: "x", bind: always },
     Rule { name: "dropout", lhs: "y = Dropout(x, r?, $training?)", rhs: "x", bind: inference },
@@ -91,6 +138,18 @@ pub(super) const RULES: &[Rule] = &[
     Rule { name: "to-the-power-of-one", lhs: "y = Pow(x, $c)", rhs: "x", bind: one },
     Rule { name: "plus-zero", lhs: "y = Add(x, $c)", rhs: "x", bind: zero },
     Rule { name: "minus-zero", lhs: "y = Sub(x, $c)", rhs: "x", bind: zero },
+    Rule { name: "where-all-true", lhs: "y = Where($test, a, b)", rhs: "a", bind: chosen_first },
+    Rule { name: "where-none-true", lhs: "y = Where($test, a, b)", rhs: "b", bind: chosen_second },
+    Rule { name: "resize-to-same", lhs: "y = Resize(x, roi?, $scales?, $sizes?)", rhs: "x", bind: unscaled },
+    Rule { name: "upsample-to-same", lhs: "y = Upsample(x, $scales)", rhs: "x", bind: unscaled },
+    Rule { name: "absolute-of-natural", lhs: "y = Abs(x)", rhs: "x", bind: done_before },
+    Rule { name: "relu-of-natural", lhs: "y = Relu(x)", rhs: "x", bind: done_before },
+    Rule { name: "ceil-again", lhs: "y = Ceil(x)", rhs: "x", bind: done_before },
+    Rule { name: "floor-again", lhs: "y = Floor(x)", rhs: "x", bind: done_before },
+    Rule { name: "round-again", lhs: "y = Round(x)", rhs: "x", bind: done_before },
+    Rule { name: "sign-again", lhs: "y = Sign(x)", rhs: "x", bind: done_before },
+    Rule { name: "not-of-not", lhs: "h* = Not(x)  y = Not(h)", rhs: "x", bind: always },
+    Rule { name: "negative-of-negative", lhs: "h* = Neg(x)  y = Neg(h)", rhs: "x", bind: always },
 ];
 
 #[cfg(test)]
