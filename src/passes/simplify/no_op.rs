@@ -61,8 +61,28 @@ fn same_dtype(m: &Match<'_>) -> Result<Bindings, Miss> {
 fn whole(m: &Match<'_>) -> Result<Bindings, Miss> {
     if all(m, "step", 1) { same(m) } else { Err("") }
 }
+/// Before version 11 the pads are an attribute.
 fn zero_pads(m: &Match<'_>) -> Result<Bindings, Miss> {
-    if all(m, "pads", 0) { always(m) } else { Err("") }
+    let zero = match m.op("y").and_then(|op| op.ints("pads")) {
+        Some(pads) => pads.iter().all(|n| *n == 0),
+        None => m.value("pads").is_some() && all(m, "pads", 0),
+    };
+    if zero { always(m) } else { Err("") }
+}
+/// A window of one element that visits every element.
+fn window_of_one(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let op = m.op("y").ok_or("")?;
+    let each = |name, n| op.ints(name).is_none_or(|list| list.iter().all(|k| *k == n));
+    let padded = op.str("auto_pad").is_some_and(|mode| mode.starts_with("SAME"));
+    if each("kernel_shape", 1) && each("strides", 1) && each("pads", 0) && !padded {
+        always(m)
+    } else {
+        Err("")
+    }
+}
+fn unbounded(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let op = m.op("y").ok_or("")?;
+    if op.attr("min").is_none() && op.attr("max").is_none() { always(m) } else { Err("") }
 }
 fn tile_once(m: &Match<'_>) -> Result<Bindings, Miss> {
     if m.opset >= 6 && all(m, "n", 1) { always(m) } else { Err("") }
@@ -125,7 +145,7 @@ pub(super) const RULES: &[Rule] = &[
         rhs: "x",
         bind: whole,
     },
-    Rule { name: "pad-by-nothing", lhs: "y = Pad(x, $pads, value?, axes?)", rhs: "x", bind: zero_pads },
+    Rule { name: "pad-by-nothing", lhs: "y = Pad(x, $pads?, value?, axes?)", rhs: "x", bind: zero_pads },
     Rule { name: "tile-once", lhs: "y = Tile(x, $n)", rhs: "x", bind: tile_once },
     Rule { name: "transpose-identity", lhs: "y = Transpose(x)", rhs: "x", bind: identity_permutation },
     Rule { name: "concat-of-one", lhs: "y = Concat(x)", rhs: "x", bind: always },
@@ -141,7 +161,21 @@ pub(super) const RULES: &[Rule] = &[
     Rule { name: "where-all-true", lhs: "y = Where($test, a, b)", rhs: "a", bind: chosen_first },
     Rule { name: "where-none-true", lhs: "y = Where($test, a, b)", rhs: "b", bind: chosen_second },
     Rule { name: "resize-to-same", lhs: "y = Resize(x, roi?, $scales?, $sizes?)", rhs: "x", bind: unscaled },
+    Rule { name: "resize-to-same", lhs: "y = Resize(x, $scales)", rhs: "x", bind: unscaled },
     Rule { name: "upsample-to-same", lhs: "y = Upsample(x, $scales)", rhs: "x", bind: unscaled },
+    Rule { name: "and-true", lhs: "y = And(x, $c)", rhs: "x", bind: one },
+    Rule { name: "or-false", lhs: "y = Or(x, $c)", rhs: "x", bind: zero },
+    Rule { name: "xor-false", lhs: "y = Xor(x, $c)", rhs: "x", bind: zero },
+    Rule { name: "split-into-one", lhs: "y = Split(x, s?)", rhs: "x", bind: same },
+    Rule { name: "sum-over-one", lhs: "y = ReduceSum(x, axes?)", rhs: "x", bind: same },
+    Rule { name: "mean-over-one", lhs: "y = ReduceMean(x, axes?)", rhs: "x", bind: same },
+    Rule { name: "max-over-one", lhs: "y = ReduceMax(x, axes?)", rhs: "x", bind: same },
+    Rule { name: "min-over-one", lhs: "y = ReduceMin(x, axes?)", rhs: "x", bind: same },
+    Rule { name: "pool-over-one", lhs: "y = GlobalAveragePool(x)", rhs: "x", bind: same },
+    Rule { name: "pool-over-one", lhs: "y = GlobalMaxPool(x)", rhs: "x", bind: same },
+    Rule { name: "pool-over-one", lhs: "y = AveragePool(x)", rhs: "x", bind: window_of_one },
+    Rule { name: "pool-over-one", lhs: "y = MaxPool(x)", rhs: "x", bind: window_of_one },
+    Rule { name: "clip-without-bounds", lhs: "y = Clip(x)", rhs: "x", bind: unbounded },
     Rule { name: "absolute-of-natural", lhs: "y = Abs(x)", rhs: "x", bind: done_before },
     Rule { name: "relu-of-natural", lhs: "y = Relu(x)", rhs: "x", bind: done_before },
     Rule { name: "ceil-again", lhs: "y = Ceil(x)", rhs: "x", bind: done_before },
