@@ -14,6 +14,7 @@ mod leftover;
 mod reshape;
 mod rewrite;
 mod rule;
+mod slice;
 mod solve;
 mod structural;
 mod table;

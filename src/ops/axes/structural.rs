@@ -5,6 +5,7 @@ use super::{
     flow::Flow,
     reshape,
     rewrite::{Extent, Rewrite},
+    slice,
 };
 use crate::ir::{Dim, OpId, Use};
 use crate::ops::fold::moves::permutation;
@@ -41,7 +42,7 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "Transpose" => transpose(flow, op),
         "Concat" => concat(flow, op),
         "Split" => split(flow, op),
-        "Slice" => slice(flow, op),
+        "Slice" => slice::slice(flow, op),
         "Gather" => gather(flow, op),
         "Pad" => pad(flow, op),
         "Resize" | "Upsample" => resize(flow, op),
@@ -216,66 +217,6 @@ fn split(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     joined(flow, &x, &parts, at)?;
     let extents = parts.iter().map(|p| Extent::of(p[at])).collect();
     flow.rewrites.push(Rewrite::Split { op, extents, as_input: flow.opset >= 13 });
-    Some(())
-}
-fn slice(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
-    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
-    if x.len() != y.len() {
-        return None;
-    }
-    let node = flow.graph.op(op);
-    let inputs = node.attr("starts").is_none();
-    let list = |slot: usize, name: &str| {
-        if inputs { flow.ints(op, slot) } else { node.ints(name).map(<[i64]>::to_vec) }
-    };
-    let (starts, ends) = (list(1, "starts")?, list(2, "ends")?);
-    let axes = match list(3, "axes") {
-        Some(axes) => axes,
-        None if flow.graph.input(op, 3).is_some() => return None,
-        None => (0..starts.len() as i64).collect(),
-    };
-    let steps = match flow.ints(op, 4) {
-        Some(steps) => steps,
-        None if flow.graph.input(op, 4).is_some() => return None,
-        None => vec![1; starts.len()],
-    };
-    if axes.len() != starts.len() || ends.len() != starts.len() || steps.len() != starts.len() {
-        return None;
-    }
-    let mut from: Vec<Extent> = starts.iter().map(|n| Extent::Keep(*n)).collect();
-    let mut to: Vec<Extent> = ends.iter().map(|n| Extent::Keep(*n)).collect();
-    let axes: Vec<usize> = axes.iter().map(|n| axis(*n, x.len())).collect::<Option<_>>()?;
-    for k in (0..x.len()).filter(|k| !axes.contains(k)) {
-        flow.arena.unify(x[k], y[k]);
-    }
-    for (j, k) in axes.into_iter().enumerate() {
-        let (Some(size), Some(taken)) = (flow.arena.size(x[k]), flow.arena.size(y[k])) else {
-            flow.arena.unify(x[k], y[k]);
-            continue;
-        };
-        if steps[j] == 1 && taken == size {
-            flow.arena.unify(x[k], y[k]);
-            continue;
-        }
-        let start = if starts[j] < 0 { starts[j].saturating_add(size as i64).max(0) } else { starts[j] };
-        let before = usize::try_from(start).ok()?;
-        let after = size.checked_sub(before)?.checked_sub(taken)?;
-        if steps[j] != 1 || taken == 0 {
-            flow.arena.freeze(x[k], "sliced with a step");
-            flow.arena.freeze(y[k], "sliced with a step");
-            continue;
-        }
-        let (pre, post) = (flow.arena.leaf(Some(before)), flow.arena.leaf(Some(after)));
-        let whole = flow.arena.concat(&[pre, y[k], post]);
-        flow.arena.unify(x[k], whole);
-        from[j] = Extent::Sum(Factors::from_slice(&[pre]));
-        to[j] = Extent::Sum(Factors::from_slice(&[pre, y[k]]));
-    }
-    let rewrite = |slot: usize, name: &str, extents| match inputs {
-        true => Rewrite::Input { op, slot, extents },
-        false => Rewrite::Ints { op, name: name.to_owned(), extents },
-    };
-    flow.rewrites.extend([rewrite(1, "starts", from), rewrite(2, "ends", to)]);
     Some(())
 }
 fn gather(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
