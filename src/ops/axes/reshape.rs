@@ -5,7 +5,7 @@ use super::{
     flow::Flow,
     rewrite::{Extent, Rewrite},
 };
-use crate::ir::{OpId, Use};
+use crate::ir::{OpId, Use, ValueId};
 
 /// Reshape to a shape whose extents are constant or belong to axes that keep theirs (see [`shape_input`]).
 pub(super) fn reshape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
@@ -72,6 +72,38 @@ pub(super) fn shape_input(flow: &mut Flow<'_>, op: OpId, slot: usize, dims: &[Fa
     flow.rewrites.extend(rewrites);
     flow.shapes.insert(shape, dims.into());
     rest.is_empty().then_some(())
+}
+/// The elements of a shape, as far as they are constant: of a constant, a concatenation, or a choice by a constant
+/// between two such. `None` where there are not `n`.
+pub(super) fn written(flow: &Flow<'_>, shape: ValueId, n: usize) -> Option<Vec<Option<i64>>> {
+    let choice = flow.graph.producer(shape).filter(|(op, _)| flow.graph.op(*op).is("Where"));
+    let Some((choice, _)) = choice else { return listed(flow, shape, n) };
+    let [a, b] = [1, 2].map(|slot| listed(flow, flow.graph.input(choice, slot)?, n));
+    let first = flow.ints(choice, 0).filter(|first| first.len() == n)?;
+    let pairs = a?.into_iter().zip(b?).zip(first);
+    Some(pairs.map(|((a, b), first)| if first != 0 { a } else { b }).collect())
+}
+fn listed(flow: &Flow<'_>, shape: ValueId, n: usize) -> Option<Vec<Option<i64>>> {
+    let constant =
+        |v: ValueId| Some(flow.graph.constant(v)?.to_i64()?.into_iter().map(Some).collect::<Vec<_>>());
+    let mut elements = Vec::new();
+    match constant(shape) {
+        Some(all) => elements = all,
+        None => {
+            let (concat, _) = flow.graph.producer(shape).filter(|(op, _)| flow.graph.op(*op).is("Concat"))?;
+            for part in flow.graph.inputs_of(concat) {
+                let part = part?;
+                match constant(part) {
+                    Some(some) => elements.extend(some),
+                    None => {
+                        let more = flow.graph.shape(part)?.first()?.known()?;
+                        elements.resize(elements.len().checked_add(more).filter(|all| *all <= n)?, None);
+                    }
+                }
+            }
+        }
+    }
+    (elements.len() == n).then_some(elements)
 }
 pub(super) fn flatten(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);

@@ -293,11 +293,20 @@ fn shape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
 }
 fn expand(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
-    let described = match flow.graph.shape(flow.graph.input(op, 1)?)?[..] {
-        [Dim::Known(n)] => y.len().checked_sub(n)?,
+    let shape = flow.graph.input(op, 1)?;
+    let described = match flow.graph.shape(shape)?[..] {
+        [Dim::Known(n)] => &y[y.len().checked_sub(n)?..],
         _ => return None,
     };
-    reshape::shape_input(flow, op, 1, &y[described..])?;
+    if reshape::shape_input(flow, op, 1, described).is_none() {
+        // What is written as 1 stays as it is in the operand, however the rest is computed.
+        let written = reshape::written(flow, shape, described.len()).unwrap_or_default();
+        for (k, f) in described.iter().enumerate() {
+            if written.get(k) != Some(&Some(1)) {
+                flow.arena.freeze(*f, "its extent is computed");
+            }
+        }
+    }
     broadcast(flow, &x, &y);
     Some(())
 }
