@@ -17,7 +17,7 @@ use onnx_compress::{
 };
 use std::path::Path;
 use support::{
-    corpus, light,
+    conformance, corpus, light,
     oracle::{Oracle, relative_difference, work},
     zoo, zoo_data, zoo_models,
 };
@@ -86,6 +86,20 @@ fn the_oracle_holds_on_classic_networks() {
         let groups = holds(&path);
         assert!(groups >= least, "{}: {groups} groups", path.display());
     }
+}
+
+/// Every operator in every form: the analysis holds, and prices an op as it is counted.
+#[test]
+fn work_is_priced_as_it_is_counted_for_every_operator() {
+    let mut with_work = 0;
+    for test in conformance() {
+        let mut model = lower::load(&test.model).unwrap_or_else(|e| panic!("{}: {e}", test.name));
+        ops::infer_types(&mut model).unwrap_or_else(|e| panic!("{}: {e}", test.name));
+        let counted = cost::of_model(&model).macs;
+        assert_eq!(work(&Flow::of(&model), &Keep::new()), counted, "{}", test.name);
+        with_work += usize::from(counted > 0);
+    }
+    assert!(with_work > 100, "{with_work} models have linear algebra");
 }
 
 /// The images of the test set in the model's layout, with their classes.
