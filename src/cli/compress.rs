@@ -31,15 +31,16 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     let original = load(input)?;
     let runtime = runtime(args)?;
     let samples = match (&runtime, &args.running.calib) {
-        // Made-up inputs validate; a pass must not take them for calibration data.
-        (Some(runtime), _) => Some(args.running.samples(runtime, &original)?),
         (None, Some(_)) => return Err(crate::measure::no_runtime("--calib")),
-        (None, None) => None,
+        // Made-up inputs validate; a pass must not take them for calibration data.
+        (Some(runtime), calib) if calib.is_some() || !args.no_validate => {
+            args.running.samples(runtime, &original)?
+        }
+        _ => Samples::from_batches([]),
     };
     let measurer = runtime
         .as_ref()
-        .zip(samples.clone())
-        .map(|(runtime, samples)| Measurer::new(runtime.clone(), samples, args.running.session_options()));
+        .map(|runtime| Measurer::new(runtime.clone(), samples.clone(), args.running.session_options()));
     let bars = Bars::new(args.quiet);
     let mut cx = Context::new().with_seed(args.running.seed).with_progress(&bars);
     if let Some(measurer) = &measurer {
@@ -48,9 +49,9 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     let mut model = original.clone();
     let passes =
         driver::compress(&mut model, &pipeline, Preparation { no_simplify: args.no_simplify }, &mut cx)?;
-    let validation = match (&runtime, &samples) {
-        (Some(runtime), Some(samples)) if !args.no_validate => {
-            Some(prove(runtime, &original, &model, samples, args, &pipeline)?)
+    let validation = match &runtime {
+        Some(runtime) if !args.no_validate => {
+            Some(prove(runtime, &original, &model, &samples, args, &pipeline)?)
         }
         _ => None,
     };

@@ -1,23 +1,23 @@
-//! Finding the ONNX Runtime library and loading it, once per process.
+//! Finding the ONNX Runtime library, and loading it where it is needed, once per process.
 //!
 //! Places, in order: what the caller names; `ORT_DYLIB_PATH`; beside the program (its folder and `../lib`); the set-up
 //! folder `.onnx-compress/ort` in the current folder, the program's, or a parent of either; the active Python virtual
 //! environment; the `onnxruntime` package of `python3`. A place that the user named is the only one tried.
 
 use crate::error::{Error, Result};
+use ort::environment::Environment;
 use std::{
     env,
     ffi::OsStr,
     fmt, fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
-/// The loaded ONNX Runtime. Cheap to clone; a process has one.
+/// ONNX Runtime, loaded when a session first needs it. Cheap to clone; a process has one.
 #[derive(Clone)]
 pub struct Runtime {
-    environment: ort::environment::Environment,
     library: Library,
 }
 
@@ -32,15 +32,16 @@ struct Library {
 /// One place to look: what it is called, and the file or folder.
 type Place = (&'static str, PathBuf);
 
-static LOADED: Mutex<Option<Runtime>> = Mutex::new(None);
+static FOUND: Mutex<Option<Runtime>> = Mutex::new(None);
+static LOADED: Mutex<Option<Environment>> = Mutex::new(None);
 
 impl Runtime {
-    /// Finds and loads the library. `explicit` is a library file, or a folder that holds one.
+    /// Finds the library. `explicit` is a library file, or a folder that holds one.
     ///
-    /// A second call returns what the first loaded, unless it names another library: a process can load only one.
+    /// A second call returns what the first found, unless it names another library: a process can load only one.
     pub fn find(explicit: Option<&Path>) -> Result<Runtime> {
-        let mut loaded = LOADED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(runtime) = &*loaded {
+        let mut found = locked(&FOUND);
+        if let Some(runtime) = &*found {
             let Some(path) = explicit else { return Ok(runtime.clone()) };
             let other = locate([("the path given", path.to_owned())])?;
             return match same_file(&other.path, &runtime.library.path) {
@@ -57,15 +58,21 @@ impl Runtime {
             (None, Some(path)) => locate([("ORT_DYLIB_PATH", path.into())]),
             (None, None) => locate(places()),
         }?;
-        let failed = |why: String| Error::Runtime(format!("cannot load {}: {why}", library.path.display()));
-        let environment = ort::init_from(&library.path)
-            .map_err(|why| failed(why.to_string()))?
-            .with_name("onnx-compress")
-            .with_telemetry(false)
-            .build()
-            .map_err(|why| failed(why.to_string()))?;
+        Ok(found.insert(Runtime { library }).clone())
+    }
+    /// The loaded library. Loading takes longer than many a pass, so it waits until something runs.
+    pub(super) fn environment(&self) -> Result<Environment> {
+        let mut loaded = locked(&LOADED);
+        if let Some(environment) = &*loaded {
+            return Ok(environment.clone());
+        }
+        let path = &self.library.path;
+        let failed = |why: String| Error::Runtime(format!("cannot load {}: {why}", path.display()));
+        let builder = ort::init_from(path).map_err(|why| failed(why.to_string()))?;
+        let builder = builder.with_name("onnx-compress").with_telemetry(false);
+        let environment = builder.build().map_err(|why| failed(why.to_string()))?;
         environment.set_log_level(ort::logging::LogLevel::Fatal);
-        Ok(loaded.insert(Runtime { environment, library }).clone())
+        Ok(loaded.insert(environment).clone())
     }
     /// The library file.
     pub fn path(&self) -> &Path {
@@ -83,15 +90,16 @@ impl Runtime {
         let exact = name.find(&minor).and_then(numbers).map(|v| v.trim_end_matches('.').to_owned());
         exact.unwrap_or(minor)
     }
-    pub(super) fn environment(&self) -> &ort::environment::Environment {
-        &self.environment
-    }
 }
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ONNX Runtime {} at {} ({})", self.version(), self.path().display(), self.source())
     }
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

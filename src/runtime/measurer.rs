@@ -3,7 +3,7 @@
 //! For statistics the model is instrumented: reductions are put into the graph, so they run where the model runs and
 //! only their small results come back, whatever the number of samples.
 
-use super::{Runtime, Samples, Session, SessionOptions};
+use super::{Runtime, Samples, Session, SessionOptions, find::locked};
 use crate::{
     error::{Error, Result},
     ir::{DType, Dim, Graph, Model, Op, Origin, Tensor, Type, ValueId, Where},
@@ -13,7 +13,7 @@ use crate::{
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
 };
 
 /// Runs models over calibration samples.
@@ -73,10 +73,6 @@ fn version(model: &Model) -> Result<u64> {
     }
     lower::to_bytes(&light)?.hash(&mut hasher);
     Ok(hasher.finish())
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn no_samples() -> Error {

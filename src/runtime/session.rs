@@ -152,7 +152,7 @@ fn prepare(runtime: &Runtime, options: &SessionOptions) -> Result<ort::session::
     };
     let refused = "session options";
     // What ONNX Runtime logs as an error it also returns as one, and we tell it there.
-    let mut builder = OrtSession::builder(runtime.environment())
+    let mut builder = OrtSession::builder(&runtime.environment()?)
         .map_err(|why| failed(refused, &why))?
         .with_log_level(ort::logging::LogLevel::Fatal)
         .map_err(|why| failed(refused, &why))?
