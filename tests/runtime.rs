@@ -77,6 +77,9 @@ fn free_dimensions_are_settable_and_checked() {
     assert_eq!(samples.batches()[0][0].1.shape(), [5, 1, 28, 28]);
     let again = Samples::synthesize(&runtime(), &model, &with("batch")).unwrap();
     assert_eq!(samples.batches(), again.batches(), "seeded");
+    let speech = load(&support::model("silero-vad/silero_vad_half.onnx"));
+    let samples = Samples::synthesize(&runtime(), &speech, &Synthesis::default()).unwrap();
+    assert_eq!(samples.batches()[0][0].1.shape(), [1, 576], "sound is at least a frame");
     let why = Samples::synthesize(&runtime(), &model, &with("height")).unwrap_err().to_string();
     assert!(why.contains("`height`") && why.contains("batch"), "{why}");
 }

@@ -2,8 +2,8 @@
 //!
 //! Floats are drawn from the normal distribution, integers from a small range chosen by what the input's name says it
 //! is (a mask, token ids, a sampling rate). Free dimensions are set by the caller or guessed: a leading one is a batch of
-//! 1, the two of an image are tried in common sizes, others in common lengths. A guess counts once ONNX Runtime has run
-//! the model with it.
+//! 1, the two of an image are tried in common sizes, sound is at least a frame long, others are tried in common lengths.
+//! A guess counts once ONNX Runtime has run the model with it.
 
 use super::{
     Runtime, Samples, Session, SessionOptions,
@@ -27,6 +27,8 @@ pub struct Synthesis {
     pub batches: usize,
 }
 
+/// The least length of sound: to a shorter piece a model of speech answers next to nothing.
+const FRAME: usize = 576;
 /// Guesses for free dimensions: height and width of an image, the length of anything else, the largest token id.
 type Guess = ([usize; 2], usize, i64);
 const GUESSES: &[Guess] = &[
@@ -94,6 +96,8 @@ fn shape(input: &Input, leading: &[&str], dims: &[(String, usize)], guess: &Gues
     let Some(declared) = &input.ty.shape else { return vec![1] };
     let image = declared.len() == 4;
     let channels_last = image && matches!(declared[3], Dim::Known(1 | 3 | 4));
+    // Floats of one dimension besides the batch are samples of sound; text is integers, features have two.
+    let sound = declared.len() == 2 && matches!(input.ty.dtype, Some(DType::F32 | DType::F16));
     let pixels = if channels_last { [1, 2] } else { [2, 3] };
     let extent = |(at, dim): (usize, &Dim)| match dim {
         Dim::Known(n) => *n,
@@ -107,6 +111,7 @@ fn shape(input: &Input, leading: &[&str], dims: &[(String, usize)], guess: &Gues
         _ if image => 3,
         // An unnamed dimension between known ones is the batch of a recurrent state.
         Dim::Unknown if at + 1 < declared.len() && declared[0].known().is_some() => 1,
+        _ if sound => guess.1.max(FRAME),
         _ => guess.1,
     };
     declared.iter().enumerate().map(extent).collect()
