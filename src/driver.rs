@@ -1,23 +1,28 @@
 //! From a model to a compressed one: brings the model into the form each pass needs, runs it, and lowers the result.
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     ir::Model,
-    lower,
-    passes::{Changed, Context, Pass, Pipeline, simplify::Simplify},
+    lower, ops,
+    passes::{Changed, Context, Pass, Pipeline, RemarkKind, simplify::Simplify},
     report::PassRun,
 };
 use std::time::Instant;
 
-/// How to run a pipeline.
+/// What to do around the passes of a pipeline.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Preparation {
     /// Do not run `simplify` before a pass that needs it.
     pub no_simplify: bool,
+    /// Raise ONNX's own operator set to this version first.
+    pub opset: Option<i64>,
 }
 
-/// Runs a pipeline over a model: `simplify` first where a pass needs it, the operator set raised where a pass writes newer
-/// operators, and quantization schemes turned into nodes at the end. Returns what ran, in order.
+/// Runs a pipeline over a model: `simplify` first where a pass needs it, the operator set raised where that is asked for or
+/// a pass writes newer operators, and quantization schemes turned into nodes at the end. Returns what ran, in order.
+///
+/// # Errors
+/// [`Error::Usage`] where an operator set is asked for that is older than the model's; what the passes fail with.
 pub fn compress(
     model: &mut Model,
     pipeline: &Pipeline,
@@ -25,17 +30,19 @@ pub fn compress(
     cx: &mut Context<'_>,
 ) -> Result<Vec<PassRun>> {
     let mut runs = Vec::new();
+    let file_version = model.ir_version;
+    if let Some(opset) = preparation.opset {
+        if opset < model.opset() {
+            let what = format!("operator set {opset} is older than the model's, {}", model.opset());
+            return Err(Error::usage(what, "operator sets are only ever raised"));
+        }
+        raise_opset(model, opset, "as asked for", cx)?;
+    }
     let mut simplified = preparation.no_simplify;
     for pass in pipeline.passes() {
         let needs = pass.needs();
-        if let Some(opset) = needs.opset.filter(|o| *o > model.opset()) {
-            let from = model.opset();
-            lower::opset::upgrade(model, opset)?;
-            cx.applied(
-                (),
-                format!("operator set raised from {from} to {opset}, which `{}` needs", pass.name()),
-            );
-            model.verify()?;
+        if let Some(opset) = needs.opset {
+            raise_opset(model, opset, &format!("which `{}` needs", pass.name()), cx)?;
         }
         if needs.simplified && !simplified {
             runs.push(timed(&Simplify::default(), model, cx)?);
@@ -46,7 +53,26 @@ pub fn compress(
     }
     lower::schemes::materialize(model)?;
     model.verify()?;
+    if model.ir_version > file_version {
+        cx.enter("file");
+        let text = format!("version of the file format raised from {file_version} to {}", model.ir_version);
+        cx.remark(RemarkKind::Note, (), text);
+    }
     Ok(runs)
+}
+
+fn raise_opset(model: &mut Model, target: i64, why: &str, cx: &mut Context<'_>) -> Result<()> {
+    let from = model.opset();
+    if from >= target {
+        return Ok(());
+    }
+    // What an attribute becomes may depend on the type of an input.
+    ops::infer_types(model)?;
+    lower::opset::upgrade(model, target)?;
+    model.verify()?;
+    cx.enter("opset");
+    cx.remark(RemarkKind::Note, (), format!("operator set raised from {from} to {target}, {why}"));
+    Ok(())
 }
 
 fn timed(pass: &dyn Pass, model: &mut Model, cx: &mut Context<'_>) -> Result<PassRun> {

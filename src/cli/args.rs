@@ -1,5 +1,6 @@
 //! The command line's arguments.
 
+use crate::ir::{Dim, Shape};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -75,7 +76,7 @@ pub(crate) struct RunArgs {
     /// Fail (exit code 3) where accuracy falls by more than this share: 0.01 is one point
     #[arg(long, value_name = "X", requires = "labels")]
     pub(crate) max_drop: Option<f64>,
-    /// The size of a symbolic dimension of synthesized inputs: batch=4 (repeatable)
+    /// The size of a dimension by its name: batch=4 (repeatable). Compression fixes it in the model
     #[arg(long, value_name = "NAME=N", value_parser = parse_dim)]
     pub(crate) dim: Vec<(String, usize)>,
     /// Where to run
@@ -115,6 +116,12 @@ pub(crate) struct CompressArgs {
     pub(crate) recipe: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) running: RunArgs,
+    /// Fix an input's shape: x:1,3,224,224 (repeatable); ? leaves a dimension as it is, a name keeps it free
+    #[arg(long, value_name = "NAME:DIMS", value_parser = parse_shape)]
+    pub(crate) input_shape: Vec<(String, Shape)>,
+    /// Raise ONNX's operator set to this version
+    #[arg(long, value_name = "N")]
+    pub(crate) opset: Option<i64>,
     /// Write everything that is known about the run to this .json file
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -156,4 +163,19 @@ fn parse_dim(text: &str) -> Result<(String, usize), String> {
         Ok(n) if n > 0 && !name.is_empty() => Ok((name.to_owned(), n)),
         _ => Err(format!("`{n}` is not a positive number")),
     }
+}
+
+fn parse_shape(text: &str) -> Result<(String, Shape), String> {
+    // Names may hold colons themselves, as those of TensorFlow do.
+    let (name, dims) = text.rsplit_once(':').ok_or("write it as name:1,3,224,224")?;
+    let one = |dim: &str| match dim.trim() {
+        "?" => Ok(Dim::Unknown),
+        dim if dim.starts_with(|c: char| c.is_alphabetic() || c == '_') => Ok(Dim::Symbol(dim.to_owned())),
+        dim => match dim.parse() {
+            Ok(n) if n > 0 => Ok(Dim::Known(n)),
+            _ => Err(format!("`{dim}` is no dimension: write a positive number, ? or a name")),
+        },
+    };
+    let dims = dims.split(',').filter(|_| !dims.is_empty()).map(one).collect::<Result<_, _>>()?;
+    Ok((name.to_owned(), dims))
 }

@@ -9,7 +9,10 @@ use crate::{
     ir::Model,
     lower::{self, ExternalData, SaveOptions},
     measure::Measure,
-    passes::{Context, PASSES, Pipeline, Remark, RemarkKind},
+    passes::{
+        Context, PASSES, Pipeline, Remark, RemarkKind,
+        interface::{freeze_dims, set_input_shapes},
+    },
     report::{Report, Summary, slower},
     runtime::{Measurer, Runtime, Samples},
 };
@@ -28,13 +31,15 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     }
     let input = args.input.as_deref().ok_or_else(|| Error::usage("no model is given", "name one, or - "))?;
     let output = args.output.clone().unwrap_or_else(|| default_output(input));
-    let original = load(input)?;
+    let mut original = load(input)?;
+    freeze_dims(&mut original, &args.running.dim)?;
+    set_input_shapes(&mut original, &args.input_shape)?;
     let runtime = runtime(args)?;
     let samples = match (&runtime, &args.running.calib) {
         (None, Some(_)) => return Err(crate::measure::no_runtime("--calib")),
         // Made-up inputs validate; a pass must not take them for calibration data.
         (Some(runtime), calib) if calib.is_some() || !args.no_validate => {
-            args.running.samples(runtime, &original)?
+            args.running.samples(runtime, &original, &[])?
         }
         _ => Samples::from_batches([]),
     };
@@ -47,8 +52,8 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         cx = cx.with_measure(measurer as &dyn Measure);
     }
     let mut model = original.clone();
-    let passes =
-        driver::compress(&mut model, &pipeline, Preparation { no_simplify: args.no_simplify }, &mut cx)?;
+    let preparation = Preparation { no_simplify: args.no_simplify, opset: args.opset };
+    let passes = driver::compress(&mut model, &pipeline, preparation, &mut cx)?;
     let validation = match &runtime {
         Some(runtime) if !args.no_validate => {
             Some(prove(runtime, &original, &model, &samples, args, &pipeline)?)

@@ -18,7 +18,7 @@ pub(super) fn run(
 ) -> Result<()> {
     let (before, after) = (load(original)?, load(compressed)?);
     let runtime = running.runtime()?;
-    let samples = running.samples(&runtime, &before)?;
+    let samples = running.samples(&runtime, &before, &running.dim)?;
     let options = running.validate_options(&samples, least_sqnr)?;
     let found = validate(&runtime, &before, &after, &samples, &options)?;
     if json {

@@ -4,6 +4,7 @@
 //! documentation of defaults) follows from that. Library users push passes of their own into a [`Pipeline`].
 
 mod context;
+pub mod interface;
 mod pass;
 mod pipeline;
 pub mod prune;

@@ -17,8 +17,9 @@ pub const VERSIONS: (i64, i64) = (7, 25);
 const IR_VERSIONS: [(i64, i64); 9] =
     [(9, 4), (10, 5), (11, 6), (12, 7), (15, 8), (19, 9), (21, 10), (23, 11), (24, 12)];
 
-/// Raises ONNX's own operator set to `target`, in the main graph, bodies and functions. A model that is there
-/// already is left alone.
+/// Raises ONNX's own operator set to `target`, in the main graph, bodies and functions, and the version of the file
+/// format as far as that asks for it. What is there already is left alone. Some operators convert only where the type of
+/// their input is known: run [`infer_types`](crate::ops::infer_types) first.
 ///
 /// # Errors
 /// [`Error::Unsupported`] names the op that has no equivalent in the newer set, or the version out of reach; the
@@ -26,10 +27,7 @@ const IR_VERSIONS: [(i64, i64); 9] =
 pub fn upgrade(model: &mut Model, target: i64) -> Result<()> {
     let (oldest, newest) = VERSIONS;
     let from = model.opset();
-    if from >= target {
-        return Ok(());
-    }
-    if from < oldest || target > newest {
+    if from < target && (from < oldest || target > newest) {
         let why = format!("operator set {from} to {target}: only {oldest} to {newest} can be converted");
         return Err(Error::unsupported((), why));
     }
@@ -37,6 +35,7 @@ pub fn upgrade(model: &mut Model, target: i64) -> Result<()> {
     for version in from + 1..=target {
         graph(&mut new.graph, version, false)?;
     }
+    let mut raised = from < target;
     raise(&mut new.opsets, target);
     for function in &mut new.functions {
         let uses = function.opsets.iter().filter(|o| is_standard(o)).map(|o| o.version).max();
@@ -49,6 +48,10 @@ pub fn upgrade(model: &mut Model, target: i64) -> Result<()> {
             graph(&mut function.body, version, true)?;
         }
         raise(&mut function.opsets, target);
+        raised = true;
+    }
+    if !raised {
+        return Ok(());
     }
     let needed = IR_VERSIONS.iter().rev().find(|(opset, _)| *opset <= target).map_or(3, |(_, ir)| *ir);
     let needed = if target == 25 { 13 } else { needed };

