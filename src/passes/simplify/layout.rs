@@ -6,7 +6,10 @@
 
 use crate::{
     ir::{Dim, Tensor},
-    ops::fold::moves::permutation,
+    ops::fold::{
+        index::{axes, axis},
+        moves::permutation,
+    },
     passes::rules::{Bindings, Match, Miss, Rule},
 };
 
@@ -47,6 +50,29 @@ fn last_shape(m: &Match<'_>) -> Result<Bindings, Miss> {
     }
 }
 
+/// What a reduction over extents of one gives: the same elements, in a shape without those.
+fn reduced_nothing(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let more = |name| {
+        let shape = m.ty(name).and_then(|t| t.shape).filter(|s| !s.contains(&Dim::Unknown)).ok_or("")?;
+        Ok::<Vec<Dim>, Miss>(shape.into_iter().filter(|d| *d != Dim::Known(1)).collect())
+    };
+    if m.opset < 5 || more("x")? != more("y")? { Err("") } else { result_shape(m).map_err(|_| "") }
+}
+
+/// An element of an axis, which is then put back.
+fn kept_axis(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let (gather, unsqueeze) = (m.op("h").ok_or("")?, m.op("y").ok_or("")?);
+    let rank = m.ty("x").and_then(|t| t.rank()).ok_or("the rank is not known")?;
+    let back = unsqueeze.ints("axes").map(<[i64]>::to_vec);
+    let back = back.or_else(|| m.tensor("t")?.to_i64()).ok_or("")?;
+    let index = m.tensor("i").filter(|i| i.rank() == 0).ok_or("")?;
+    let axis = axis(gather.int("axis").unwrap_or(0), rank);
+    if axis.is_none() || axes(&back, rank) != axis.map(|axis| vec![axis]) {
+        return Err("");
+    }
+    Ok(Bindings::default().tensor("index", index.reshaped([1])))
+}
+
 /// A shape that is computed though at most one dimension of it is open.
 fn static_target(m: &Match<'_>) -> Result<Bindings, Miss> {
     if m.tensor("s").is_some() { Err("") } else { result_shape(m).map_err(|_| "") }
@@ -63,6 +89,11 @@ macro_rules! chains {
 pub(super) const CHAINS: &[Rule] =
     chains! { "Reshape(x, s)" "Flatten(x)" "Squeeze(x, $s?)" "Unsqueeze(x, $s?)" };
 
+macro_rules! over_one {
+    ($lhs:literal) => {
+        Rule { name: "reduction-to-reshape", lhs: $lhs, rhs: "y = Reshape(x, shape)", bind: reduced_nothing }
+    };
+}
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "transpose-chain",
@@ -76,6 +107,16 @@ pub(super) const RULES: &[Rule] = &[
         rhs: "y = Reshape(x, shape)",
         bind: static_target,
     },
+    Rule {
+        name: "gather-keeping-the-axis",
+        lhs: "h = Gather(x, $i)  y = Unsqueeze(h, $t?)",
+        rhs: "y = Gather(x, index)",
+        bind: kept_axis,
+    },
+    over_one!("y = ReduceSum(x, axes?)"),
+    over_one!("y = ReduceMean(x, axes?)"),
+    over_one!("y = ReduceMax(x, axes?)"),
+    over_one!("y = ReduceMin(x, axes?)"),
 ];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod affine;
 mod chain;
+mod concat;
 mod control;
 mod fold;
 mod growth;
@@ -122,6 +123,7 @@ impl Work {
             let local = fold::local(&mut model.graph, opset);
             let folded = known + local + fold::fold(model, &mut self.bounds, &mut self.learned, cx);
             let decided = control::inline(&mut model.graph, opset);
+            let joined = concat::flatten(&mut model.graph);
             let equal = share::constants(&mut model.graph);
             let shared = share::ops(&mut model.graph);
             let states = recurrent::zero_states(&mut model.graph);
@@ -130,12 +132,13 @@ impl Work {
             cx.count("constant-to-initializer", lifted as u64);
             cx.count("constant-folded", folded as u64);
             cx.count("decided-control-flow", decided as u64);
+            cx.count("concat-of-concat", joined as u64);
             cx.count("equal-constant", equal as u64);
             cx.count("equal-op", shared as u64);
             cx.count("zero-state", states as u64);
             cx.count("dead-code", dead as u64);
             let ruled = RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
-            if inputs + lifted + folded + decided + equal + shared + states + dead + ruled == 0 {
+            if inputs + lifted + folded + decided + joined + equal + shared + states + dead + ruled == 0 {
                 break;
             }
             (first, changed) = (false, Changed::Yes);
