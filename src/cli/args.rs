@@ -119,6 +119,12 @@ pub(crate) struct CompressArgs {
     /// Fix an input's shape: x:1,3,224,224 (repeatable); ? leaves a dimension as it is, a name keeps it free
     #[arg(long, value_name = "NAME:DIMS", value_parser = parse_shape)]
     pub(crate) input_shape: Vec<(String, Shape)>,
+    /// Cut the model to these outputs, which may be inner values: a,b
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) outputs: Vec<String>,
+    /// Drop inputs that nothing uses any more
+    #[arg(long)]
+    pub(crate) drop_unused_inputs: bool,
     /// Raise ONNX's operator set to this version
     #[arg(long, value_name = "N")]
     pub(crate) opset: Option<i64>,

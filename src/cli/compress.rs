@@ -11,7 +11,7 @@ use crate::{
     measure::Measure,
     passes::{
         Context, PASSES, Pipeline, Remark, RemarkKind,
-        interface::{freeze_dims, set_input_shapes},
+        interface::{freeze_dims, set_input_shapes, set_outputs},
     },
     report::{Report, Summary, slower},
     runtime::{Measurer, Runtime, Samples},
@@ -34,6 +34,9 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     let mut original = load(input)?;
     freeze_dims(&mut original, &args.running.dim)?;
     set_input_shapes(&mut original, &args.input_shape)?;
+    if !args.outputs.is_empty() {
+        set_outputs(&mut original, &args.outputs)?;
+    }
     let runtime = runtime(args)?;
     let samples = match (&runtime, &args.running.calib) {
         (None, Some(_)) => return Err(crate::measure::no_runtime("--calib")),
@@ -52,7 +55,14 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         cx = cx.with_measure(measurer as &dyn Measure);
     }
     let mut model = original.clone();
-    let preparation = Preparation { no_simplify: args.no_simplify, opset: args.opset };
+    if !args.outputs.is_empty() {
+        model.graph.sweep();
+    }
+    let preparation = Preparation {
+        no_simplify: args.no_simplify,
+        opset: args.opset,
+        drop_unused_inputs: args.drop_unused_inputs,
+    };
     let passes = driver::compress(&mut model, &pipeline, preparation, &mut cx)?;
     let validation = match &runtime {
         Some(runtime) if !args.no_validate => {

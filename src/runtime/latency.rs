@@ -52,22 +52,21 @@ const MOST_RUNS: usize = 200;
 const LEAST_RUNS: usize = 10;
 const TIME_BUDGET: Duration = Duration::from_secs(2);
 
-/// Times both in turns, so that what else the machine does meets both alike.
+/// Times both in turns, each on its batch, so that what else the machine does meets both alike.
 pub(super) fn time(
-    before: &Session,
-    after: &Session,
-    batch: &Batch,
+    before: (&Session, &Batch),
+    after: (&Session, &Batch),
     rows: usize,
     threads: Option<usize>,
 ) -> Result<Latency> {
     for _ in 0..WARM_UP {
-        before.run(batch)?;
-        after.run(batch)?;
+        before.0.run(before.1)?;
+        after.0.run(after.1)?;
     }
     let started = Instant::now();
     let (mut a, mut b) = (Vec::new(), Vec::new());
     while a.len() < LEAST_RUNS || (a.len() < MOST_RUNS && started.elapsed() < TIME_BUDGET) {
-        for (session, times) in [(before, &mut a), (after, &mut b)] {
+        for ((session, batch), times) in [(before, &mut a), (after, &mut b)] {
             let start = Instant::now();
             session.run(batch)?;
             times.push(start.elapsed().as_secs_f64() * 1e3);

@@ -125,8 +125,11 @@ pub fn validate(
         outputs.iter_mut().zip(own).for_each(|(output, own)| output.own_sqnr_db = own.sqnr_db);
     }
     let accuracy = scores.map(|scores| scores.finish(count)).transpose()?;
-    let latency =
-        options.latency.then(|| time(&before, &after, first, rows_of(first), options.threads)).transpose()?;
+    let own = inputs_of_session(&after, first);
+    let latency = options
+        .latency
+        .then(|| time((&before, first), (&after, &own), rows_of(first), options.threads))
+        .transpose()?;
     let mut validation = Validation {
         batches: batches.len(),
         samples: count,
@@ -151,7 +154,7 @@ fn differences(
 ) -> Result<Vec<OutputError>> {
     let mut differences = vec![Difference::default(); before.outputs().len()];
     for batch in batches {
-        let (a, b) = (before.run(batch)?, after.run(batch)?);
+        let (a, b) = (before.run(batch)?, after.run(&inputs_of_session(after, batch))?);
         let b: HashMap<&str, _> = b.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         for ((name, x), difference) in a.iter().zip(&mut differences) {
             let y = b.get(name.as_str()).ok_or_else(|| Error::Runtime(format!("output `{name}` is gone")))?;
@@ -180,6 +183,11 @@ fn differences(
     Ok(named.map(|(difference, name)| difference.finish(name.clone())).collect())
 }
 
+/// What of a batch a model takes: it may have fewer inputs than the original.
+fn inputs_of_session(session: &Session, batch: &Batch) -> Batch {
+    batch.iter().filter(|(name, _)| session.inputs().contains(name)).cloned().collect()
+}
+
 fn rows_of(batch: &Batch) -> usize {
     batch.iter().find_map(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1)
 }
@@ -189,13 +197,16 @@ fn same_interface(original: &Model, compressed: &Model) -> Result<()> {
         let outputs = model.graph.outputs.iter().map(|v| model.graph.name_of(*v).to_owned());
         (inputs_of(model).into_iter().map(|input| input.name).collect(), outputs.collect())
     };
+    let only = |a: &[String], b: &[String]| a.iter().find(|name| !b.contains(name)).cloned();
     let ((inputs, outputs), (other_inputs, other_outputs)) = (names(original), names(compressed));
-    for (what, ours, theirs) in [("input", inputs, other_inputs), ("output", outputs, other_outputs)] {
-        let only = |a: &[String], b: &[String]| a.iter().find(|name| !b.contains(name)).cloned();
-        let found = only(&ours, &theirs).map(|name| (name, "original"));
-        if let Some((name, side)) =
-            found.or_else(|| only(&theirs, &ours).map(|name| (name, "compressed model")))
-        {
+    // An input that nothing needs any more may have gone.
+    let found = [
+        ("input", "compressed model", only(&other_inputs, &inputs)),
+        ("output", "original", only(&outputs, &other_outputs)),
+        ("output", "compressed model", only(&other_outputs, &outputs)),
+    ];
+    for (what, side, name) in found {
+        if let Some(name) = name {
             let why = format!("only the {side} has the {what} `{name}`");
             return Err(Error::usage(why, "models are compared by the names of their inputs and outputs"));
         }

@@ -4,5 +4,7 @@
 //! a remark.
 
 mod freeze;
+mod outputs;
 
 pub use freeze::{freeze_dims, set_input_shapes};
+pub use outputs::{drop_unused_inputs, set_outputs};
