@@ -7,6 +7,7 @@ mod affine;
 mod chain;
 mod concat;
 mod control;
+mod early;
 mod fold;
 mod growth;
 mod layout;
@@ -138,7 +139,10 @@ impl Work {
             cx.count("zero-state", states as u64);
             cx.count("dead-code", dead as u64);
             let ruled = RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
-            if inputs + lifted + folded + decided + joined + equal + shared + states + dead + ruled == 0 {
+            let early = early::gathers(&mut model.graph);
+            cx.count("early-gather", early as u64);
+            let shrunk = equal + shared + states + dead;
+            if inputs + lifted + folded + decided + joined + shrunk + ruled + early == 0 {
                 break;
             }
             (first, changed) = (false, Changed::Yes);
