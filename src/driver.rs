@@ -2,10 +2,11 @@
 
 use crate::{
     error::{Error, Result},
-    ir::{Model, Where},
+    ir::{Function, Model, Where},
     lower, ops,
     passes::{
-        Changed, Context, Pass, Pipeline, RemarkKind, interface::drop_unused_inputs, simplify::Simplify,
+        Changed, Context, Pass, Pipeline, RemarkKind, inline_functions, interface::drop_unused_inputs,
+        simplify::Simplify,
     },
     report::PassRun,
 };
@@ -18,6 +19,8 @@ pub struct Preparation {
     pub no_simplify: bool,
     /// Raise ONNX's own operator set to this version first.
     pub opset: Option<i64>,
+    /// Replace calls of model-local functions by what they do first.
+    pub inline_functions: bool,
     /// Drop the inputs that nothing uses in the end.
     pub drop_unused_inputs: bool,
 }
@@ -41,6 +44,9 @@ pub fn compress(
             return Err(Error::usage(what, "operator sets are only ever raised"));
         }
         raise_opset(model, opset, "as asked for", cx)?;
+    }
+    if preparation.inline_functions {
+        inline(model, cx)?;
     }
     let mut simplified = preparation.no_simplify;
     for pass in pipeline.passes() {
@@ -69,6 +75,22 @@ pub fn compress(
         cx.remark(RemarkKind::Note, (), text);
     }
     Ok(runs)
+}
+
+/// Inlines functions, once they and the model are of one operator set.
+fn inline(model: &mut Model, cx: &mut Context<'_>) -> Result<()> {
+    let versions = |f: &Function| f.opsets.iter().filter(|o| o.is_standard()).map(|o| o.version).max();
+    if let Some(newest) = model.functions.iter().filter_map(versions).max() {
+        raise_opset(model, newest, "which a function is of", cx)?;
+        lower::opset::upgrade(model, model.opset())?;
+    }
+    let (functions, calls) = (model.functions.len(), inline_functions(model)?);
+    if functions > 0 {
+        cx.enter("functions");
+        let text = format!("{calls} calls of {functions} model-local functions are inlined");
+        cx.remark(RemarkKind::Note, (), text);
+    }
+    Ok(())
 }
 
 fn raise_opset(model: &mut Model, target: i64, why: &str, cx: &mut Context<'_>) -> Result<()> {

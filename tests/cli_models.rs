@@ -3,7 +3,10 @@
 mod support;
 
 use assert_cmd::Command;
-use onnx_compress::{ir::Model, lower};
+use onnx_compress::{
+    ir::{Model, text},
+    lower,
+};
 use predicates::str::contains;
 use std::path::Path;
 
@@ -121,4 +124,26 @@ fn a_model_is_cut_to_the_outputs_asked_for_and_proven_on_them() {
         why.contains("the model computes no `outptu`") && why.contains("did you mean `output`?"),
         "{why}"
     );
+}
+
+#[test]
+fn functions_are_inlined_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("functions.onnx");
+    let source = r#"<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        g (float[n,4] x) => (float[n,4] y) { h = own.Twice <by = 3.0> (x)
+            y = own.Twice (h) }
+        <domain: "own", opset_import: ["" : 18]>
+        Twice <by: float = 2.0> (v) => (w) { c = Constant <value_float: float = @by> ()
+            same = Identity (v)
+            w = Mul (same, c) }"#;
+    lower::save(&text::parse(source).unwrap(), &path, &lower::SaveOptions::default()).unwrap();
+    let (_, left) = compressed(&path, &[]);
+    assert_eq!((left.functions.len(), left.opset()), (1, 17));
+    let (said, inlined) = compressed(&path, &["--inline-functions"]);
+    let ops: Vec<_> = inlined.graph.ops().map(|op| inlined.graph.op(op).op_type.clone()).collect();
+    assert_eq!((inlined.functions.len(), inlined.opset()), (0, 18));
+    assert_eq!(ops, ["Mul", "Mul"]);
+    assert!(said.contains("functions: note: 2 calls of 1 model-local functions are inlined"), "{said}");
+    assert!(said.contains("operator set raised from 17 to 18, which a function is of"), "{said}");
 }

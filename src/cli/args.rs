@@ -125,6 +125,9 @@ pub(crate) struct CompressArgs {
     /// Drop inputs that nothing uses any more
     #[arg(long)]
     pub(crate) drop_unused_inputs: bool,
+    /// Replace calls of model-local functions by what they do
+    #[arg(long)]
+    pub(crate) inline_functions: bool,
     /// Raise ONNX's operator set to this version
     #[arg(long, value_name = "N")]
     pub(crate) opset: Option<i64>,

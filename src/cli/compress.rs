@@ -61,6 +61,7 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     let preparation = Preparation {
         no_simplify: args.no_simplify,
         opset: args.opset,
+        inline_functions: args.inline_functions,
         drop_unused_inputs: args.drop_unused_inputs,
     };
     let passes = driver::compress(&mut model, &pipeline, preparation, &mut cx)?;

@@ -1,9 +1,56 @@
 //! Moving what a body computes into the graph around it.
 
-use super::{Graph, OpId, Origin, Value, ValueId};
-use std::collections::{HashMap, HashSet};
+use super::{Graph, OpId, Origin, ValueId};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 impl Graph {
+    /// A copy of a graph of another scope, such as the body of a function, to be a body in this one: what it defines, in
+    /// nested bodies too, gets a name that is fresh here.
+    pub fn adopt(&self, other: &Graph) -> Graph {
+        let mut names = BTreeSet::new();
+        other.for_each_nested(&mut |g| names.extend(g.by_name.keys().cloned()));
+        let renamed = names.iter().map(|name| {
+            let mut fresh = self.names.fresh(name);
+            while fresh != *name && names.contains(&fresh) {
+                fresh = self.names.fresh(name);
+            }
+            (name.clone(), fresh)
+        });
+        let mut copy = other.clone();
+        copy.move_into(self, &renamed.collect());
+        copy
+    }
+
+    /// Gives this graph and its bodies the name table of another one, and the names that are fresh there.
+    fn move_into(&mut self, scope: &Graph, renamed: &HashMap<String, String>) {
+        self.names = scope.names.clone();
+        for op in self.ops().collect::<Vec<_>>() {
+            self.op_mut(op).bodies_mut().for_each(|body| body.move_into(scope, renamed));
+        }
+        for v in self.defined() {
+            if let Some(fresh) = renamed.get(self.name_of(v)) {
+                self.rename_annotated(v, fresh);
+            }
+        }
+    }
+
+    /// The values that this graph does not take from the graph around it.
+    fn defined(&self) -> Vec<ValueId> {
+        self.values().filter(|v| self.value(*v).origin != Origin::Captured).collect()
+    }
+
+    /// Gives a value another name, also in the quantization annotations.
+    fn rename_annotated(&mut self, v: ValueId, name: &str) {
+        let old = self.name_of(v).to_owned();
+        for annotation in &mut self.annotations {
+            let tensors = annotation.parameters.iter_mut().map(|(_, tensor)| tensor);
+            for tensor in tensors.chain([&mut annotation.tensor]).filter(|tensor| **tensor == old) {
+                name.clone_into(tensor);
+            }
+        }
+        self.rename(v, name);
+    }
+
     /// Moves the ops and constants of a body, which was taken off the op `of`, into this graph, with values of this
     /// graph in the place of the body's inputs; returns what stands for the body's outputs. Names are kept unless
     /// another scope has them. The op is left as it is, and is to be removed.
@@ -54,23 +101,11 @@ impl Graph {
         for nested in self.ops().filter(|op| *op != of).flat_map(|op| self.op(op).bodies()) {
             nested.for_each_nested(&mut |g| taken.extend(g.by_name.keys().cloned()));
         }
-        let defined: Vec<ValueId> =
-            body.values().filter(|v| body.value(*v).origin != Origin::Captured).collect();
-        for v in defined {
-            let Value { name, .. } = body.value(v).clone();
-            if !taken.contains(&name) {
-                continue;
+        for v in body.defined() {
+            let name = body.name_of(v).to_owned();
+            if taken.contains(&name) {
+                body.rename_annotated(v, &self.names.fresh(&name));
             }
-            let fresh = self.names.fresh(&name);
-            for annotation in body.annotations.iter_mut().filter(|a| a.tensor == name) {
-                annotation.tensor.clone_from(&fresh);
-            }
-            for (_, parameter) in body.annotations.iter_mut().flat_map(|a| &mut a.parameters) {
-                if *parameter == name {
-                    parameter.clone_from(&fresh);
-                }
-            }
-            body.rename(v, &fresh);
         }
     }
 }

@@ -20,6 +20,13 @@ pub struct OpsetImport {
     pub carried: Carried,
 }
 
+impl OpsetImport {
+    /// Whether this is ONNX's own operator set.
+    pub fn is_standard(&self) -> bool {
+        self.domain.is_empty() || self.domain == "ai.onnx"
+    }
+}
+
 /// Quantization parameters that the file attaches to a tensor by name (`TensorAnnotation`).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Annotation {

@@ -4,6 +4,7 @@
 //! documentation of defaults) follows from that. Library users push passes of their own into a [`Pipeline`].
 
 mod context;
+mod functions;
 pub mod interface;
 mod pass;
 mod pipeline;
@@ -13,6 +14,7 @@ pub mod rules;
 pub mod simplify;
 
 pub use context::{Context, Progress, Remark, RemarkKind};
+pub use functions::inline_functions;
 pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};
 pub use pipeline::Pipeline;
 pub(crate) use pipeline::run_pass;

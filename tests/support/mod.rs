@@ -16,6 +16,7 @@
 pub(crate) mod blocks;
 pub(crate) mod oracle;
 
+use onnx_compress::{ir::Model, lower, measure::Batch};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,19 @@ pub(crate) struct Conformance {
     /// ONNX Runtime gives the expected outputs for the model as it stands. Where it does not (it lacks the operator,
     /// the outputs are random), the test still is a model to load and save.
     pub(crate) runs: bool,
+}
+
+impl Conformance {
+    /// The inputs of its first data set by name; `None` where it has none, or one that is no tensor.
+    pub(crate) fn batch(&self, model: &Model) -> Option<Batch> {
+        let folder = self.data_sets.first()?;
+        let mut batch = Batch::new();
+        for (k, v) in model.graph.inputs.iter().enumerate() {
+            let bytes = fs::read(folder.join(format!("input_{k}.pb"))).ok()?;
+            batch.push((model.graph.name_of(*v).to_owned(), lower::tensor_from_proto(bytes.into()).ok()?.1));
+        }
+        Some(batch)
+    }
 }
 
 /// The whole conformance set, by name.

@@ -38,7 +38,7 @@ pub fn upgrade(model: &mut Model, target: i64) -> Result<()> {
     let mut raised = from < target;
     raise(&mut new.opsets, target);
     for function in &mut new.functions {
-        let uses = function.opsets.iter().filter(|o| is_standard(o)).map(|o| o.version).max();
+        let uses = function.opsets.iter().filter(|o| o.is_standard()).map(|o| o.version).max();
         let Some(from) = uses.filter(|v| *v < target) else { continue };
         if from < oldest {
             let why = format!("function `{}` uses operator set {from}, older than {oldest}", function.name);
@@ -60,12 +60,8 @@ pub fn upgrade(model: &mut Model, target: i64) -> Result<()> {
     Ok(())
 }
 
-fn is_standard(import: &OpsetImport) -> bool {
-    import.domain.is_empty() || import.domain == "ai.onnx"
-}
-
 fn raise(opsets: &mut [OpsetImport], target: i64) {
-    for import in opsets.iter_mut().filter(|o| is_standard(o)) {
+    for import in opsets.iter_mut().filter(|o| o.is_standard()) {
         import.version = import.version.max(target);
     }
 }
