@@ -5,7 +5,7 @@ use super::{
     expr::Expr,
     fact::{Fact, Size},
 };
-use crate::ir::{DType, Type};
+use crate::ir::DType;
 use crate::ops::fold::index;
 
 /// What is known of a body's inputs before it is walked; fewer where nothing is.
@@ -21,19 +21,21 @@ pub(super) fn inputs(c: &Call<'_>) -> Vec<Fact> {
             let first = [scalar(DType::I64), scalar(DType::Bool)];
             first.into_iter().chain((2..c.inputs.len()).map(carried)).collect()
         }
-        "Scan" if c.opset >= 9 => {
-            let (states, scanned) = scan_split(c);
-            let slices = (0..scanned).map(|k| {
-                let mut fact = of(states + k);
-                fact.values = None;
-                fact.constant = None;
+        "Scan" => {
+            let scan = Scan::of(c);
+            let slices = (0..scan.scanned).map(|k| {
+                let mut fact = state(scan.first + scan.states + k);
                 fact.shape = fact.shape.and_then(|mut s| {
-                    s.remove(scan_axis(c, "scan_input_axes", k, s.len())?);
-                    Some(s)
+                    s.remove(scan.axis(c, "scan_input_axes", k, s.len())?);
+                    scan.one_sample(s)
                 });
                 fact
             });
-            (0..states).map(state).chain(slices).collect()
+            let states = (0..scan.states).map(|k| {
+                let fact = state(scan.first + k);
+                Fact { shape: fact.shape.and_then(|s| scan.one_sample(s)), ..fact }
+            });
+            states.chain(slices).collect()
         }
         _ => Vec::new(),
     }
@@ -61,21 +63,23 @@ pub(super) fn outputs(c: &Call<'_>, bodies: &[Vec<Fact>]) -> Found {
             });
             Some(outputs.collect())
         }
-        ("Scan", [body]) if c.opset >= 9 => {
-            let (states, scanned) = scan_split(c);
-            let length = (0..scanned).find_map(|k| {
-                let s = c.shape(states + k)?;
-                s[scan_axis(c, "scan_input_axes", k, s.len())?].clone()
+        ("Scan", [body]) => {
+            let scan = Scan::of(c);
+            let length = (0..scan.scanned).find_map(|k| {
+                let s = c.shape(scan.first + scan.states + k)?;
+                s[scan.axis(c, "scan_input_axes", k, s.len())?].clone()
             });
-            let outputs = body.iter().enumerate().map(|(k, out)| match k.checked_sub(states) {
+            let batch = (scan.first..c.inputs.len()).find_map(|k| c.shape(k)?.first()?.clone());
+            let outputs = body.iter().enumerate().map(|(k, out)| match k.checked_sub(scan.states) {
                 None => {
-                    let start = c.input(k).cloned().unwrap_or_default();
+                    let start = c.input(scan.first + k).cloned().unwrap_or_default();
                     Fact { dtype: start.dtype.or(out.dtype), shape: start.shape, ..Fact::default() }
                 }
                 Some(k) => {
+                    let out = if scan.batched { stacked(out, 0, batch.clone()) } else { out.clone() };
                     let rank = out.rank().map_or(0, |r| r + 1);
-                    match scan_axis(c, "scan_output_axes", k, rank) {
-                        Some(at) => stacked(out, at, length.clone()),
+                    match scan.axis(c, "scan_output_axes", k, rank) {
+                        Some(at) => stacked(&out, at, length.clone()),
                         None => Fact { dtype: out.dtype, ..Fact::default() },
                     }
                 }
@@ -86,14 +90,38 @@ pub(super) fn outputs(c: &Call<'_>, bodies: &[Vec<Fact>]) -> Found {
     }
 }
 
-fn scan_split(c: &Call<'_>) -> (usize, usize) {
-    let scanned = c.op.int("num_scan_inputs").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
-    let scanned = scanned.min(c.inputs.len());
-    (c.inputs.len() - scanned, scanned)
+/// How a Scan's inputs are laid out: states first, then what is scanned.
+struct Scan {
+    /// The slot of the first state.
+    first: usize,
+    states: usize,
+    scanned: usize,
+    /// Operator set 8: lengths come first, and every tensor has a batch axis, which the body does not see.
+    batched: bool,
 }
 
-fn scan_axis(c: &Call<'_>, attribute: &str, k: usize, rank: usize) -> Option<usize> {
-    index::axis(c.op.ints(attribute).and_then(|a| a.get(k).copied()).unwrap_or(0), rank)
+impl Scan {
+    fn of(c: &Call<'_>) -> Scan {
+        let batched = c.opset < 9;
+        let first = usize::from(batched);
+        let all = c.inputs.len().saturating_sub(first);
+        let scanned = c.op.int("num_scan_inputs").and_then(|n| usize::try_from(n).ok()).unwrap_or(0).min(all);
+        Scan { first, states: all - scanned, scanned, batched }
+    }
+    /// The axis of a tensor of this rank along which the `k`-th input or output is scanned.
+    fn axis(&self, c: &Call<'_>, attribute: &str, k: usize, rank: usize) -> Option<usize> {
+        if self.batched {
+            return index::axis(1, rank);
+        }
+        index::axis(c.op.ints(attribute).and_then(|a| a.get(k).copied()).unwrap_or(0), rank)
+    }
+    /// The shape without the batch axis, where there is one.
+    fn one_sample(&self, mut shape: Vec<Size>) -> Option<Vec<Size>> {
+        if self.batched {
+            (!shape.is_empty()).then(|| shape.remove(0))?;
+        }
+        Some(shape)
+    }
 }
 
 /// Results of all iterations along a new axis.
@@ -106,7 +134,7 @@ fn stacked(out: &Fact, at: usize, length: Size) -> Fact {
 }
 
 /// What is true of both.
-fn either(a: &Fact, b: &Fact) -> Fact {
+pub(super) fn either(a: &Fact, b: &Fact) -> Fact {
     let shape = match (&a.shape, &b.shape) {
         (Some(x), Some(y)) if x.len() == y.len() => {
             Some(x.iter().zip(y).map(|(x, y)| x.clone().filter(|_| x == y)).collect())
@@ -116,43 +144,6 @@ fn either(a: &Fact, b: &Fact) -> Fact {
     let other = a.other.clone().filter(|t| Some(t) == b.other.as_ref());
     let both = |x: Option<DType>, y: Option<DType>| if x == y { x } else { x.xor(y) };
     Fact { dtype: both(a.dtype, b.dtype), shape, other, ..Fact::default() }
-}
-
-/// Outputs of operators on sequences and options, whose types are no dense tensors.
-pub(super) fn containers(c: &Call<'_>) -> Found {
-    let tensor = |dtype: Option<DType>, shape: Option<Vec<Size>>| Fact { dtype, shape, ..Fact::default() };
-    let other = |ty: Type| Fact { other: Some(ty), ..Fact::default() };
-    let bare = |dtype: DType| Type::Tensor(crate::ir::TensorType { dtype: Some(dtype), shape: None });
-    let element = |slot: usize| match c.input(slot)?.other.as_ref()? {
-        Type::Sequence(t) | Type::Optional(t) => Some((**t).clone()),
-        _ => None,
-    };
-    let of_type = |ty: Type| match ty {
-        Type::Tensor(t) => tensor(t.dtype, None),
-        ty => other(ty),
-    };
-    if !c.op.is_standard() {
-        return None;
-    }
-    Some(vec![match &*c.op.op_type {
-        "SequenceConstruct" | "SplitToSequence" => other(Type::Sequence(Box::new(bare(c.input(0)?.dtype?)))),
-        "SequenceEmpty" => {
-            let dtype = c.op.int("dtype").and_then(|n| DType::from_onnx(i32::try_from(n).ok()?));
-            other(Type::Sequence(Box::new(bare(dtype.unwrap_or(DType::F32)))))
-        }
-        "SequenceInsert" | "SequenceErase" => other(Type::Sequence(Box::new(bare(match element(0)? {
-            Type::Tensor(t) => t.dtype?,
-            _ => return None,
-        })))),
-        "SequenceAt" | "ConcatFromSequence" => of_type(element(0)?),
-        "OptionalGetElement" => match element(0) {
-            Some(Type::Tensor(t)) => Fact::declared(&Type::Tensor(t), None),
-            Some(ty) => other(ty),
-            None => tensor(c.input(0)?.dtype, c.input(0)?.shape.clone()),
-        },
-        "Identity" => other(c.input(0)?.other.clone()?),
-        _ => return None,
-    }])
 }
 
 /// Two facts about the same value, each true: everything either of them says.

@@ -120,6 +120,11 @@ pub(super) fn dynamic_quantize(c: &Call<'_>) -> Found {
     Some(vec![Fact::shaped(c.shape(0)?.to_vec()), Fact::shaped(vec![]), Fact::shaped(vec![])])
 }
 
+/// A decoded picture: height, width, channels, all 0 where the file is no picture.
+pub(super) fn image(_: &Call<'_>) -> Found {
+    shaped(vec![None; 3])
+}
+
 /// All axes but the last two, as Det leaves them.
 pub(super) fn batch_only(c: &Call<'_>) -> Found {
     let s = c.shape(0)?;

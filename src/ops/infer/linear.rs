@@ -1,7 +1,7 @@
 //! Shape rules of matrix products, recurrent layers and attention.
 
 use super::{
-    call::{Call, Found, add, broadcast, broadcast_size, mul, shaped},
+    call::{Call, Found, add, broadcast, broadcast_size, mul, shaped, sub},
     expr::Expr,
     fact::{Fact, Size, len, num},
 };
@@ -158,25 +158,35 @@ pub(super) fn dft(c: &Call<'_>) -> Found {
         (20.., None) => Some(-2),
         _ => Some(c.op.int("axis").unwrap_or(1)),
     };
-    let mut out = s.to_vec();
-    *out.last_mut()? = num(2);
-    match given {
-        Some(a) => {
+    let (onesided, inverse) = (c.flag("onesided"), c.flag("inverse"));
+    let mut out = match (given, c.input(1)) {
+        (Some(a), length) => {
             let a = crate::ops::fold::index::axis(a, s.len())?;
-            let n = match c.input(1) {
+            let n = match length {
                 Some(f) => f.scalar().cloned(),
+                None if onesided && inverse => mul(&sub(&s[a], &num(1)), &num(2)),
                 None => s[a].clone(),
             };
             let half = |n: Expr| n.floor_div(2)?.add(&Expr::from(1));
-            match (c.flag("onesided"), c.flag("inverse")) {
-                (false, _) => out[a] = n,
-                (true, false) => out[a] = n.and_then(half),
-                (true, true) => return None,
-            }
+            let mut out = s.to_vec();
+            out[a] = if onesided && !inverse { n.and_then(half) } else { n };
+            out
         }
-        None => out = vec![None; s.len()],
-    }
+        // Along whichever axis, its length stays.
+        (None, None) if !onesided => s.to_vec(),
+        _ => vec![None; s.len()],
+    };
+    *out.last_mut()? = num(if onesided && inverse { 1 } else { 2 });
     shaped(out)
+}
+
+/// LinearAttention: packed inputs `[batch, steps, heads*size]`, and a state `[batch, heads, size of keys, of values]`.
+pub(super) fn linear_attention(c: &Call<'_>) -> Found {
+    let [batch, steps, _] = c.shape(0)? else { return None };
+    let (queries, heads) = (c.op.int("q_num_heads")?, c.op.int("kv_num_heads").filter(|h| *h > 0)?);
+    let size = |slot: usize| c.shape(slot)?.get(2)?.as_ref()?.exact_div(&Expr::from(heads));
+    let y = vec![batch.clone(), steps.clone(), mul(&num(queries), &size(2))];
+    Some(vec![Fact::shaped(y), Fact::shaped(vec![batch.clone(), num(heads), size(1), size(2)])])
 }
 
 pub(super) fn stft(c: &Call<'_>) -> Found {

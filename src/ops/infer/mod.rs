@@ -18,9 +18,11 @@
 
 mod bodies;
 mod call;
+mod containers;
 mod elementwise;
 mod expr;
 mod fact;
+mod features;
 mod layout;
 mod linear;
 mod spatial;
@@ -145,8 +147,7 @@ impl Walk {
         let op = g.op(id).clone();
         let call = Call { op: &op, opset: self.opset, inputs: &inputs, outputs };
         let (bodies, known) = self.bodies(g, id, &call, facts).into_iter().unzip::<_, _, Vec<_>, _>();
-        let mut found =
-            if bodies.is_empty() { one(&call) } else { bodies::outputs(&call, &bodies).unwrap_or_default() };
+        let mut found = bodies::outputs(&call, &bodies).unwrap_or_else(|| one(&call));
         found.resize_with(outputs, Fact::default);
         (found, known)
     }
@@ -247,7 +248,7 @@ fn one(call: &Call<'_>) -> Vec<Fact> {
     if let Some(found) = values::fold(call) {
         return found;
     }
-    if let Some(found) = bodies::containers(call) {
+    if let Some(found) = containers::containers(call) {
         return found;
     }
     let Some((types, rule)) = table::entry(call.op) else { return Vec::new() };
@@ -258,7 +259,7 @@ fn one(call: &Call<'_>) -> Vec<Fact> {
         if let Some(more) = followed.get(k) {
             *fact = bodies::both(std::mem::take(fact), more);
         }
-        fact.dtype = types.of(call, k);
+        fact.dtype = types.of(call, k, fact.dtype);
     }
     found
 }

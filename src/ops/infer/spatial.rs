@@ -1,7 +1,7 @@
 //! Shape rules of convolutions, pooling and what else works on `[batch, channels, spatial...]`.
 
 use super::{
-    call::{Call, Found, add, mul, number, shaped, sub},
+    call::{Call, Found, add, mul, number, shaped, sub, unknown},
     expr::Expr,
     fact::{Fact, Size, num},
 };
@@ -143,9 +143,20 @@ pub(super) fn grid_sample(c: &Call<'_>) -> Found {
 }
 
 pub(super) fn affine_grid(c: &Call<'_>) -> Found {
-    let size = c.input(1)?.values.as_ref()?;
-    let spatial = size.get(2..)?;
-    shaped([&size[..1], spatial, &[num(spatial.len() as i64)]].concat())
+    let size = match &c.input(1)?.values {
+        Some(values) => values.clone(),
+        None => unknown(c.shape(1)?)?,
+    };
+    let (batch, spatial) = (size.first()?, size.get(2..)?);
+    let batch = batch.clone().or_else(|| c.shape(0)?.first()?.clone());
+    shaped([&[batch], spatial, &[num(spatial.len() as i64)]].concat())
+}
+
+/// CausalConvWithState: `[batch, channels, length]`, and as state the last positions that the kernel reaches back to.
+pub(super) fn causal_conv(c: &Call<'_>) -> Found {
+    let x = c.shape(0)?;
+    let state = [x.get(..2)?, &[sub(c.shape(1)?.get(2)?, &num(1))]].concat();
+    Some(vec![Fact::shaped(x.to_vec()), Fact::shaped(state)])
 }
 
 pub(super) fn roi_align(c: &Call<'_>) -> Found {
@@ -157,7 +168,10 @@ pub(super) fn roi_align(c: &Call<'_>) -> Found {
 
 pub(super) fn col2im(c: &Call<'_>) -> Found {
     let x = c.shape(0)?;
-    let image = c.input(1)?.values.as_ref()?;
+    let image = match &c.input(1)?.values {
+        Some(values) => values.clone(),
+        None => unknown(c.shape(1)?)?,
+    };
     let block = c.input(2).and_then(Fact::numbers);
     let area = block.and_then(|b| b.iter().try_fold(1i64, |n, d| n.checked_mul(*d)));
     let channels = match (x.get(1).and_then(number), area) {

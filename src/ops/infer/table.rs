@@ -2,7 +2,7 @@
 
 use super::{
     call::{Call, Found},
-    elementwise as e, layout as l, linear as m, spatial as s,
+    elementwise as e, features, layout as l, linear as m, spatial as s,
 };
 use crate::ir::{DType, Op};
 
@@ -10,6 +10,8 @@ use crate::ir::{DType, Op};
 pub(super) enum Types {
     /// An input's.
     Like(usize),
+    /// The first input's, or the second's where that one is left out.
+    LikeOr(usize, usize),
     /// Always this one.
     Is(DType),
     /// An attribute's, by number; without it an input's.
@@ -22,15 +24,21 @@ pub(super) enum Types {
     Quantized,
     /// The outputs' in order, the last one's for the rest.
     Each(&'static [Types]),
+    /// The rule gives it with the shape.
+    ByRule,
 }
-use Types::{Attr, AttrOr, Each, Is, Like, Quantized, Value};
+use Types::{Attr, AttrOr, ByRule, Each, Is, Like, LikeOr, Quantized, Value};
 
-type Rule = fn(&Call<'_>) -> Found;
+/// What is known of an operator: its outputs' element types, and the rule for their shapes.
+pub(super) type Entry = (Types, fn(&Call<'_>) -> Found);
 
 /// An operator's facts; `None` for one that inference does not know.
-pub(super) fn entry(op: &Op) -> Option<(Types, Rule)> {
+pub(super) fn entry(op: &Op) -> Option<Entry> {
     match &*op.domain {
-        "" | "ai.onnx" => standard(&op.op_type),
+        "" | "ai.onnx" => standard(&op.op_type).or_else(|| features::text(&op.op_type)),
+        "ai.onnx.ml" => features::learned(&op.op_type),
+        "ai.onnx.preview.training" => features::training(&op.op_type),
+        "ai.onnx.preview" if op.op_type == "FlexAttention" => Some((Like(0), m::attention)),
         "com.microsoft" => Some(match &*op.op_type {
             "MatMulNBits" => (Like(0), m::matmul_nbits),
             "QuantizeLinear" => (Quantized, e::same),
@@ -45,15 +53,15 @@ pub(super) fn entry(op: &Op) -> Option<(Types, Rule)> {
 const WITH_I64: Types = Each(&[Like(0), Is(DType::I64)]);
 const WITH_BOOL: Types = Each(&[Like(0), Is(DType::Bool)]);
 
-fn standard(op_type: &str) -> Option<(Types, Rule)> {
+fn standard(op_type: &str) -> Option<Entry> {
     Some(match op_type {
         // Elementwise, the shape is the input's.
         "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "BitwiseNot" | "Ceil" | "Celu"
         | "Clip" | "Cos" | "Cosh" | "CumProd" | "CumSum" | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu"
         | "HardSigmoid" | "HardSwish" | "Hardmax" | "Identity" | "LeakyRelu" | "Log" | "LogSoftmax"
         | "Mish" | "Neg" | "PRelu" | "Reciprocal" | "Relu" | "Round" | "Selu" | "Shrink" | "Sigmoid"
-        | "Sign" | "Sin" | "Sinh" | "Softmax" | "Softplus" | "Softsign" | "Sqrt" | "Swish" | "Tan"
-        | "Tanh" | "ThresholdedRelu" | "Not" => (Like(0), e::same),
+        | "Sign" | "Sin" | "Sinh" | "Softmax" | "Softplus" | "Softsign" | "Sqrt" | "SwiGLU" | "Swish"
+        | "Tan" | "Tanh" | "ThresholdedRelu" | "Not" => (Like(0), e::same),
         "InstanceNormalization"
         | "GroupNormalization"
         | "RMSNormalization"
@@ -70,6 +78,7 @@ fn standard(op_type: &str) -> Option<(Types, Rule)> {
         "IsInf" | "IsNaN" => (Is(DType::Bool), e::same),
         "Cast" => (AttrOr("to", DType::F32), e::same),
         "CastLike" => (Like(1), e::same),
+        "BitCast" => (AttrOr("to", DType::F32), e::same),
         "EyeLike" | "RandomNormalLike" | "RandomUniformLike" | "Bernoulli" => (Attr("dtype", 0), e::same),
         "QuantizeLinear" => (Quantized, e::same),
         "DequantizeLinear" => (Attr("output_dtype", 1), e::same),
@@ -84,8 +93,6 @@ fn standard(op_type: &str) -> Option<(Types, Rule)> {
             (Is(DType::Bool), e::broadcasting)
         }
         "Where" => (Like(1), e::broadcasting),
-        "StringConcat" => (Is(DType::String), e::broadcasting),
-        "RegexFullMatch" => (Is(DType::Bool), e::same),
         // Reductions and selections.
         "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean"
         | "ReduceMin" | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => (Like(0), e::reduce),
@@ -153,6 +160,9 @@ fn standard(op_type: &str) -> Option<(Types, Rule)> {
         "BatchNormalization" => (Each(&[Like(0), Like(3)]), m::batch_norm),
         "DFT" => (Like(0), m::dft),
         "STFT" => (Like(0), m::stft),
+        "LinearAttention" => (Each(&[Like(0), LikeOr(3, 0)]), m::linear_attention),
+        "CausalConvWithState" => (Like(0), s::causal_conv),
+        "ImageDecoder" => (Is(DType::U8), e::image),
         // Of sequences and options.
         "SequenceLength" => (Is(DType::I64), e::scalar),
         "OptionalHasElement" => (Is(DType::Bool), e::scalar),
@@ -161,12 +171,13 @@ fn standard(op_type: &str) -> Option<(Types, Rule)> {
 }
 
 impl Types {
-    /// The element type of an output, where it is known.
-    pub(super) fn of(&self, c: &Call<'_>, slot: usize) -> Option<DType> {
+    /// The element type of an output, where it is known; `by_rule` is what the rule for shapes says.
+    pub(super) fn of(&self, c: &Call<'_>, slot: usize, by_rule: Option<DType>) -> Option<DType> {
         let number = |name: &str| DType::from_onnx(i32::try_from(c.op.int(name)?).ok()?);
         let like = |k: usize| c.input(k)?.dtype;
         match self {
             Like(k) => like(*k),
+            LikeOr(k, other) => c.input(*k).or(c.input(*other))?.dtype,
             Is(dtype) => Some(*dtype),
             Attr(name, k) => number(name).or_else(|| like(*k)),
             AttrOr(name, dtype) => match c.op.attr(name) {
@@ -178,7 +189,8 @@ impl Types {
                 Some(zero) => zero.dtype,
                 None => Some(number("output_dtype").unwrap_or(DType::U8)),
             },
-            Each(types) => types.get(slot).or(types.last())?.of(c, slot),
+            Each(types) => types.get(slot).or(types.last())?.of(c, slot, by_rule),
+            ByRule => by_rule,
         }
     }
 }

@@ -26,6 +26,42 @@ fn shown(m: &Model, v: ValueId) -> String {
     dims.join(",")
 }
 
+/// The inferred types of all outputs of a model in text form, each as `dtype[dim,dim]`.
+fn inferred(text: &str) -> Vec<String> {
+    let header = "<ir_version: 10, opset_import: [\"\" : 21, \"ai.onnx.ml\" : 3, \"com.microsoft\" : 1]>";
+    let mut m = crate::ir::text::parse(&format!("{header}\nm {text}")).expect("a valid model");
+    infer_types(&mut m).unwrap();
+    let outputs = m.graph.outputs.iter();
+    outputs.map(|v| format!("{}[{}]", m.graph.dtype(*v).expect("a dtype"), shown(&m, *v))).collect()
+}
+
+#[test]
+fn classic_machine_learning() {
+    let one = |x: &str, op: &str| inferred(&format!("({x} x) => (a) {{ a = ai.onnx.ml.{op} (x) }}"));
+    let trees = "(float[N, 4] x) => (a, b) { a, b = ai.onnx.ml.TreeEnsembleClassifier \
+                 <classlabels_strings = [\"p\", \"q\", \"r\"]> (x) }";
+    assert_eq!(inferred(trees), ["string[N]", "float[N,3]"]);
+    let machine =
+        "(float[N, 4] x) => (a, b) { a, b = ai.onnx.ml.SVMClassifier <classlabels_ints = [3, 5]> (x) }";
+    assert_eq!(inferred(machine), ["int64[N]", "float[N,?]"]);
+    assert_eq!(one("double[4]", "LinearRegressor <targets = 2>"), ["float[1,2]"]);
+    let places = "LabelEncoder <classes_strings = [\"p\", \"q\"]>";
+    assert_eq!(one("string[N]", places), ["int64[N]"]);
+    assert_eq!(one("int64[N]", places), ["string[N]"]);
+    assert_eq!(one("int64[N, 2]", "OneHotEncoder <cats_int64s = [3, 5, 8]>"), ["float[N,2,3]"]);
+}
+
+#[test]
+fn elements_of_sequences_keep_what_they_share() {
+    let text = "(float[N, 3] x, float[M, 3] y, int64 k) => (one, all, new) {
+        s = SequenceConstruct (x, y)
+        one = SequenceAt (s, k)
+        all = ConcatFromSequence <axis = 0> (s)
+        new = ConcatFromSequence <axis = -1, new_axis = 1> (s)
+    }";
+    assert_eq!(inferred(text), ["float[?,3]", "float[?,3]", "float[?,3,?]"]);
+}
+
 #[test]
 fn shape_arithmetic_reaches_reshape() {
     let mut m = model(17);
