@@ -23,7 +23,7 @@ pub struct MappedFile {
 
 impl MappedFile {
     /// Maps a whole file; nothing is read until it is touched.
-    #[allow(unsafe_code, reason = "memory mapping; the one audited use in the crate")]
+    #[allow(unsafe_code, reason = "memory mapping; with the advice below the one audited use in the crate")]
     pub fn open(path: &Path) -> io::Result<Arc<Self>> {
         let file = File::open(path)?;
         // SAFETY: the map is read-only and private to this process. Another process that truncates the file
@@ -57,6 +57,17 @@ impl MappedFile {
             left -= part;
         }
         Ok(())
+    }
+    /// Gives back the memory that a range takes up; it is read from the file again when it is next touched.
+    #[allow(unsafe_code, reason = "advice on memory that is mapped read-only from a file")]
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        // SAFETY: the pages of a read-only file mapping hold the file's bytes again on the next touch.
+        // Advice is no more than that: where the system refuses it, nothing is lost but memory.
+        unsafe {
+            let _ =
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len());
+        }
     }
     /// The whole contents.
     pub fn bytes(&self) -> &[u8] {
@@ -113,6 +124,12 @@ impl Data {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// Gives back the memory of bytes that have been read from a mapped file and are not needed soon.
+    pub fn release(&self) {
+        if let Data::Mapped { file, range } = self {
+            file.release(range.clone());
+        }
     }
 }
 

@@ -158,6 +158,12 @@ impl Tensor {
     pub fn bytes(&self) -> &[u8] {
         self.data().map_or(&[], Data::as_slice)
     }
+    /// Gives back the memory of a constant that has been read from a mapped file and is not needed soon.
+    pub fn release(&self) {
+        if let Some(data) = self.data() {
+            data.release();
+        }
+    }
     /// The size in bytes, also of strings; free to ask.
     pub fn byte_len(&self) -> usize {
         match &self.values {

@@ -14,6 +14,8 @@ use crate::{
     ir::{DType, Op, Tensor},
     passes::rules::{Bindings, Match, Miss, Rule},
 };
+use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// `y = h·scale + shift`, one of each per channel.
 struct Affine {
@@ -34,11 +36,14 @@ struct Layer<'a> {
 
 const NOT_FLOAT: Miss = "a constant is not 16- or 32-bit floating point";
 
-fn floats(t: &Tensor) -> Result<Vec<f64>, Miss> {
+fn float(t: &Tensor) -> Result<Cow<'_, [f32]>, Miss> {
     // Double precision would lose digits on its way through f32.
     let exact = t.dtype() != DType::F64;
-    let values = t.to_f32().filter(|_| exact).ok_or(NOT_FLOAT)?;
-    Ok(values.iter().map(|x| f64::from(*x)).collect())
+    t.to_f32().filter(|_| exact).ok_or(NOT_FLOAT)
+}
+
+fn floats(t: &Tensor) -> Result<Vec<f64>, Miss> {
+    Ok(float(t)?.iter().map(|x| f64::from(*x)).collect())
 }
 
 impl<'a> Layer<'a> {
@@ -63,20 +68,31 @@ impl<'a> Layer<'a> {
         }
         Ok(Layer { op, weight, channels, rank, axis })
     }
-    /// The channel that an element of the weight belongs to.
-    fn channel(&self, at: usize) -> usize {
+    /// The weight with each channel times its scale, rounded once.
+    fn rescaled(&self, scale: &[f64]) -> Result<Tensor, Miss> {
         let shape = self.weight.shape();
         let inner: usize = shape[1..].iter().product();
-        match self.op.op_type.as_str() {
-            "Conv" => at / inner,
+        // Runs of `run` elements share a channel. They stand in rows of `columns` runs; after `rows` of these begin the
+        // channels of the next group.
+        let (run, columns, rows) = match self.op.op_type.as_str() {
+            "Conv" => (inner, 1, 1),
             "ConvTranspose" => {
                 let group = self.op.int("group").unwrap_or(1).max(1) as usize;
-                let (row, column) = (at / inner, at % inner / (inner / shape[1]));
-                row / (shape[0] / group) * shape[1] + column
+                (inner / shape[1], shape[1], shape[0] / group)
             }
-            "Gemm" if self.op.int("transB").unwrap_or(0) != 0 => at / inner,
-            _ => at % inner,
-        }
+            "Gemm" if self.op.int("transB").unwrap_or(0) != 0 => (inner, 1, 1),
+            _ => (1, inner, shape[0]),
+        };
+        let mut values = float(self.weight)?.into_owned();
+        values.par_chunks_mut(run * columns).enumerate().for_each(|(row, values)| {
+            let channels = &scale[row / rows * columns..];
+            for (run, scale) in values.chunks_mut(run).zip(channels) {
+                run.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
+            }
+        });
+        let rescaled = made(self.weight, shape, values)?;
+        self.weight.release();
+        Ok(rescaled)
     }
     /// A constant that meets the output, one value per channel; an error where it varies along other axes.
     fn per_channel(&self, t: &Tensor) -> Result<Vec<f64>, Miss> {
@@ -122,9 +138,8 @@ fn batch_norm(m: &Match<'_>, op: &Op, channels: usize) -> Result<Affine, Miss> {
     Ok(Affine { scale, shift })
 }
 
-fn made(like: &Tensor, shape: &[usize], values: Vec<f64>) -> Result<Tensor, Miss> {
-    let narrow: Vec<f32> = values.into_iter().map(|x| x as f32).collect();
-    let t = Tensor::from_f32(like.dtype(), shape, narrow).ok_or(NOT_FLOAT)?;
+fn made(like: &Tensor, shape: &[usize], values: Vec<f32>) -> Result<Tensor, Miss> {
+    let t = Tensor::from_f32(like.dtype(), shape, values).ok_or(NOT_FLOAT)?;
     match t.to_f32() {
         Some(v) if v.iter().all(|x| x.is_finite()) => Ok(t),
         _ => Err("the folded weight would not be finite"),
@@ -156,11 +171,9 @@ fn fold(m: &Match<'_>) -> Result<Bindings, Miss> {
     }
     let rescaled = match scale.iter().all(|s| *s == 1.0) {
         true => weight.clone(),
-        false => {
-            let values = floats(weight)?.into_iter().enumerate().map(|(i, x)| x * scale[layer.channel(i)]);
-            made(weight, weight.shape(), values.collect())?
-        }
+        false => layer.rescaled(&scale)?,
     };
+    let bias = bias.into_iter().map(|b| b as f32).collect();
     Ok(found.tensor("weight", rescaled).tensor("shift", made(weight, &[n], bias)?))
 }
 
