@@ -35,7 +35,7 @@ pub struct Tensor {
 }
 
 /// A Rust type that holds one element of a whole-byte ONNX type.
-pub trait Element: Pod + PartialEq {
+pub trait Element: Pod + Send + PartialEq {
     /// The ONNX type.
     const DTYPE: DType;
 }
@@ -46,6 +46,15 @@ elements!(f32 => F32, f64 => F64, f16 => F16, bf16 => BF16, i8 => I8, i16 => I16
 /// The product of the dimensions; `None` on overflow.
 fn count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))
+}
+
+/// Elements that serve as bytes where they lie.
+struct Elements<T>(Vec<T>);
+
+impl<T: Element> AsRef<[u8]> for Elements<T> {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
 }
 
 impl Tensor {
@@ -75,10 +84,7 @@ impl Tensor {
         assert_eq!(count(&shape), Some(values.len()), "elements do not fill shape {shape:?}");
         #[cfg(target_endian = "big")]
         compile_error!("tensor bytes are little-endian; this target would need swaps here and in `view`");
-        let bytes: Bytes = match bytemuck::try_cast_vec::<T, u8>(values) {
-            Ok(bytes) => bytes.into(),
-            Err((_, values)) => Bytes::copy_from_slice(bytemuck::cast_slice(&values)),
-        };
+        let bytes = Bytes::from_owner(Elements(values));
         Tensor {
             dtype: T::DTYPE,
             shape,

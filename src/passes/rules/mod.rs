@@ -211,15 +211,16 @@ impl Compiled {
     }
 }
 
-/// Removes matched ops, root first, whose outputs nothing needs any more.
+/// Removes matched ops, root first, whose outputs nothing needs any more, and the constants that only they read: until
+/// the next sweep those would take up memory beside what replaces them.
 fn drop_dead(g: &mut Graph, ops: Vec<OpId>) {
     for op in ops {
-        let outputs = g.outputs_of(op);
+        let (inputs, outputs) = (g.inputs_of(op), g.outputs_of(op));
         if outputs.iter().flatten().any(|v| g.is_output(*v) || !g.uses(*v).is_empty()) {
             continue;
         }
         g.remove_op(op);
-        for v in outputs.into_iter().flatten() {
+        for v in outputs.into_iter().chain(inputs).flatten() {
             g.remove_value_if_unused(v);
         }
     }

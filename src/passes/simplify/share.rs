@@ -25,6 +25,8 @@ pub(super) fn constants(g: &mut Graph) -> usize {
             Some(first) => doubles.push((v, *first)),
             None => like.push(v),
         }
+        // A look at the first bytes alone brings in the pages around them.
+        t.release();
     }
     for (v, first) in doubles {
         g.replace_value(v, first);
