@@ -220,7 +220,8 @@ fn drop_dead(g: &mut Graph, ops: Vec<OpId>) {
             continue;
         }
         g.remove_op(op);
-        for v in outputs.into_iter().chain(inputs).flatten() {
+        let around: BTreeSet<ValueId> = outputs.into_iter().chain(inputs).flatten().collect();
+        for v in around {
             g.remove_value_if_unused(v);
         }
     }
