@@ -4,6 +4,7 @@
 //! twice is shared, rules are applied (one family a file), dead code goes. Outputs change by rounding at most.
 
 mod affine;
+mod alike;
 mod chain;
 mod concat;
 mod control;

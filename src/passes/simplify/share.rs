@@ -1,8 +1,9 @@
-//! Common subexpressions: ops of equal type, attributes and inputs compute the same, so one of them is enough; equal
-//! constants are one constant.
+//! Common subexpressions: ops of equal type, attributes, bodies and inputs compute the same, so one of them is enough;
+//! equal constants are one constant.
 
+use super::alike;
 use crate::{
-    ir::{DType, Graph, Op, OpId, Origin, Slots, ValueId},
+    ir::{DType, Graph, OpId, Origin, Slots, ValueId},
     ops::is_deterministic,
 };
 use std::collections::{HashMap, HashSet};
@@ -41,12 +42,12 @@ pub(super) fn ops(g: &mut Graph) -> usize {
     let mut merged = in_bodies(g, ops);
     let mut seen: HashMap<(String, Slots), Vec<OpId>> = HashMap::new();
     for op in g.order() {
-        if !is_deterministic(g.op(op)) || !g.captures_of(op).is_empty() {
+        if !is_deterministic(g.op(op)) {
             continue;
         }
         // Inputs of earlier doubles are replaced by now, so equal chains merge from their start on.
         let like = seen.entry((g.op(op).op_type.clone(), g.inputs_of(op))).or_default();
-        match like.iter().find(|first| equal(g.op(**first), g.op(op)) && replaceable(g, **first, op)) {
+        match like.iter().find(|first| alike::ops(g.op(**first), g.op(op)) && replaceable(g, **first, op)) {
             Some(first) => {
                 let pairs = g.outputs_of(op).into_iter().zip(g.outputs_of(*first));
                 for (from, to) in pairs.collect::<Vec<_>>() {
@@ -73,12 +74,6 @@ fn in_bodies(g: &mut Graph, f: fn(&mut Graph) -> usize) -> usize {
         });
     }
     merged
-}
-
-fn equal(a: &Op, b: &Op) -> bool {
-    a.is_standard() == b.is_standard()
-        && a.attrs.len() == b.attrs.len()
-        && a.attrs.iter().all(|x| b.attr(&x.name) == Some(&x.value))
 }
 
 /// Whether each output of `op` has one of `first` that can stand in its place without another op.
