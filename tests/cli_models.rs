@@ -147,3 +147,32 @@ fn functions_are_inlined_where_that_is_asked_for() {
     assert!(said.contains("functions: note: 2 calls of 1 model-local functions are inlined"), "{said}");
     assert!(said.contains("operator set raised from 17 to 18, which a function is of"), "{said}");
 }
+
+fn json(arguments: &[&str], models: &[&Path]) -> serde_json::Value {
+    let run = program().args(arguments).args(models).output().unwrap();
+    serde_json::from_slice(&run.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&run.stderr)))
+}
+
+#[test]
+fn layers_are_listed_in_order_and_add_up_to_the_model() {
+    let model = support::zoo("resnet20_raw");
+    let run = program().args(["inspect", "--layers"]).arg(&model).assert().success();
+    let table = String::from_utf8(run.get_output().stdout.clone()).unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    let row = |name: &str| table.lines().find(|line| line.contains(name)).unwrap_or_default().to_owned();
+    let stem: Vec<_> = row("/stem/stem.0/Conv").split_whitespace().map(str::to_owned).collect();
+    assert_eq!(stem, ["/stem/stem.0/Conv", "Conv", "batch,16,14,14", "144", "576", "B", "28.2", "k"]);
+    assert!(row("total").contains("75 ops"), "{table}");
+    let models = ["resnet20_raw", "vit", "lstm", "resnet20_fp16", "vit_dynamo21"].map(support::zoo);
+    // This one has all it does in bodies.
+    let silero = support::model("silero-vad/silero_vad.onnx");
+    for model in models.iter().chain([&silero]) {
+        let layers = json(&["inspect", "--layers", "--json"], &[model]);
+        let whole = json(&["inspect", "--json"], &[model]);
+        for figure in ["parameters", "weight_bytes", "macs"] {
+            let sum: u64 = layers.as_array().unwrap().iter().map(|l| l[figure].as_u64().unwrap()).sum();
+            assert_eq!(sum, whole[figure].as_u64().unwrap(), "{figure} of {}", model.display());
+        }
+    }
+}

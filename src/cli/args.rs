@@ -28,6 +28,9 @@ pub(crate) enum Command {
         /// What `prune` can cut: positions that go together, what they are worth, and why the others stay
         #[arg(long)]
         groups: bool,
+        /// Each op in order: what it gives, its parameters and their bytes, and its multiply-accumulates
+        #[arg(long, conflicts_with = "groups")]
+        layers: bool,
         /// As JSON instead of a table
         #[arg(long)]
         json: bool,

@@ -4,14 +4,14 @@ use super::{out, table};
 use crate::{
     driver::{Preparation, compress},
     error::{Error, Result},
-    ir::{Graph, Model, Type, ValueId, text},
+    ir::{Graph, Model, ValueId, text},
     lower,
     passes::{
         Context, Named, PASSES, Pipeline,
         prune::{self, Standing},
         simplify::Simplify,
     },
-    report::Summary,
+    report::{self, Layer, Summary},
 };
 use comfy_table::CellAlignment;
 use std::path::Path;
@@ -29,16 +29,7 @@ pub(super) fn load(path: &Path) -> Result<Model> {
 
 /// A value as "name float[batch,3,224,224]".
 fn signature(graph: &Graph, v: ValueId) -> String {
-    let ty = match &graph.value(v).ty {
-        Some(Type::Tensor(t)) => {
-            let dtype = t.dtype.map_or("?", |d| d.name());
-            let dims =
-                t.shape.as_ref().map(|s| s.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
-            dims.map_or(dtype.to_owned(), |dims| format!("{dtype}[{dims}]"))
-        }
-        Some(other) => format!("{other:?}"),
-        None => "?".to_owned(),
-    };
+    let ty = graph.value(v).ty.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string);
     format!("{} {ty}", graph.name_of(v))
 }
 
@@ -99,6 +90,41 @@ pub(super) fn groups(path: &Path, json: bool) -> Result<()> {
     let count = |standing| groups.iter().filter(|g| g.standing == standing).count();
     let (exact, lossy, refused) = (count(Standing::Exact), count(Standing::Lossy), count(Standing::Refused));
     out(&format!("{rows}\ngroups: {exact} can be cut, {lossy} with `lossy=true`, {refused} cannot"))
+}
+
+/// Columns for the text of a layer: all of it, its operator's name, its shape.
+const TEXT: usize = 43;
+const OPERATOR: usize = 12;
+const SHAPE: usize = 16;
+
+/// Shows each op of a model with what it gives and costs, in a line of at most 80 columns.
+pub(super) fn layers(path: &Path, json: bool) -> Result<()> {
+    let layers = report::layers(&load(path)?)?;
+    if json {
+        return out(&serde_json::to_string_pretty(&layers).expect("a list of layers is plain data"));
+    }
+    let mut rows = table::table(&["layer", "type", "shape", "params", "bytes", "MACs"]);
+    for column in [1, 2] {
+        if let Some(column) = rows.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Left);
+        }
+    }
+    let figures =
+        |parameters, bytes, macs| [table::count(parameters), table::bytes(bytes), table::count(macs)];
+    let texts: Vec<_> =
+        layers.iter().map(|l| [table::head(&l.operator, OPERATOR), table::head(&l.shape(), SHAPE)]).collect();
+    let widest = |column: usize| texts.iter().map(|t| t[column].chars().count()).max().unwrap_or(0).max(6);
+    let name = TEXT - widest(0) - widest(1);
+    for (layer, text) in layers.iter().zip(texts) {
+        let figures = figures(layer.parameters, layer.weight_bytes, layer.macs);
+        rows.add_row([table::tail(&layer.name, name)].into_iter().chain(text).chain(figures));
+    }
+    let total = |of: fn(&Layer) -> u64| layers.iter().map(of).fold(0, u64::saturating_add);
+    let totals = figures(total(|l| l.parameters), total(|l| l.weight_bytes), total(|l| l.macs));
+    rows.add_row(
+        ["total".to_owned(), format!("{} ops", layers.len()), String::new()].into_iter().chain(totals),
+    );
+    out(&rows.to_string())
 }
 
 /// Prints a model as text.

@@ -18,8 +18,9 @@ use std::{io::Write, process::ExitCode};
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
-        Some(Command::Inspect { model, groups: false, json }) => inspect::inspect(model, *json),
-        Some(Command::Inspect { model, groups: true, json }) => inspect::groups(model, *json),
+        Some(Command::Inspect { model, groups: true, json, .. }) => inspect::groups(model, *json),
+        Some(Command::Inspect { model, layers: true, json, .. }) => inspect::layers(model, *json),
+        Some(Command::Inspect { model, json, .. }) => inspect::inspect(model, *json),
         Some(Command::Print { model }) => inspect::print(model),
         Some(Command::Validate { original, compressed, running, min_sqnr, json }) => {
             validate::run(original, compressed, running, *min_sqnr, *json)

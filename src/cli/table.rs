@@ -38,6 +38,22 @@ fn scaled(mut x: f64, step: f64, units: &[&str]) -> String {
     format!("{x:.digits$}{}", units[unit])
 }
 
+/// The beginning of a text, in at most so many columns.
+pub(crate) fn head(text: &str, columns: usize) -> String {
+    match text.chars().count() > columns {
+        true => text.chars().take(columns - 1).chain("…".chars()).collect(),
+        false => text.to_owned(),
+    }
+}
+
+/// The end of a text, where names of layers differ, in at most so many columns.
+pub(crate) fn tail(text: &str, columns: usize) -> String {
+    match text.chars().count().checked_sub(columns) {
+        None | Some(0) => text.to_owned(),
+        Some(over) => "…".chars().chain(text.chars().skip(over + 1)).collect(),
+    }
+}
+
 /// A new figure as a share of the old: "0.26x".
 pub(crate) fn ratio(new: f64, old: f64) -> String {
     if old > 0.0 { format!("{:.2}x", new / old) } else { "-".to_owned() }
@@ -47,6 +63,11 @@ pub(crate) fn ratio(new: f64, old: f64) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn long_texts_are_cut_to_their_columns() {
+        assert_eq!((tail("conv1", 5), tail("/net/conv1", 6)), ("conv1".into(), "…conv1".into()));
+        assert_eq!((head("Conv", 4), head("Softmax", 5)), ("Conv".into(), "Soft…".into()));
+    }
     #[test]
     fn numbers_keep_three_digits() {
         assert_eq!((count(999), count(1_234_567)), ("999".into(), "1.23 M".into()));

@@ -95,6 +95,10 @@ impl Op {
     pub fn is(&self, op_type: &str) -> bool {
         self.is_standard() && self.op_type == op_type
     }
+    /// The operator as people read it: its name, before which another domain stands with a colon.
+    pub fn full_type(&self) -> String {
+        if self.is_standard() { self.op_type.clone() } else { format!("{}:{}", self.domain, self.op_type) }
+    }
     /// An attribute's value.
     pub fn attr(&self, name: &str) -> Option<&Attr> {
         self.attrs.iter().find(|a| a.name == name).map(|a| &a.value)

@@ -72,6 +72,16 @@ impl TensorType {
     }
 }
 
+/// As people read it: `float[batch,3,?]`, and `?` for what is not known at all.
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.dtype.map_or("?", |dtype| dtype.name()))?;
+        let Some(shape) = &self.shape else { return Ok(()) };
+        let dims: Vec<_> = shape.iter().map(ToString::to_string).collect();
+        write!(f, "[{}]", dims.join(","))
+    }
+}
+
 /// The type of a value (`TypeProto`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Type {
@@ -100,5 +110,33 @@ impl Type {
             Type::Tensor(t) => Some(t),
             _ => None,
         }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Type::Tensor(t) => write!(f, "{t}"),
+            Type::SparseTensor(t) => write!(f, "sparse {t}"),
+            Type::Sequence(of) => write!(f, "sequence of {of}"),
+            Type::Optional(of) => write!(f, "optional {of}"),
+            Type::Map(key, to) => write!(f, "map of {key} to {to}"),
+            Type::Opaque => f.write_str("?"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_read_as_text() {
+        let t = Type::tensor(DType::F32, ["batch".into(), 3.into(), Dim::Unknown]);
+        assert_eq!(t.to_string(), "float[batch,3,?]");
+        let unranked = Type::Tensor(TensorType { dtype: Some(DType::I64), shape: None });
+        let nested = Type::Map(DType::String, Box::new(Type::Sequence(Box::new(unranked))));
+        assert_eq!(nested.to_string(), "map of string to sequence of int64");
+        assert_eq!(Type::Tensor(TensorType::default()).to_string(), "?");
     }
 }

@@ -1,8 +1,10 @@
 //! The outcome of a run as one data structure; JSON and the terminal's tables are views of it.
 
+mod layers;
 mod slower;
 mod summary;
 
+pub use layers::{Layer, layers};
 pub use slower::slower;
 pub use summary::Summary;
 

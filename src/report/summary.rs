@@ -64,9 +64,7 @@ impl Summary {
         for id in graph.ops() {
             let op = graph.op(id);
             self.nodes += 1;
-            let name =
-                if op.is_standard() { op.op_type.clone() } else { format!("{}:{}", op.domain, op.op_type) };
-            *self.operators.entry(name).or_default() += 1;
+            *self.operators.entry(op.full_type()).or_default() += 1;
             if let Some(tensor) = op.tensor("value").filter(|_| op.is("Constant")) {
                 self.weight_bytes += tensor.byte_len() as u64;
                 self.parameters += tensor.len() as u64;
