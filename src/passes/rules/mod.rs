@@ -194,7 +194,9 @@ impl Compiled {
         let mut fresh: HashMap<&str, ValueId> = HashMap::new();
         let named = |key| line.args.iter().any(|a| a.name == key);
         for (key, tensor) in found.tensors.into_iter().filter(|(key, _)| named(*key)) {
-            fresh.insert(key, g.add_initializer(&format!("{hint}_{key}"), tensor));
+            // A constant that the rule takes over as it is keeps its name.
+            let old = values.values().copied().find(|v| g.constant(*v).is_some_and(|t| t.is_same(&tensor)));
+            fresh.insert(key, old.unwrap_or_else(|| g.add_initializer(&format!("{hint}_{key}"), tensor)));
         }
         let mut inputs: Vec<Option<ValueId>> = line
             .args
@@ -211,8 +213,11 @@ impl Compiled {
     }
 }
 
-/// Removes matched ops, root first, whose outputs nothing needs any more, and the constants that only they read: until
-/// the next sweep those would take up memory beside what replaces them.
+/// From this size on (64 KiB) a constant that a rule replaces goes at once: until the next sweep it would take up memory
+/// beside its successor. Smaller ones stay that long, as a constant that a rule makes may turn out to equal one.
+const LARGE: usize = 64 << 10;
+
+/// Removes matched ops, root first, whose outputs nothing needs any more, and the large constants that only they read.
 fn drop_dead(g: &mut Graph, ops: Vec<OpId>) {
     for op in ops {
         let (inputs, outputs) = (g.inputs_of(op), g.outputs_of(op));
@@ -220,8 +225,9 @@ fn drop_dead(g: &mut Graph, ops: Vec<OpId>) {
             continue;
         }
         g.remove_op(op);
-        let around: BTreeSet<ValueId> = outputs.into_iter().chain(inputs).flatten().collect();
-        for v in around {
+        let large = |v: &ValueId| g.initializer(*v).is_some_and(|t| t.byte_len() >= LARGE);
+        let large: BTreeSet<ValueId> = inputs.into_iter().flatten().filter(large).collect();
+        for v in outputs.into_iter().flatten().chain(large) {
             g.remove_value_if_unused(v);
         }
     }
