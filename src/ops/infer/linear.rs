@@ -36,12 +36,6 @@ pub(super) fn gemm(c: &Call<'_>) -> Found {
     shaped(vec![side(0, "transA", 0), side(1, "transB", 1)])
 }
 
-/// `com.microsoft::MatMulNBits`: the weight's shape stands in the attributes.
-pub(super) fn matmul_nbits(c: &Call<'_>) -> Found {
-    let a = c.shape(0)?;
-    shaped([&a[..a.len().checked_sub(1)?], &[num(c.op.int("N")?)]].concat())
-}
-
 pub(super) fn einsum(c: &Call<'_>) -> Found {
     let equation: String = c.op.str("equation")?.chars().filter(|ch| !ch.is_whitespace()).collect();
     let (left, right) = match equation.split_once("->") {

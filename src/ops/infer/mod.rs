@@ -19,6 +19,7 @@
 mod bodies;
 mod call;
 mod containers;
+mod contrib;
 mod elementwise;
 mod expr;
 mod fact;

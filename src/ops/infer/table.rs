@@ -2,7 +2,7 @@
 
 use super::{
     call::{Call, Found},
-    elementwise as e, features, layout as l, linear as m, spatial as s,
+    contrib, elementwise as e, features, layout as l, linear as m, spatial as s,
 };
 use crate::ir::{DType, Op};
 
@@ -39,13 +39,8 @@ pub(super) fn entry(op: &Op) -> Option<Entry> {
         "ai.onnx.ml" => features::learned(&op.op_type),
         "ai.onnx.preview.training" => features::training(&op.op_type),
         "ai.onnx.preview" if op.op_type == "FlexAttention" => Some((Like(0), m::attention)),
-        "com.microsoft" => Some(match &*op.op_type {
-            "MatMulNBits" => (Like(0), m::matmul_nbits),
-            "QuantizeLinear" => (Quantized, e::same),
-            "DequantizeLinear" => (Like(1), e::same),
-            "Gelu" | "FastGelu" | "QuickGelu" | "BiasGelu" => (Like(0), e::same),
-            _ => return None,
-        }),
+        "com.microsoft" => contrib::entry(&op.op_type),
+        "com.microsoft.nchwc" => contrib::in_blocks(&op.op_type),
         _ => None,
     }
 }
@@ -157,6 +152,8 @@ fn standard(op_type: &str) -> Option<Entry> {
         "LSTM" | "GRU" | "RNN" => (Like(0), m::recurrent),
         "Attention" => (Each(&[Like(0), Like(1), Like(2), Like(0)]), m::attention),
         "LayerNormalization" => (Each(&[Like(0), AttrOr("stash_type", DType::F32)]), m::layer_norm),
+        // ONNX Runtime keeps its own in the standard domain.
+        "SimplifiedLayerNormalization" => (Each(&[Like(1), AttrOr("stash_type", DType::F32)]), m::layer_norm),
         "BatchNormalization" => (Each(&[Like(0), Like(3)]), m::batch_norm),
         "DFT" => (Like(0), m::dft),
         "STFT" => (Like(0), m::stft),
