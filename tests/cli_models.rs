@@ -4,7 +4,7 @@ mod support;
 
 use assert_cmd::Command;
 use onnx_compress::{
-    ir::{Model, text},
+    ir::{Model, Tensor, text},
     lower,
 };
 use predicates::str::contains;
@@ -175,4 +175,37 @@ fn layers_are_listed_in_order_and_add_up_to_the_model() {
             assert_eq!(sum, whole[figure].as_u64().unwrap(), "{figure} of {}", model.display());
         }
     }
+}
+
+#[test]
+fn diff_shows_what_changed_and_its_exit_code_says_whether() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (support::zoo("resnet20"), folder.path().join("b.onnx"));
+    let same = || program().arg("diff").arg(&a).arg(&a).assert().success();
+    same().stdout(contains("the models are equal"));
+    let mut model = lower::load(&a).unwrap();
+    let g = &mut model.graph;
+    let op = g.ops().find(|op| g.op(*op).is("Conv") && g.op(*op).name.contains("c1")).unwrap();
+    let (name, weight) = (g.op(op).name.clone(), g.input(op, 1).unwrap());
+    let mut values = g.initializer(weight).unwrap().view::<f32>().unwrap().into_owned();
+    values[3] += 0.5;
+    let changed = Tensor::from_vec(g.initializer(weight).unwrap().shape(), values);
+    g.make_constant(weight, changed);
+    g.op_mut(op).set("auto_pad", "VALID");
+    let weight = g.name_of(weight).to_owned();
+    model.require_domain("own", 3);
+    lower::save(&model, &b, &lower::SaveOptions::default()).unwrap();
+    let run = program().arg("diff").arg(&a).arg(&b).assert().code(3).stderr(contains("the models differ"));
+    let text = String::from_utf8(run.get_output().stdout.clone()).unwrap();
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    for part in
+        ["+ own 3", "ops, 0 added, 0 removed, 1 changed:", "attribute auto_pad: none -> VALID", "5.000e-1"]
+    {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let found = json(&["diff", "--json"], &[&a, &b]);
+    assert_eq!((found["equal"].as_bool(), &found["ops"][0]["name"]), (Some(false), &name.into()));
+    let initializer = &found["initializers"][0];
+    assert_eq!((&initializer["name"], initializer["max_difference"].as_f64()), (&weight.into(), Some(0.5)));
+    assert!(found["before"]["macs"].as_u64() > Some(0) && found["after"]["file_bytes"].as_u64() > Some(0));
 }

@@ -14,7 +14,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("passes", &["ir", "ops", "measure"]),
     ("lower", &["ir", "ops"]),
     ("runtime", &["ir", "ops", "lower", "measure"]),
-    ("report", &["ir", "ops", "measure", "passes", "runtime"]),
+    ("report", &["ir", "ops", "lower", "measure", "passes", "runtime"]),
     ("driver", &["ir", "ops", "measure", "passes", "lower", "runtime", "report"]),
     ("cli", &["ir", "ops", "measure", "passes", "lower", "runtime", "report", "driver"]),
     ("error", &["ir"]),

@@ -55,6 +55,16 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show how two models differ; exit code 3 where they do
+    Diff {
+        /// The first model
+        before: PathBuf,
+        /// The second
+        after: PathBuf,
+        /// As JSON instead of text
+        #[arg(long)]
+        json: bool,
+    },
     /// List the passes, or the options of one
     Passes {
         /// The pass to describe

@@ -176,19 +176,7 @@ fn write(model: &Model, output: &Path, args: &CompressArgs) -> Result<Option<u64
 }
 
 fn show(report: &Report, verbose: bool, to_stderr: bool) -> Result<()> {
-    let (before, after) = (&report.before, &report.after);
-    let mut sizes = table::table(&["", "before", "after", "ratio"]);
-    let mut row = |label: &str, a: u64, b: u64, text: fn(u64) -> String| {
-        sizes.add_row([label.to_owned(), text(a), text(b), table::ratio(b as f64, a as f64)]);
-    };
-    if let (Some(a), Some(b)) = (before.file_bytes, after.file_bytes) {
-        row("file", a, b, table::bytes);
-    }
-    row("weights", before.weight_bytes, after.weight_bytes, table::bytes);
-    row("parameters", before.parameters, after.parameters, table::count);
-    row("MACs", before.macs, after.macs, table::count);
-    row("nodes", before.nodes, after.nodes, |n| n.to_string());
-    let mut lines = vec![sizes.to_string()];
+    let mut lines = vec![table::sizes(&report.before, &report.after).to_string()];
     lines.extend(report.validation.iter().map(validate::show));
     lines.extend(report.slower.iter().map(|text| format!("warning: {text}")));
     let shown = |r: &&Remark| verbose || r.kind == RemarkKind::Warning;

@@ -2,6 +2,7 @@
 
 mod args;
 mod compress;
+mod diff;
 mod inspect;
 mod progress;
 mod recipe;
@@ -25,6 +26,7 @@ pub fn main() -> ExitCode {
         Some(Command::Validate { original, compressed, running, min_sqnr, json }) => {
             validate::run(original, compressed, running, *min_sqnr, *json)
         }
+        Some(Command::Diff { before, after, json }) => diff::run(before, after, *json),
         Some(Command::Passes { name }) => inspect::passes(name.as_deref()),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "onnx-compress", &mut std::io::stdout());

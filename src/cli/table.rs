@@ -1,5 +1,6 @@
 //! Tables of at most 80 columns, and numbers as people read them.
 
+use crate::report::Summary;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, presets};
 
 /// A table with a header whose columns after the first hold figures.
@@ -11,6 +12,22 @@ pub(crate) fn table(header: &[&str]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// The sizes of two models.
+pub(crate) fn sizes(before: &Summary, after: &Summary) -> Table {
+    let mut sizes = table(&["", "before", "after", "ratio"]);
+    let mut row = |label: &str, a: u64, b: u64, text: fn(u64) -> String| {
+        sizes.add_row([label.to_owned(), text(a), text(b), ratio(b as f64, a as f64)]);
+    };
+    if let (Some(a), Some(b)) = (before.file_bytes, after.file_bytes) {
+        row("file", a, b, bytes);
+    }
+    row("weights", before.weight_bytes, after.weight_bytes, bytes);
+    row("parameters", before.parameters, after.parameters, count);
+    row("MACs", before.macs, after.macs, count);
+    row("nodes", before.nodes, after.nodes, |n| n.to_string());
+    sizes
 }
 
 /// 1234567 as "1.23 M": decimal multiples, three digits.

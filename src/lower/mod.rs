@@ -12,6 +12,7 @@
 mod export;
 mod external;
 mod import;
+mod metadata;
 pub mod opset;
 pub mod proto;
 mod rope;
@@ -20,3 +21,4 @@ mod wire;
 
 pub use export::{ExternalData, SaveOptions, save, tensor_to_proto, to_bytes};
 pub use import::{load, parse, tensor_from_proto};
+pub use metadata::metadata;

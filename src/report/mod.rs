@@ -1,9 +1,11 @@
 //! The outcome of a run as one data structure; JSON and the terminal's tables are views of it.
 
+mod diff;
 mod layers;
 mod slower;
 mod summary;
 
+pub use diff::{Change, ConstantChange, ModelDiff, OpChange, diff};
 pub use layers::{Layer, layers};
 pub use slower::slower;
 pub use summary::Summary;

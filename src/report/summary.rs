@@ -44,6 +44,11 @@ impl Summary {
 
     /// Counts a model that was loaded from a file, with the bytes of that file and of those its constants lie in.
     pub fn of_file(model: &Model, path: &Path) -> Summary {
+        Summary { file_bytes: Summary::file_bytes(model, path), ..Summary::of(model) }
+    }
+
+    /// The bytes of the file that a model was loaded from and of those its constants lie in; `None` where one is gone.
+    pub fn file_bytes(model: &Model, path: &Path) -> Option<u64> {
         let mut files = BTreeSet::from([path.to_owned()]);
         model.for_each_graph(|graph| {
             for (_, tensor) in graph.initializers() {
@@ -52,8 +57,7 @@ impl Summary {
                 }
             }
         });
-        let lengths = files.iter().map(|file| Some(std::fs::metadata(file).ok()?.len()));
-        Summary { file_bytes: lengths.sum(), ..Summary::of(model) }
+        files.iter().map(|file| Some(std::fs::metadata(file).ok()?.len())).sum()
     }
 
     fn add(&mut self, graph: &Graph) {

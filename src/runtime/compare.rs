@@ -47,8 +47,8 @@ pub(super) struct Difference {
     not_finite: [u64; 3],
 }
 
-/// A tensor's elements as f64; strings are compared by equality (0, or 1 where they differ).
-pub(super) fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
+/// A tensor's elements as f64; `None` where they are no numbers, or of less than a byte.
+pub(crate) fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     if let Some(x) = tensor.view::<f64>() {
         return Some(x.into_owned());
     }

@@ -14,6 +14,7 @@ mod validate;
 
 pub use accuracy::Accuracy;
 pub use compare::OutputError;
+pub(crate) use compare::numbers;
 pub use find::Runtime;
 pub use latency::{Latency, Timing};
 pub use measurer::Measurer;
