@@ -7,7 +7,11 @@ use onnx_compress::{
     ir::{DType, Dim, Model, Tensor},
     lower,
     measure::{Batch, Measure, Need, Stats, no_runtime},
-    passes::{Changed, Context, Pass, simplify::Simplify},
+    ops::infer_types,
+    passes::{
+        Changed, Context, Named, Pass,
+        simplify::{Simplify, SimplifyOptions},
+    },
     runtime::{Optimize, Runtime, Session, SessionOptions},
 };
 use rayon::prelude::*;
@@ -83,11 +87,13 @@ fn largest_difference(a: &Batch, b: &Batch) -> f32 {
 }
 
 /// Simplifies a model, and checks what holds for any: it stays valid, does not grow, and is done after one run.
-fn simplify(path: &Path, runtime: &OnRuntime) -> std::result::Result<(Model, usize, usize), String> {
-    let mut model = lower::load(path).map_err(|e| e.to_string())?;
+fn simplify(
+    mut model: Model,
+    pass: &Simplify,
+    runtime: &OnRuntime,
+) -> std::result::Result<(Model, usize, usize), String> {
     let before = ops(&model);
     let mut cx = Context::new().with_measure(runtime);
-    let pass = Simplify::default();
     let _changed = pass.run(&mut model, &mut cx).map_err(|e| e.to_string())?;
     model.verify().map_err(|e| e.to_string())?;
     let after = ops(&model);
@@ -152,39 +158,66 @@ fn inputs(model: &Model) -> Batch {
         .collect()
 }
 
-#[test]
-fn real_models_compute_the_same_with_fewer_ops() {
+/// Simplified models with the number of ops left, or why one is wrong.
+fn simplified_models(pass: &Simplify, opset: i64) -> Vec<(String, std::result::Result<usize, String>)> {
     let runtime = OnRuntime::new();
     let models: Vec<_> = support::zoo_models().into_iter().chain(support::corpus()).collect();
-    let results: Vec<_> = models
+    models
         .par_iter()
         .map(|path| {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            let checked = simplify(path, &runtime).and_then(|(model, before, after)| {
+            let loaded = || {
+                let mut model = lower::load(path)?;
+                let _types = infer_types(&mut model)?;
+                lower::opset::upgrade(&mut model, opset).map(|()| model)
+            };
+            let raised = loaded().map_err(|e| e.to_string());
+            let simplified = raised.and_then(|model| simplify(model, pass, &runtime));
+            let checked = simplified.and_then(|(model, _, after)| {
                 let batch = inputs(&lower::load(path).map_err(|e| e.to_string())?);
                 let original = fs::read(path).unwrap();
                 let run = |bytes: &[u8]| runtime.outputs(bytes, &batch).map_err(|e| e.to_string());
                 let wanted = run(&original).map_err(|e| format!("the original: {e}"))?;
                 let got = run(&lower::to_bytes(&model).unwrap())?;
-                let Some(why) = difference(&got, &wanted, TOLERANCE) else { return Ok((before, after)) };
+                let Some(why) = difference(&got, &wanted, TOLERANCE) else { return Ok(after) };
                 // Folding BatchNormalization rounds each weight once; a deep network can amplify that beyond the
                 // tolerance. ONNX Runtime folds it too when it loads a model: then its own error is the bar.
                 let own = runtime.rewritten(&original, &batch, Optimize::Basic).map_err(|e| e.to_string())?;
                 let bar = 1.1 * largest_difference(&own, &wanted);
-                difference(&got, &wanted, bar).map_or(Ok((before, after)), |_| Err(why))
+                difference(&got, &wanted, bar).map_or(Ok(after), |_| Err(why))
             });
             (name, checked)
         })
-        .collect();
+        .collect()
+}
+
+/// Checks that no model failed, and that of these so many ops are left.
+fn check_counts(results: &[(String, std::result::Result<usize, String>)], expected: &[(&str, usize)]) {
     let table: Vec<_> = results.iter().map(|(name, r)| format!("{name}: {r:?}")).collect();
-    let failed: Vec<_> = results.iter().filter(|(_, r)| r.is_err()).collect();
-    assert!(failed.is_empty(), "{} failed\n{}", failed.len(), table.join("\n"));
-    let left = |model: &str| {
-        let (_, r) = results.iter().find(|(name, _)| name == model).expect("a model of the zoo");
-        r.as_ref().expect("none failed").1
-    };
-    let counts = ["resnet20.onnx", "resnet20_raw.onnx", "simplecnn.onnx", "lstm.onnx", "vit.onnx"].map(left);
-    assert_eq!(counts, [52, 52, 11, 7, 127], "{}", table.join("\n"));
+    let failed = results.iter().filter(|(_, r)| r.is_err()).count();
+    assert_eq!(failed, 0, "failed\n{}", table.join("\n"));
+    for (model, ops) in expected {
+        let found = results.iter().find(|(name, _)| name == model).expect("a model of the zoo");
+        assert_eq!(found.1, Ok(*ops), "{model}\n{}", table.join("\n"));
+    }
+}
+
+#[test]
+fn real_models_compute_the_same_with_fewer_ops() {
+    let results = simplified_models(&Simplify::default(), 0);
+    let expected = [("resnet20.onnx", 52), ("resnet20_raw.onnx", 52), ("simplecnn.onnx", 11)];
+    check_counts(&results, &[&expected[..], &[("lstm.onnx", 7), ("vit.onnx", 127)]].concat());
+}
+
+#[test]
+fn recognized_operators_compute_the_same() {
+    // Every operator that is recognized is in this set.
+    let results = simplified_models(&recognizing(), 23);
+    check_counts(&results, &[("vit_op13.onnx", 111), ("vit.onnx", 111)]);
+}
+
+fn recognizing() -> Simplify {
+    Simplify::new(SimplifyOptions { recognize: true, ..SimplifyOptions::default() }).expect("valid options")
 }
 
 /// The tensor of a `.pb` file under a name; `None` where it holds another kind of value.
@@ -195,13 +228,22 @@ fn tensor(path: &Path, name: &str) -> Option<(String, Tensor)> {
 
 #[test]
 fn the_conformance_set_computes_the_same() {
+    conformance(&Simplify::default());
+}
+
+#[test]
+fn the_conformance_set_computes_the_same_with_operators_recognized() {
+    conformance(&recognizing());
+}
+
+fn conformance(pass: &Simplify) {
     let runtime = OnRuntime::new();
     let tests: Vec<_> = support::conformance().into_iter().filter(|t| t.runs).collect();
     let results: Vec<_> = tests
         .par_iter()
         .map(|test| {
             let original = lower::load(&test.model).map_err(|e| format!("{}: {e}", test.name))?;
-            let (model, ..) = simplify(&test.model, &runtime).map_err(|e| format!("{}: {e}", test.name))?;
+            let (model, ..) = simplify(original.clone(), pass, &runtime).map_err(|e| format!("{}: {e}", test.name))?;
             let bytes = lower::to_bytes(&model).unwrap();
             let mut compared = 0;
             for folder in &test.data_sets {

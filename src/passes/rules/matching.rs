@@ -1,7 +1,7 @@
-//! Finding a pattern in a graph: upwards from the root, trying both orders of commutative inputs.
+//! Finding a pattern in a graph: upwards from the root, trying both orders of commutative inputs and all alternatives.
 
 use super::pattern::Line;
-use crate::ir::{Dim, Graph, Op, OpId, Tensor, TensorType, ValueId};
+use crate::ir::{DType, Dim, Graph, Op, OpId, Tensor, TensorType, ValueId};
 use std::collections::HashMap;
 
 /// Operators whose two inputs may be swapped.
@@ -25,7 +25,7 @@ struct Found {
 
 impl<'g> Match<'g> {
     pub(super) fn find(graph: &'g Graph, lhs: &[Line], root: OpId, opset: i64) -> Option<Match<'g>> {
-        let found = solve(graph, lhs, vec![(lhs.len() - 1, root)], Found::default())?;
+        let found = solve(graph, lhs, vec![(&lhs.last()?.out, root)], Found::default())?;
         let inside = |op: OpId| found.ops.iter().any(|(_, o)| *o == op);
         let closed = found.ops.iter().all(|(line, op)| {
             *op == root
@@ -72,8 +72,20 @@ impl<'g> Match<'g> {
     }
 }
 
-fn solve(g: &Graph, lhs: &[Line], mut todo: Vec<(usize, OpId)>, mut found: Found) -> Option<Found> {
-    let Some((at, id)) = todo.pop() else { return Some(found) };
+/// Finds ops for the values of the pattern that are still to do, each by the first alternative that leads to a match.
+fn solve<'p>(g: &Graph, lhs: &'p [Line], mut todo: Vec<(&'p str, OpId)>, found: Found) -> Option<Found> {
+    let Some((name, id)) = todo.pop() else { return Some(found) };
+    let alternatives = lhs.iter().enumerate().filter(|(_, line)| line.out == name);
+    alternatives.into_iter().find_map(|(at, _)| solve_line(g, lhs, (at, id), todo.clone(), found.clone()))
+}
+
+fn solve_line<'p>(
+    g: &Graph,
+    lhs: &'p [Line],
+    (at, id): (usize, OpId),
+    todo: Vec<(&'p str, OpId)>,
+    mut found: Found,
+) -> Option<Found> {
     let (line, op, out) = (&lhs[at], g.op(id), g.output(id, 0)?);
     let attrs = |l: &Line| l.attrs.iter().all(|(k, v)| op.int(k) == Some(*v));
     if !op.is(&line.op_type) || !attrs(line) || !bind(&mut found, &line.out, out) {
@@ -99,12 +111,18 @@ fn solve(g: &Graph, lhs: &[Line], mut todo: Vec<(usize, OpId)>, mut found: Found
                 }
                 return None;
             };
+            if let Some(number) = arg.number {
+                if !is_number(g, v, number, inputs[1 - slot.min(1)]) {
+                    return None;
+                }
+                continue;
+            }
             if arg.constant && g.constant(v).is_none() {
                 return None;
             }
-            match lhs.iter().position(|l| l.out == arg.name) {
+            match lhs.iter().find(|l| l.out == arg.name) {
                 Some(inner) => match g.producer(v)? {
-                    (p, 0) => todo.push((inner, p)),
+                    (p, 0) => todo.push((&inner.out, p)),
                     _ => return None,
                 },
                 None if !bind(&mut found, &arg.name, v) => return None,
@@ -113,6 +131,19 @@ fn solve(g: &Graph, lhs: &[Line], mut todo: Vec<(usize, OpId)>, mut found: Found
         }
         solve(g, lhs, todo, found)
     })
+}
+
+/// Whether a constant is this one number, as exactly as its type can say, and adds no dimensions to the other input.
+fn is_number(g: &Graph, v: ValueId, number: f64, other: Option<ValueId>) -> bool {
+    let Some(t) = g.constant(v).filter(|t| t.len() == 1) else { return false };
+    let fits = t.rank() == 0 || other.and_then(|o| g.rank(o)).is_some_and(|rank| t.rank() <= rank);
+    let digits = match t.dtype() {
+        DType::F16 => 1e-3,
+        DType::BF16 => 8e-3,
+        _ => 1e-6,
+    };
+    let value = t.scalar_f32().map(f64::from).or_else(|| t.scalar_i64().map(|n| n as f64));
+    fits && value.is_some_and(|x| (x - number).abs() <= digits * number.abs())
 }
 
 fn bind(found: &mut Found, name: &str, v: ValueId) -> bool {

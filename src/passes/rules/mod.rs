@@ -1,10 +1,14 @@
 //! Declarative rewrites: a pattern, what stands in its place, and a function that computes new constants or says
 //! why the rule does not apply.
 //!
-//! The left side is ONNX text, the last line its root. `$w` must be a constant, `b?` may be left out, `<axis=1>`
-//! must equal; commutative operators match in either order; a value computed inside the match must have no reader
-//! outside it, unless its line says so (`h* = ...`): then its op stays where others need it. The right side is one op, which inherits the attributes of the matched op of its type, or the name of
-//! a value (matched or newly computed) that replaces the root's. The new op takes the root's name, and its output keeps the root's output name.
+//! The left side is ONNX text, the last line its root. `$w` must be a constant, `0.5` a constant of that number, `b?`
+//! may be left out, `<axis=1>` must equal; `y = Mul(x, 0.5) | Div(x, 2)` are alternatives; commutative operators match
+//! in either order; a value computed inside the match must have no reader outside it, unless its line says so
+//! (`h* = ...`): then its op stays where others need it.
+//!
+//! The right side is one op, which inherits the attributes of the matched op of its type, or the name of a value
+//! (matched or newly computed) that replaces the root's. The new op takes the root's name, and its output keeps the
+//! root's output name.
 
 mod matching;
 mod pattern;
@@ -53,11 +57,13 @@ pub struct Rule {
     pub bind: fn(&Match<'_>) -> Result<Bindings, Miss>,
 }
 
+#[derive(Clone)]
 enum Replacement {
     Value(String),
     Op(Line),
 }
 
+#[derive(Clone)]
 struct Compiled {
     rule: &'static Rule,
     lhs: Vec<Line>,
@@ -86,8 +92,12 @@ impl RuleSet {
                 true => Replacement::Op(read(rule.rhs).remove(0)),
                 false => Replacement::Value(rule.rhs.trim().to_owned()),
             };
-            let root = lhs.last().map_or_else(String::new, |l| l.op_type.clone());
-            by_root.entry(root).or_default().push(Compiled { rule, lhs, rhs });
+            let roots = lhs.iter().filter(|l| Some(&l.out) == lhs.last().map(|root| &root.out));
+            let roots: BTreeSet<String> = roots.map(|l| l.op_type.clone()).collect();
+            let compiled = Compiled { rule, lhs, rhs };
+            for root in roots {
+                by_root.entry(root).or_default().push(compiled.clone());
+            }
         }
         RuleSet { by_root }
     }
@@ -217,13 +227,15 @@ impl Compiled {
 /// beside its successor. Smaller ones stay that long, as a constant that a rule makes may turn out to equal one.
 const LARGE: usize = 64 << 10;
 
-/// Removes matched ops, root first, whose outputs nothing needs any more, and the large constants that only they read.
-fn drop_dead(g: &mut Graph, ops: Vec<OpId>) {
-    for op in ops {
+/// Removes matched ops whose outputs nothing needs, until each that is left is needed, and the large constants that
+/// only they read.
+fn drop_dead(g: &mut Graph, mut ops: Vec<OpId>) {
+    let needed = |g: &Graph, op: OpId| {
+        g.outputs_of(op).iter().flatten().any(|v| g.is_output(*v) || !g.uses(*v).is_empty())
+    };
+    while let Some(at) = ops.iter().position(|op| !needed(g, *op)) {
+        let op = ops.remove(at);
         let (inputs, outputs) = (g.inputs_of(op), g.outputs_of(op));
-        if outputs.iter().flatten().any(|v| g.is_output(*v) || !g.uses(*v).is_empty()) {
-            continue;
-        }
         g.remove_op(op);
         let large = |v: &ValueId| g.initializer(*v).is_some_and(|t| t.byte_len() >= LARGE);
         let large: BTreeSet<ValueId> = inputs.into_iter().flatten().filter(large).collect();

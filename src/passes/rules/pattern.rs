@@ -1,6 +1,6 @@
-//! The text of a rule's sides: `h = MatMul(x, $w)  y = Add(h, b?)`, ONNX syntax with three marks.
+//! The text of a rule's sides: `h = MatMul(x, $w)  y = Add(h, b?) | Sub(h, 0.5)`, ONNX syntax with a few marks.
 
-/// One op of a pattern.
+/// One op of a pattern. Lines of one output are alternatives.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Line {
     pub(super) out: String,
@@ -12,25 +12,34 @@ pub(super) struct Line {
     pub(super) args: Vec<Arg>,
 }
 
-/// One input of an op in a pattern: `x`, `$x` (a constant), `x?` (may be left out), `$x?`.
+/// One input of an op in a pattern: `x`, `$x` (a constant), `x?` (may be left out), `$x?`, `0.5` (a constant of this
+/// one number).
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Arg {
     pub(super) name: String,
     pub(super) constant: bool,
     pub(super) optional: bool,
+    pub(super) number: Option<f64>,
 }
 
 /// Reads lines; the error names the part that is not one.
 pub(super) fn parse(text: &str) -> Result<Vec<Line>, String> {
-    let calls = text.split_inclusive(')').map(str::trim).filter(|t| !t.is_empty());
-    calls
-        .map(|call| line(call).ok_or_else(|| format!("`{call}` is not `y = Op<axis=1>(x, $w, b?)`")))
-        .collect()
+    let mut lines: Vec<Line> = Vec::new();
+    for part in text.split_inclusive(')').map(str::trim).filter(|t| !t.is_empty()) {
+        let read = match (part.strip_prefix('|'), lines.last()) {
+            (Some(alternative), Some(last)) => line(&last.out, last.shared, alternative),
+            _ => part.split_once('=').and_then(|(out, call)| {
+                let out = out.trim();
+                line(out.trim_end_matches('*'), out.ends_with('*'), call)
+            }),
+        };
+        lines.push(read.ok_or_else(|| format!("`{part}` is not `y = Op<axis=1>(x, $w, b?)`"))?);
+    }
+    Ok(lines)
 }
 
-fn line(text: &str) -> Option<Line> {
-    let (head, args) = text.strip_suffix(')')?.split_once('(')?;
-    let (out, head) = head.split_once('=')?;
+fn line(out: &str, shared: bool, call: &str) -> Option<Line> {
+    let (head, args) = call.strip_suffix(')')?.split_once('(')?;
     let (op_type, attrs) = match head.trim().split_once('<') {
         Some((op_type, attrs)) => (op_type, attrs.strip_suffix('>')?),
         None => (head.trim(), ""),
@@ -43,10 +52,11 @@ fn line(text: &str) -> Option<Line> {
         name: a.trim_start_matches('$').trim_end_matches('?').to_owned(),
         constant: a.starts_with('$'),
         optional: a.ends_with('?'),
+        number: a.parse().ok(),
     });
     Some(Line {
-        out: out.trim().trim_end_matches('*').to_owned(),
-        shared: out.trim().ends_with('*'),
+        out: out.to_owned(),
+        shared,
         op_type: op_type.trim().to_owned(),
         attrs: attrs.collect::<Option<_>>()?,
         args: args.collect(),
@@ -62,7 +72,14 @@ mod tests {
         let lines = parse("h* = Concat<axis=1>(x)  y = Conv(h, $w, $b?)").unwrap();
         assert_eq!(lines[0].attrs, [("axis".to_owned(), 1)]);
         assert!(lines[0].shared && !lines[1].shared && lines[0].out == lines[1].args[0].name);
-        assert_eq!(lines[1].args[2], Arg { name: "b".into(), constant: true, optional: true });
+        assert_eq!(lines[1].args[2], Arg { name: "b".into(), constant: true, optional: true, number: None });
         assert!(parse("y = Conv(x) z").is_err());
+    }
+    #[test]
+    fn alternatives_give_one_value_and_numbers_are_read() {
+        let lines = parse("h* = Mul(x, 0.5) | Div(x, 2)  y = Relu(h)").unwrap();
+        assert!(lines[1].out == "h" && lines[1].shared && lines[1].op_type == "Div");
+        assert_eq!((lines[0].args[1].number, lines[1].args[1].number), (Some(0.5), Some(2.0)));
+        assert_eq!(lines[0].args[0].number, None);
     }
 }

@@ -42,7 +42,8 @@ fn float(t: &Tensor) -> Result<Cow<'_, [f32]>, Miss> {
     t.to_f32().filter(|_| exact).ok_or(NOT_FLOAT)
 }
 
-fn floats(t: &Tensor) -> Result<Vec<f64>, Miss> {
+/// The elements, in double precision.
+pub(super) fn floats(t: &Tensor) -> Result<Vec<f64>, Miss> {
     Ok(float(t)?.iter().map(|x| f64::from(*x)).collect())
 }
 
@@ -138,6 +139,11 @@ fn batch_norm(m: &Match<'_>, op: &Op, channels: usize) -> Result<Affine, Miss> {
     Ok(Affine { scale, shift })
 }
 
+/// A constant of the type of another, rounded once.
+pub(super) fn rounded(like: &Tensor, shape: &[usize], values: Vec<f64>) -> Result<Tensor, Miss> {
+    made(like, shape, values.into_iter().map(|x| x as f32).collect())
+}
+
 fn made(like: &Tensor, shape: &[usize], values: Vec<f32>) -> Result<Tensor, Miss> {
     let t = Tensor::from_f32(like.dtype(), shape, values).ok_or(NOT_FLOAT)?;
     match t.to_f32() {
@@ -173,8 +179,7 @@ fn fold(m: &Match<'_>) -> Result<Bindings, Miss> {
         true => weight.clone(),
         false => layer.rescaled(&scale)?,
     };
-    let bias = bias.into_iter().map(|b| b as f32).collect();
-    Ok(found.tensor("weight", rescaled).tensor("shift", made(weight, &[n], bias)?))
+    Ok(found.tensor("weight", rescaled).tensor("shift", rounded(weight, &[n], bias)?))
 }
 
 impl Layer<'_> {

@@ -14,6 +14,8 @@ mod growth;
 mod layout;
 mod lift;
 mod no_op;
+mod normalized;
+mod recognize;
 mod recurrent;
 mod share;
 
@@ -32,9 +34,12 @@ use std::sync::LazyLock;
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
     let families =
-        [no_op::RULES, chain::RULES, affine::RULES, affine::MATMUL_RULES, layout::RULES, layout::CHAINS];
+        [no_op::RULES, chain::RULES, affine::RULES, affine::MATMUL_RULES, normalized::RULES, layout::RULES, layout::CHAINS];
     RuleSet::new(families.into_iter().flatten())
 });
+
+static RECOGNIZED: LazyLock<RuleSet> =
+    LazyLock::new(|| RuleSet::new(recognize::FAMILIES.iter().copied().flatten()));
 
 /// The options of [`Simplify`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,11 +47,13 @@ static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
 pub struct SimplifyOptions {
     /// By how many bytes all folded constants together may be larger than the constants they make superfluous.
     pub fold_limit: u64,
+    /// Whether operators that exporters took apart, such as LayerNormalization or Gelu, are put together again.
+    pub recognize: bool,
 }
 
 impl Default for SimplifyOptions {
     fn default() -> Self {
-        SimplifyOptions { fold_limit: 64 * 1024 }
+        SimplifyOptions { fold_limit: 64 * 1024, recognize: false }
     }
 }
 
@@ -78,6 +85,7 @@ impl Pass for Simplify {
             bounds: Bounds::new(self.options.fold_limit),
             learned: fold::Learned::default(),
             misses: Misses::new(),
+            recognize: self.options.recognize,
         };
         let mut changed = work.rounds(model, cx, true)?;
         let before = (work.clone(), model.clone(), cx.counts.clone(), cx.remarks.len());
@@ -110,6 +118,7 @@ struct Work {
     bounds: Bounds,
     learned: fold::Learned,
     misses: Misses,
+    recognize: bool,
 }
 
 impl Work {
@@ -139,7 +148,12 @@ impl Work {
             cx.count("equal-op", shared as u64);
             cx.count("zero-state", states as u64);
             cx.count("dead-code", dead as u64);
-            let ruled = RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
+            // Before other rules take parts of what would be recognized.
+            let recognized = match self.recognize {
+                true => RECOGNIZED.apply(&mut model.graph, opset, cx, &mut self.misses),
+                false => 0,
+            };
+            let ruled = recognized + RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
             let early = early::gathers(&mut model.graph);
             cx.count("early-gather", early as u64);
             let shrunk = equal + shared + states + dead;
