@@ -243,7 +243,8 @@ fn conformance(pass: &Simplify) {
         .par_iter()
         .map(|test| {
             let original = lower::load(&test.model).map_err(|e| format!("{}: {e}", test.name))?;
-            let (model, ..) = simplify(original.clone(), pass, &runtime).map_err(|e| format!("{}: {e}", test.name))?;
+            let (model, ..) =
+                simplify(original.clone(), pass, &runtime).map_err(|e| format!("{}: {e}", test.name))?;
             let bytes = lower::to_bytes(&model).unwrap();
             let mut compared = 0;
             for folder in &test.data_sets {

@@ -33,8 +33,15 @@ use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
 static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
-    let families =
-        [no_op::RULES, chain::RULES, affine::RULES, affine::MATMUL_RULES, normalized::RULES, layout::RULES, layout::CHAINS];
+    let families = [
+        no_op::RULES,
+        chain::RULES,
+        affine::RULES,
+        affine::MATMUL_RULES,
+        normalized::RULES,
+        layout::RULES,
+        layout::CHAINS,
+    ];
     RuleSet::new(families.into_iter().flatten())
 });
 

@@ -20,7 +20,11 @@ fn extents(m: &Match<'_>, scale: &Tensor) -> Result<Vec<usize>, Miss> {
     let op = m.op("h").ok_or("")?;
     if op.is("LayerNormalization") || op.is("RMSNormalization") {
         let axis = axis(op.int("axis").unwrap_or(-1), rank).ok_or("")?;
-        return if scale.rank() == rank - axis { Ok(scale.shape().to_vec()) } else { Err("the scale is broadcast") };
+        return if scale.rank() == rank - axis {
+            Ok(scale.shape().to_vec())
+        } else {
+            Err("the scale is broadcast")
+        };
     }
     if op.is("BatchNormalization") && (op.int("training_mode").unwrap_or(0) != 0 || m.opset < 7) {
         return Err("BatchNormalization in training mode");
@@ -42,7 +46,9 @@ fn spread(c: &Tensor, extents: &[usize]) -> Result<Vec<f64>, Miss> {
     let lead = shape.len().saturating_sub(extents.len());
     let (outer, own) = shape.split_at(lead);
     let at = extents.len() - own.len();
-    if outer.iter().any(|n| *n != 1) || own.iter().zip(&extents[at..]).any(|(n, extent)| *n != 1 && n != extent) {
+    if outer.iter().any(|n| *n != 1)
+        || own.iter().zip(&extents[at..]).any(|(n, extent)| *n != 1 && n != extent)
+    {
         return Err("the constant varies along other axes than the scale");
     }
     let values = floats(c)?;

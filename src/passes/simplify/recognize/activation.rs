@@ -96,10 +96,5 @@ pub(super) const RULES: &[Rule] = &[
         rhs: "y = Softplus(x)",
         bind: narrow,
     },
-    Rule {
-        name: "mish",
-        lhs: "s = Softplus(x)  t = Tanh(s)  y = Mul(x, t)",
-        rhs: "y = Mish(x)",
-        bind: mish,
-    },
+    Rule { name: "mish", lhs: "s = Softplus(x)  t = Tanh(s)  y = Mul(x, t)", rhs: "y = Mish(x)", bind: mish },
 ];

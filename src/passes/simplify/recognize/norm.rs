@@ -35,7 +35,8 @@ fn parts(m: &Match<'_>, axis: usize, extents: Vec<usize>) -> Result<Bindings, Mi
     let epsilon = m.tensor("eps").filter(|t| x.rank().is_some_and(|rank| t.rank() <= rank));
     let epsilon = epsilon.and_then(Tensor::scalar_f32).ok_or("ε is not one number")?;
     let ones = vec![1.0; extents.iter().product()];
-    let scale = Tensor::from_f32(x.dtype.ok_or("")?, extents, ones).ok_or("the input is not floating point")?;
+    let scale =
+        Tensor::from_f32(x.dtype.ok_or("")?, extents, ones).ok_or("the input is not floating point")?;
     // Counted from the end, the axis outlives a change of rank.
     let axis = axis as i64 - x.rank().unwrap_or(0) as i64;
     Ok(super::narrow(m)?.tensor("scale", scale).attr("axis", axis).attr("epsilon", epsilon))
