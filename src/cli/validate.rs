@@ -36,7 +36,11 @@ pub(super) fn verdict(found: &Validation) -> Result<()> {
     if found.passed() {
         return Ok(());
     }
-    Err(Error::BelowBar(format!("validation failed: {}", found.failures.join("; "))))
+    let what = match found.synthetic {
+        true => " (made-up inputs can look worse than real ones, which --calib gives; --min-sqnr sets the bar)",
+        false => "",
+    };
+    Err(Error::BelowBar(format!("validation failed: {}{what}", found.failures.join("; "))))
 }
 
 /// The outputs' errors and the run times, in at most 80 columns.
