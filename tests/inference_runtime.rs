@@ -8,7 +8,7 @@ use onnx_compress::{
     ir::{Dim, Model, Tensor, Type, ValueId, text},
     lower,
     measure::{Batch, Measure},
-    ops::infer_types,
+    ops::{cost, infer_types},
     runtime::{Measurer, Optimize, Runtime, Samples, Session, SessionOptions, Synthesis},
 };
 use std::{
@@ -51,12 +51,15 @@ fn inferred(mut bare: Model) -> Model {
 }
 
 impl Outcome {
-    /// Compares all values of a model in a run on made-up inputs.
-    fn compare(&mut self, name: &str, original: &Model) {
+    /// Compares all values of a model in a run on made-up inputs; returns the multiply-accumulates of that run.
+    fn compare(&mut self, name: &str, original: &Model) -> u64 {
         let runtime = runtime();
         let samples = match Samples::synthesize(&runtime, original, &Synthesis::default()) {
             Ok(samples) => samples,
-            Err(why) => return self.wrong.push(format!("{name}: {why}")),
+            Err(why) => {
+                self.wrong.push(format!("{name}: {why}"));
+                return 0;
+            }
         };
         let batch = samples.batches()[0].clone();
         let plain = bare(original, None);
@@ -87,6 +90,7 @@ impl Outcome {
                 self.unknown.entry(op).or_default().push(format!("{name}: {}", fixed.graph.name_of(*v)));
             }
         }
+        cost::of_model(&fixed).macs
     }
 
     /// Compares one value; whether all there is to know of it is known.
@@ -172,12 +176,23 @@ fn made_by_its_tools(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_value_of_every_model_as_written_and_as_onnx_runtime_rewrites_it() {
     let folder = tempfile::tempdir().unwrap();
-    let mut outcome = Outcome::default();
+    let (mut outcome, mut macs) = (Outcome::default(), Vec::<(String, u64)>::new());
     for path in [support::zoo_models(), support::corpus(), made_by_its_tools(folder.path())].concat() {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let model = load(&path);
-        outcome.compare(&name, &model);
-        outcome.compare(&format!("{name} rewritten"), &optimized(&model));
+        let rewritten = optimized(&model);
+        let before = outcome.compare(&name, &model);
+        let after = outcome.compare(&format!("{name} rewritten"), &rewritten);
+        // Fusing and quantizing change who multiplies, not how much; channels in blocks are filled up with zeros.
+        let mut ops = rewritten.graph.ops().map(|op| &*rewritten.graph.op(op).domain);
+        if !ops.any(|domain| domain == "com.microsoft.nchwc") {
+            assert_eq!(before, after, "{name}: multiply-accumulates of the rewritten model");
+        }
+        let made_of = macs.iter().find(|(stem, _)| name.starts_with(&format!("{stem}_")));
+        if let (Some((stem, known)), true) = (made_of, path.starts_with(folder.path())) {
+            assert_eq!(*known, before, "{name}: multiply-accumulates of what was made of {stem}");
+        }
+        macs.push((path.file_stem().unwrap().to_string_lossy().into_owned(), before));
     }
     // What depends on an input's elements; and channels in blocks that some machine would have to fill up.
     outcome.finish(11_000, 40);
