@@ -37,7 +37,9 @@ pub(super) fn verdict(found: &Validation) -> Result<()> {
         return Ok(());
     }
     let what = match found.synthetic {
-        true => " (made-up inputs can look worse than real ones, which --calib gives; --min-sqnr sets the bar)",
+        true => {
+            " (made-up inputs can look worse than real ones, which --calib gives; --min-sqnr sets the bar)"
+        }
         false => "",
     };
     Err(Error::BelowBar(format!("validation failed: {}{what}", found.failures.join("; "))))
