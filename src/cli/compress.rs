@@ -42,7 +42,7 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         (None, Some(_)) => return Err(crate::measure::no_runtime("--calib")),
         // Made-up inputs validate; a pass must not take them for calibration data.
         (Some(runtime), calib) if calib.is_some() || !args.no_validate => {
-            args.running.samples(runtime, &original, &[])?
+            args.running.samples(runtime, &original)?
         }
         _ => Samples::from_batches([]),
     };

@@ -27,17 +27,12 @@ impl RunArgs {
     pub(super) fn session_options(&self) -> SessionOptions {
         SessionOptions { provider: self.provider(), ..SessionOptions::default() }
     }
-    /// The user's data, or inputs made up from the model's types, its free dimensions set to `dims`.
-    pub(super) fn samples(
-        &self,
-        runtime: &Runtime,
-        model: &Model,
-        dims: &[(String, usize)],
-    ) -> Result<Samples> {
+    /// The user's data, or inputs made up from the model's types.
+    pub(super) fn samples(&self, runtime: &Runtime, model: &Model) -> Result<Samples> {
         match &self.calib {
             Some(path) => Samples::load(path, model, BATCH, None),
             None => {
-                let what = Synthesis { dims: dims.to_vec(), seed: self.seed, batches: SYNTHETIC_BATCHES };
+                let what = Synthesis { dims: Vec::new(), seed: self.seed, batches: SYNTHETIC_BATCHES };
                 Samples::synthesize(runtime, model, &what)
             }
         }

@@ -3,6 +3,8 @@
 use super::{args::RunArgs, inspect::load, out, table};
 use crate::{
     error::{Error, Result},
+    ir::{Dim, Model},
+    passes::interface::{freeze_dims, set_input_shapes},
     report::{Summary, slower},
     runtime::{Validation, validate},
 };
@@ -18,7 +20,7 @@ pub(super) fn run(
 ) -> Result<()> {
     let (before, after) = (load(original)?, load(compressed)?);
     let runtime = running.runtime()?;
-    let samples = running.samples(&runtime, &before, &running.dim)?;
+    let samples = running.samples(&runtime, &taken_by_both(&before, &after, &running.dim)?)?;
     let options = running.validate_options(&samples, least_sqnr)?;
     let found = validate(&runtime, &before, &after, &samples, &options)?;
     if json {
@@ -29,6 +31,21 @@ pub(super) fn run(
         out(&(show(&found) + &warning))?;
     }
     verdict(&found)
+}
+
+/// The original with its inputs narrowed to what the compressed model takes too, and to the dimensions given.
+fn taken_by_both(before: &Model, after: &Model, dims: &[(String, usize)]) -> Result<Model> {
+    let mut narrowed = before.clone();
+    freeze_dims(&mut narrowed, dims)?;
+    let (g, h) = (&before.graph, &after.graph);
+    let shared = h.inputs.iter().filter(|v| g.find(h.name_of(**v)).is_some_and(|v| g.is_input(v)));
+    let needed = shared.filter(|v| h.initializer(**v).is_none());
+    let known = |dim: Dim| if dim.known().is_some() { dim } else { Dim::Unknown };
+    let shapes: Vec<_> = needed
+        .filter_map(|v| Some((h.name_of(*v).to_owned(), h.shape(*v)?.into_iter().map(known).collect())))
+        .collect();
+    set_input_shapes(&mut narrowed, &shapes)?;
+    Ok(narrowed)
 }
 
 /// The error of a validation that failed: exit code 3.

@@ -54,14 +54,14 @@ pub fn set_input_shapes(model: &mut Model, shapes: &[(String, Shape)]) -> Result
         for (k, (dim, wanted)) in declared.iter().zip(wanted).enumerate() {
             match (dim, wanted) {
                 (_, Dim::Unknown) => {}
-                (Dim::Unknown, _) => shape[k] = wanted.clone(),
-                (Dim::Symbol(symbol), _) if dim != wanted => {
-                    become_one(&mut renamed, symbol, wanted.clone())?;
-                }
                 (Dim::Known(n), _) if dim != wanted => {
                     return Err(mismatch(format!("has size {n} in dimension {k}, not {wanted}")));
                 }
-                _ => {}
+                _ if dim == wanted => {}
+                _ => match name_of(dim) {
+                    Some(symbol) => become_one(&mut renamed, symbol, wanted.clone())?,
+                    None => shape[k] = wanted.clone(),
+                },
             }
         }
         given.push((input, Type::Tensor(TensorType { dtype: ty.dtype, shape: Some(shape) })));
@@ -88,11 +88,15 @@ fn input(g: &Graph, name: &str) -> Result<(ValueId, TensorType)> {
 fn symbols(g: &Graph) -> BTreeSet<&str> {
     let types = g.inputs.iter().filter_map(|v| g.value(*v).ty.as_ref()?.as_tensor());
     let dims = types.flat_map(|ty| ty.shape.iter().flatten());
-    dims.filter_map(|dim| match dim {
-        Dim::Symbol(name) => Some(name.as_str()),
+    dims.filter_map(name_of).collect()
+}
+
+/// The name of a dimension. Some exporters write "?" for each that they do not know, which is none.
+fn name_of(dim: &Dim) -> Option<&str> {
+    match dim {
+        Dim::Symbol(name) if !name.starts_with('?') => Some(name),
         _ => None,
-    })
-    .collect()
+    }
 }
 
 fn become_one(renamed: &mut Renamed, name: &str, dim: Dim) -> Result<()> {
@@ -245,5 +249,14 @@ mod tests {
         assert!(why(freeze_dims(&mut model, &[("bacth".into(), 1)])).contains("did you mean `batch`?"));
         assert!(why(freeze_dims(&mut model, &[("out".into(), 1)])).contains("known: batch, seq"));
         assert!(model == before);
+    }
+    #[test]
+    fn question_marks_are_no_name() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]> g (float["?",3,"?"] x) => (float["?",3,"?"] y) { y = Relu (x) }"#;
+        let mut model = text::parse(text).unwrap();
+        assert!(why(freeze_dims(&mut model, &[("?".into(), 1)])).contains("have no name"));
+        let wanted = [1.into(), Dim::Unknown, 8.into()].into_iter().collect();
+        set_input_shapes(&mut model, &[("x".into(), wanted)]).unwrap();
+        assert_eq!(shape_of(&model.graph, "y"), "1,3,8");
     }
 }
