@@ -159,6 +159,7 @@ fn functions_are_inlined_where_that_is_asked_for() {
     lower::save(&text::parse(source).unwrap(), &path, &lower::SaveOptions::default()).unwrap();
     let (_, left) = compressed(&path, &[]);
     assert_eq!((left.functions.len(), left.opset()), (1, 17));
+    assert_eq!(left.functions[0].body.ops().count(), 2, "the Identity in it is gone");
     let (said, inlined) = compressed(&path, &["--inline-functions"]);
     let ops: Vec<_> = inlined.graph.ops().map(|op| inlined.graph.op(op).op_type.clone()).collect();
     assert_eq!((inlined.functions.len(), inlined.opset()), (0, 18));

@@ -70,6 +70,22 @@ pub fn inline_functions(model: &mut Model) -> Result<usize> {
     Ok(calls)
 }
 
+/// Drops the functions that nothing calls, neither the main graph nor a function that it calls; returns how many.
+pub(super) fn drop_unused_functions(model: &mut Model) -> usize {
+    let functions = Functions::new(&model.functions);
+    let mut called = calls_in(&model.graph, &functions);
+    let mut todo: Vec<usize> = called.iter().copied().collect();
+    while let Some(k) = todo.pop() {
+        let inner = calls_in(&functions.list[k].body, &functions);
+        todo.extend(inner.into_iter().filter(|k| called.insert(*k)));
+    }
+    let all = std::mem::take(&mut model.functions);
+    let before = all.len();
+    model.functions =
+        all.into_iter().enumerate().filter(|(k, _)| called.contains(k)).map(|(_, f)| f).collect();
+    before - model.functions.len()
+}
+
 /// What the inlined whole of a graph is: its ops, and how deep its bodies nest.
 type Size = (u64, usize);
 

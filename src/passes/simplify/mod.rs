@@ -10,6 +10,7 @@ mod concat;
 mod control;
 mod early;
 mod fold;
+mod functions;
 mod growth;
 mod layout;
 mod lift;
@@ -21,6 +22,7 @@ mod share;
 
 use super::{
     Changed, Context, Named, Options, Pass,
+    functions::drop_unused_functions,
     pass::changed_options,
     rules::{Misses, RuleSet},
 };
@@ -88,12 +90,13 @@ impl Pass for Simplify {
         Some(80.0)
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
-        let mut work = Work {
+        let fresh = Work {
             bounds: Bounds::new(self.options.fold_limit),
             learned: fold::Learned::default(),
             misses: Misses::new(),
             recognize: self.options.recognize,
         };
+        let mut work = fresh.clone();
         let mut changed = work.rounds(model, cx, true)?;
         let before = (work.clone(), model.clone(), cx.counts.clone(), cx.remarks.len());
         if work.bounds.allow_growth() {
@@ -112,6 +115,10 @@ impl Pass for Simplify {
         for (at, why) in work.misses {
             cx.missed(Where::Op(at), why);
         }
+        let unused = drop_unused_functions(model);
+        cx.count("unused-function", unused as u64);
+        changed |= Changed::from(unused > 0);
+        changed |= functions::bodies(model, cx, &fresh)?;
         Ok(changed)
     }
     fn options(&self) -> Options {
