@@ -2,13 +2,15 @@
 //! positions `f` computes each by itself.
 //!
 //! A classifier that reads one token of the last block so computes one, not all. Such are elementwise functions,
-//! LayerNormalization over later axes, and the rows of a product with a constant matrix. Work never grows: what is
+//! LayerNormalization and reductions over later axes, and the rows of a product with a constant matrix. Work never grows: what is
 //! moved has no other reader, and there are no more indices than positions.
 
 use crate::ir::{Dim, Graph, Op, OpId};
 
 const UNARY: &[&str] = &["Relu", "Erf", "Gelu", "Tanh", "Sigmoid", "Sqrt"];
-const BINARY: &[&str] = &["Add", "Sub", "Mul", "Div"];
+const BINARY: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow"];
+const REDUCTIONS: &[&str] =
+    &["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceSumSquare", "ReduceL2"];
 
 /// Moves each Gather up as far as it goes; returns over how many ops.
 pub(super) fn gathers(g: &mut Graph) -> usize {
@@ -46,11 +48,16 @@ fn before(g: &mut Graph, gather: OpId) -> Option<()> {
         let early = Op::new("Gather", &name).with("axis", axis as i64);
         *input = input.map(|x| g.add_node(early, &[x, index], &name, None));
     }
+    // Counted from the end, an axis behind the selected one stays where it is.
+    let from_end = |axis: i64| Some(position(axis, rank)? as i64 - rank as i64);
     if g.op(op).is("LayerNormalization") {
-        // Counted from the end, the axis stays where it is.
-        let axis = position(g.op(op).int("axis").unwrap_or(-1), rank)? as i64 - rank as i64;
+        let axis = from_end(g.op(op).int("axis").unwrap_or(-1))?;
         let normalize = g.op(op).clone().with("axis", axis);
         *g.op_mut(op) = normalize;
+    } else if let Some(axes) = g.op(op).ints("axes") {
+        let axes: Vec<i64> = axes.iter().copied().map(from_end).collect::<Option<_>>()?;
+        let reduce = g.op(op).clone().with("axes", axes);
+        *g.op_mut(op) = reduce;
     }
     g.set_inputs(op, &inputs);
     g.set_outputs(op, &[Some(y)]);
@@ -69,6 +76,16 @@ fn selected(g: &Graph, op: OpId, axis: usize, rank: usize) -> Option<Vec<usize>>
     if node.is("LayerNormalization") {
         let over = position(node.int("axis").unwrap_or(-1), rank)?;
         return (axis < over).then(|| vec![0]);
+    }
+    if any(REDUCTIONS) {
+        // Axes that are an input are shared constants, which only fit where they are counted from the end.
+        let given = g.input(op, 1).map(|axes| g.constant(axes)?.to_i64());
+        let axes = match given {
+            Some(axes) => axes.filter(|axes| axes.iter().all(|axis| *axis < 0))?,
+            None => node.ints("axes")?.to_vec(),
+        };
+        let later = axes.iter().all(|a| position(*a, rank).is_some_and(|a| axis < a));
+        return (later && !axes.is_empty() && node.int("keepdims").unwrap_or(1) == 1).then(|| vec![0]);
     }
     if node.is("MatMul") {
         let constant = g.input(op, 1).and_then(|w| g.constant(w)).is_some_and(|w| w.rank() == 2);
