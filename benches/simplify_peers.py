@@ -1,4 +1,5 @@
-"""simplify against the Python simplifiers, each as a process of its own: nodes left, bytes, wall time, peak memory.
+"""simplify against the Python simplifiers, each as a process of its own: nodes left, bytes, wall time, peak memory; and
+what ours does to the model's latency on ONNX Runtime.
 
     cargo build --release
     python3 -m pip install --target /tmp/peers onnx==1.23.2 onnxsim==0.8.1 onnxslim==0.1.98 onnxoptimizer==0.4.2 \
@@ -9,6 +10,7 @@ Without arguments: every model that `cargo xtask setup` fetched, and the zoo's.
 """
 
 import glob
+import json
 import os
 import statistics
 import subprocess
@@ -75,6 +77,20 @@ def measure(source, folder):
     return row
 
 
+def latency(source, folder):
+    """The median run time of our result as a share of the original's, the least of three interleaved measurements."""
+    target, report = f"{folder}/out.onnx", f"{folder}/report.json"
+    command = [PROGRAM, source, "-p", "simplify", "--quiet", "-o", target, "--report", report]
+    ratios = []
+    for _ in range(3):
+        if not run(command)[0]:
+            return None
+        with open(report) as file:
+            measured = json.load(file)["validation"]["latency"]
+        ratios.append(measured["compressed"]["p50_ms"] / measured["original"]["p50_ms"])
+    return min(ratios)
+
+
 def main():
     models = sys.argv[1:] or [
         *glob.glob(f"{ROOT}/tests/assets/zoo/*.onnx"),
@@ -82,7 +98,7 @@ def main():
     ]
     names = ["onnx-compress", *PEERS]
     print("Each cell: nodes, MB of the file, seconds, peak MB.\n")
-    print(f"| model (nodes, MB) | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
+    print(f"| model (nodes, MB) | {' | '.join(names)} | latency |\n|---{'|---' * (len(names) + 1)}|")
     behind = []
     with tempfile.TemporaryDirectory() as folder:
         for source in sorted(models, key=os.path.getsize):
@@ -90,7 +106,9 @@ def main():
             cell = lambda c: "-" if c is None else f"{c[0]}, {c[1] / 1e6:.2f}, {c[2]:.2f}, {c[3] / 1e6:.0f}"
             name = os.path.splitext(os.path.basename(source))[0]
             name += f" ({nodes(source)}, {os.path.getsize(source) / 1e6:.2f})"
-            print(f"| {name} | {' | '.join(cell(row[tool]) for tool in names)} |", flush=True)
+            ratio = latency(source, folder)
+            time_left = "-" if ratio is None else f"{ratio:.2f}x"
+            print(f"| {name} | {' | '.join(cell(row[tool]) for tool in names)} | {time_left} |", flush=True)
             best = min((c[0] for tool, c in row.items() if c and tool != "onnx-compress"), default=None)
             if best is not None and row["onnx-compress"][0] > best:
                 behind.append(f"{name}: {row['onnx-compress'][0]} nodes, best peer {best}")
