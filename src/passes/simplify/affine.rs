@@ -6,8 +6,8 @@
 //! (w∗x + b)·s + t = (w·s)∗x + (b·s + t)
 //! ```
 //!
-//! BatchNormalization at inference is `s = scale/√(var+ε)`, `t = bias - mean·s`; Mul, Div, Add and Sub by a constant are
-//! such maps too. The channels of `w` are: Conv, axis 0; ConvTranspose, axis 1 within each group; Gemm, the axis of `B`
+//! BatchNormalization at inference is `s = scale/√(var+ε)`, `t = bias - mean·s`; Mul, Div, Add and Sub by a constant
+//! and Neg are such maps too. The channels of `w` are: Conv, axis 0; ConvTranspose, axis 1 within each group; Gemm, the axis of `B`
 //! that `transB` says; MatMul, the last. The weight is new, never changed in place: another op may share the old one.
 
 use crate::{
@@ -112,6 +112,9 @@ impl<'a> Layer<'a> {
         let n = self.channels;
         if op.op_type == "BatchNormalization" {
             return batch_norm(m, op, n);
+        }
+        if op.op_type == "Neg" {
+            return Ok(Affine { scale: vec![-1.0; n], shift: vec![0.0; n] });
         }
         let c = self.per_channel(m.tensor("c").ok_or("")?)?;
         let (ones, zeros) = (vec![1.0; n], vec![0.0; n]);
@@ -218,6 +221,7 @@ macro_rules! follow_ups {
         after!($layer, concat!("div-into-", $op), "Div(h, $c)", $rhs, fold),
         after!($layer, concat!("add-into-", $op), "Add(h, $c)", $rhs, fold),
         after!($layer, concat!("sub-into-", $op), "Sub(h, $c)", $rhs, fold),
+        after!($layer, concat!("negative-into-", $op), "Neg(h)", $rhs, fold),
     )*] };
 }
 
@@ -229,6 +233,7 @@ pub(super) const RULES: &[Rule] = follow_ups! {
 pub(super) const MATMUL_RULES: &[Rule] = &[
     after!("MatMul(x, $w)", "mul-into-matmul", "Mul(h, $c)", "y = MatMul(x, weight)", fold),
     after!("MatMul(x, $w)", "div-into-matmul", "Div(h, $c)", "y = MatMul(x, weight)", fold),
+    after!("MatMul(x, $w)", "negative-into-matmul", "Neg(h)", "y = MatMul(x, weight)", fold),
     after!("MatMul(x, $w)", "matmul-add-to-gemm", "Add(h, $c)", "y = Gemm(x, weight, shift)", as_gemm),
     after!("MatMul(x, $w)", "matmul-sub-to-gemm", "Sub(h, $c)", "y = Gemm(x, weight, shift)", as_gemm),
     after!(

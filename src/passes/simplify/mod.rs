@@ -5,8 +5,10 @@
 
 mod affine;
 mod alike;
+mod before;
 mod chain;
 mod concat;
+mod constants;
 mod control;
 mod early;
 mod fold;
@@ -16,6 +18,7 @@ mod layout;
 mod lift;
 mod no_op;
 mod normalized;
+mod pad;
 mod recognize;
 mod recurrent;
 mod share;
@@ -41,6 +44,10 @@ static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
         affine::RULES,
         affine::MATMUL_RULES,
         normalized::RULES,
+        before::SCALES,
+        before::SHIFTS,
+        constants::RULES,
+        pad::RULES,
         layout::RULES,
         layout::CHAINS,
     ];

@@ -125,11 +125,15 @@ const IDEMPOTENT: &[&str] = &["Abs", "Relu", "Ceil", "Floor", "Round", "Sign"];
 const NOT_NEGATIVE: &[&str] =
     &["Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"];
 
+/// Whether a value has no element below zero.
+pub(super) fn never_negative(m: &Match<'_>, name: &str) -> bool {
+    m.op(name).is_some_and(|op| NOT_NEGATIVE.iter().any(|kind| op.is(kind)))
+}
+
 fn done_before(m: &Match<'_>) -> Result<Bindings, Miss> {
     let (before, op) = (m.op("x").ok_or("")?, m.op("y").ok_or("")?);
-    let listed = |list: &[&str]| list.iter().any(|kind| before.is(kind));
-    let again = before.is(&op.op_type) && listed(IDEMPOTENT);
-    if again || (op.is("Relu") || op.is("Abs")) && listed(NOT_NEGATIVE) { always(m) } else { Err("") }
+    let again = before.is(&op.op_type) && IDEMPOTENT.iter().any(|kind| before.is(kind));
+    if again || (op.is("Relu") || op.is("Abs")) && never_negative(m, "x") { always(m) } else { Err("") }
 }
 
 pub(super) const RULES: &[Rule] = &[

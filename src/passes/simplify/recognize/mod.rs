@@ -9,7 +9,7 @@ mod norm;
 mod reduction;
 
 use crate::{
-    ir::DType,
+    ir::{DType, ValueId},
     passes::rules::{Bindings, Match, Miss, Rule},
 };
 
@@ -21,4 +21,25 @@ fn narrow(m: &Match<'_>) -> Result<Bindings, Miss> {
         Some(DType::F32 | DType::F16 | DType::BF16) => Ok(Bindings::default()),
         _ => Err("the input is not 16- or 32-bit floating point"),
     }
+}
+
+/// Whether a constant factor of this value ends a Gelu or a normalization that is not recognized here: runtimes
+/// recognize those when they load a model, and the factor is part of what they look for.
+pub(super) fn ends_pattern(m: &Match<'_>, name: &str) -> bool {
+    let made_by = |v: ValueId, kinds: &[&str]| {
+        let (op, _) = m.graph.producer(v)?;
+        kinds.iter().any(|kind| m.graph.op(op).is(kind)).then(|| m.graph.inputs_of(op))
+    };
+    let any = |v: ValueId, outer: &[&str], inner: &[&str]| {
+        let inputs = made_by(v, outer);
+        inputs.is_some_and(|inputs| inputs.into_iter().flatten().any(|v| made_by(v, inner).is_some()))
+    };
+    let Some(mut v) = m.value(name) else { return false };
+    // A selection will still move up.
+    while let Some(from) = made_by(v, &["Gather"]).and_then(|inputs| *inputs.first()?) {
+        v = from;
+    }
+    let gates = made_by(v, &["Mul"]).into_iter().flatten().flatten();
+    gates.into_iter().any(|gate| any(gate, &["Add"], &["Erf", "Tanh"]))
+        || any(v, &["Div", "Mul"], &["Sqrt", "Reciprocal"])
 }

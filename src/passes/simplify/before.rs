@@ -1,0 +1,163 @@
+//! What scales and shifts the input of a linear layer moves into the layer.
+//!
+//! With `s` and `t` constant along every axis but the layer's input channels,
+//!
+//! ```text
+//! w∗(x·s + t) + b = (w·s)∗x + (w∗t + b)
+//! ```
+//!
+//! The input channels of `w` are: Conv, axis 1 within each group; Gemm, the axis of `B` that is not its output's;
+//! MatMul, the first. A shift passes only where the layer has a bias and no input is padded: zeros are not shifted.
+
+use super::{
+    affine::{floats, rounded},
+    recognize::ends_pattern,
+};
+use crate::{
+    ir::{Op, Tensor},
+    passes::rules::{Bindings, Match, Miss, Rule},
+};
+
+/// A linear layer by its inputs.
+struct Layer<'a> {
+    op: &'a Op,
+    weight: &'a Tensor,
+    /// Extents of the weight: output channels of all groups, input channels of one, elements of a kernel.
+    extents: [usize; 3],
+    groups: usize,
+    /// The rank of the input, where one has to know it, and the axis of its channels.
+    axis: (Option<usize>, usize),
+    /// Whether the weight has its input channels first.
+    turned: bool,
+}
+
+impl<'a> Layer<'a> {
+    fn of(m: &Match<'a>) -> Result<Self, Miss> {
+        let (op, weight) = (m.op("y").ok_or("")?, m.tensor("w").ok_or("")?);
+        let shape = weight.shape();
+        let groups = usize::try_from(op.int("group").unwrap_or(1)).unwrap_or(0).max(1);
+        let rank = m.ty("x").and_then(|t| t.rank());
+        let flag = |name| op.int(name).unwrap_or(0) != 0;
+        let (extents, axis, turned) = match (&*op.op_type, shape) {
+            ("Conv", [out, each, kernel @ ..]) if !kernel.is_empty() && out % groups == 0 => {
+                ([*out, *each, kernel.iter().product()], (Some(shape.len()), 1), false)
+            }
+            ("Gemm", [a, b]) if !flag("transA") => match flag("transB") {
+                true => ([*a, *b, 1], (Some(2), 1), false),
+                false => ([*b, *a, 1], (Some(2), 1), true),
+            },
+            ("MatMul", [a, b]) => ([*b, *a, 1], (rank, rank.map_or(0, |r| r.saturating_sub(1))), true),
+            _ => return Err("the weight does not have the rank of its layer"),
+        };
+        if weight.is_empty() {
+            return Err("");
+        }
+        Ok(Layer { op, weight, extents, groups, axis, turned })
+    }
+    /// One value for each input channel; an error where the constant varies along other axes.
+    fn per_channel(&self, c: &Tensor) -> Result<Vec<f64>, Miss> {
+        let channels = self.extents[1] * self.groups;
+        let values = floats(c)?;
+        if c.rank() == 0 {
+            return Ok(vec![values[0]; channels]);
+        }
+        let (rank, axis) = self.axis;
+        let rank = rank.ok_or("the rank of the layer's input is not known")?;
+        let lead = rank.checked_sub(c.rank()).ok_or("the constant adds dimensions")?;
+        let mut shape = c.shape().iter().enumerate();
+        if !shape.all(|(k, n)| *n == 1 || k + lead == axis && *n == channels) {
+            return Err("the constant is not one per input channel");
+        }
+        Ok(if values.len() == 1 { vec![values[0]; channels] } else { values })
+    }
+    /// For each element of the weight its output channel and its input channel.
+    fn channels(&self) -> impl Iterator<Item = (usize, usize)> {
+        let [out, each, kernel] = self.extents;
+        let (turned, group) = (self.turned, out / self.groups);
+        (0..out * each * kernel).map(move |at| match turned {
+            true => (at % out, at / out),
+            false => {
+                let o = at / (each * kernel);
+                (o, o / group * each + at / kernel % each)
+            }
+        })
+    }
+}
+
+fn scaled(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.opset < 7 {
+        return Err("");
+    }
+    if ends_pattern(m, "x") {
+        return Err("runtimes recognize what the factor is part of");
+    }
+    let layer = Layer::of(m)?;
+    let scale = match m.op("h").map_or("", |op| &*op.op_type) {
+        "Neg" => vec![-1.0; layer.extents[1] * layer.groups],
+        kind => {
+            let power = if kind == "Div" { -1 } else { 1 };
+            layer.per_channel(m.tensor("c").ok_or("")?)?.into_iter().map(|c| c.powi(power)).collect()
+        }
+    };
+    let values = floats(layer.weight)?.into_iter().zip(layer.channels());
+    let values = values.map(|(w, (_, input))| w * scale[input]).collect();
+    Ok(Bindings::default().tensor("weight", rounded(layer.weight, layer.weight.shape(), values)?))
+}
+
+fn shifted(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.opset < 7 {
+        return Err("");
+    }
+    let layer = Layer::of(m)?;
+    let padded = layer.op.ints("pads").is_some_and(|pads| pads.iter().any(|n| *n != 0));
+    let automatic = layer.op.str("auto_pad").is_some_and(|mode| mode.starts_with("SAME"));
+    if padded || automatic {
+        return Err("the layer pads with zeros, which are not shifted");
+    }
+    let sign = if m.op("h").is_some_and(|op| op.is("Sub")) { -1.0 } else { 1.0 };
+    let shift = layer.per_channel(m.tensor("c").ok_or("")?)?;
+    let out = layer.extents[0];
+    let beta = layer.op.float("beta").map_or(1.0, f64::from);
+    let mut bias = match m.tensor("b") {
+        None => vec![0.0; out],
+        Some(b) if b.shape() == [out] => floats(b)?.into_iter().map(|b| b * beta).collect(),
+        Some(_) => return Err("the bias is not one per output channel"),
+    };
+    let alpha = layer.op.float("alpha").map_or(1.0, f64::from);
+    for (w, (output, input)) in floats(layer.weight)?.into_iter().zip(layer.channels()) {
+        bias[output] += alpha * w * sign * shift[input];
+    }
+    let found = if layer.op.is("Gemm") { Bindings::default().attr("beta", 1.0) } else { Bindings::default() };
+    Ok(found.tensor("bias", rounded(layer.weight, &[out], bias)?))
+}
+
+macro_rules! before {
+    ($($op:literal $layer:literal $scaled:literal;)*) => { &[$(
+        Rule {
+            name: concat!("scale-into-", $op),
+            lhs: concat!("h = Mul(x, $c) | Div(x, $c) | Neg(x)  y = ", $layer),
+            rhs: $scaled,
+            bind: scaled,
+        },
+    )*] };
+}
+
+pub(super) const SCALES: &[Rule] = before! {
+    "conv" "Conv(h, $w, b?)" "y = Conv(x, weight, b)";
+    "gemm" "Gemm(h, $w, b?)" "y = Gemm(x, weight, b)";
+    "matmul" "MatMul(h, $w)" "y = MatMul(x, weight)";
+};
+pub(super) const SHIFTS: &[Rule] = &[
+    Rule {
+        name: "shift-into-conv",
+        lhs: "h = Add(x, $c) | Sub(x, $c)  y = Conv(h, $w, $b?)",
+        rhs: "y = Conv(x, w, bias)",
+        bind: shifted,
+    },
+    Rule {
+        name: "shift-into-gemm",
+        lhs: "h = Add(x, $c) | Sub(x, $c)  y = Gemm(h, $w, $b?)",
+        rhs: "y = Gemm(x, w, bias)",
+        bind: shifted,
+    },
+];
