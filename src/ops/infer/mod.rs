@@ -3,7 +3,8 @@
 //! Every graph is walked in topological order. A side table holds what is known of each value: element type, extents
 //! as expressions over the names of the inputs' dimensions, and the elements of small integer tensors, so that shapes
 //! computed by Shape, Gather, Concat and arithmetic are known where Reshape, Expand or Slice use them. Bodies of If,
-//! Loop and Scan are walked with the types of what they capture. What calls a model-local function stays unknown.
+//! Loop and Scan are walked with the types of what they capture. What calls a model-local
+//! function stays unknown; what is in one is left as it is, for its types may differ from call to call.
 //!
 //! What is written into a [`Value`](crate::ir::Value)`::ty`:
 //! - graph inputs keep their declared type;
@@ -85,12 +86,6 @@ pub fn infer(model: &mut Model) -> Result<Inference> {
         unnamed: 0,
     };
     let (_, known) = walk.graph(&mut model.graph, &HashMap::new(), None);
-    for function in &mut model.functions {
-        let standard = |d: &str| d.is_empty() || d == "ai.onnx";
-        walk.opset =
-            function.opsets.iter().filter(|o| standard(&o.domain)).map(|o| o.version).max().unwrap_or(1);
-        walk.graph(&mut function.body, &HashMap::new(), None);
-    }
     Ok(Inference { conflicts: walk.conflicts, known })
 }
 

@@ -7,9 +7,10 @@
 use super::Work;
 use crate::{
     error::Result,
-    ir::{Attr, Graph, Model},
+    ir::{Attr, Graph, Model, Type},
     passes::{Changed, Context},
 };
+use std::collections::HashMap;
 
 /// No domain begins like this.
 const HIDDEN: &str = "\0";
@@ -25,20 +26,36 @@ pub(super) fn bodies(model: &mut Model, cx: &mut Context<'_>, fresh: &Work) -> R
             graph: body,
             ..Model::default()
         };
+        let declared = declared(&alone.graph);
         hide(&mut alone.graph);
         let result = fresh.clone().rounds(&mut alone, cx, true);
         show(&mut alone.graph);
+        declare(&mut alone.graph, &declared);
         function.body = alone.graph;
-        // What was inferred along the way holds for any call, but older versions of the format have no place for it.
-        let inferred = |g: &Graph, v| g.value(v).carried.0.is_empty();
-        for v in function.body.values().collect::<Vec<_>>() {
-            if inferred(&function.body, v) {
-                function.body.value_mut(v).ty = None;
-            }
-        }
         changed |= result?;
     }
     Ok(changed)
+}
+
+/// The types that a body declares.
+fn declared(body: &Graph) -> HashMap<String, Type> {
+    let mut all = HashMap::new();
+    body.for_each_nested(&mut |g| {
+        let typed = g.values().filter_map(|v| Some((g.name_of(v).to_owned(), g.value(v).ty.clone()?)));
+        all.extend(typed);
+    });
+    all
+}
+
+/// Takes back the types that were inferred along the way: they may hold for a branch that no call takes.
+fn declare(g: &mut Graph, types: &HashMap<String, Type>) {
+    for v in g.values().collect::<Vec<_>>() {
+        let ty = types.get(g.name_of(v)).cloned();
+        g.value_mut(v).ty = ty;
+    }
+    for op in g.ops().collect::<Vec<_>>() {
+        g.op_mut(op).bodies_mut().for_each(|body| declare(body, types));
+    }
 }
 
 fn hide(g: &mut Graph) {
