@@ -9,7 +9,7 @@ mod norm;
 mod reduction;
 
 use crate::{
-    ir::{DType, ValueId},
+    ir::{DType, Slots, ValueId},
     passes::rules::{Bindings, Match, Miss, Rule},
 };
 
@@ -26,20 +26,20 @@ fn narrow(m: &Match<'_>) -> Result<Bindings, Miss> {
 /// Whether a constant factor of this value ends a Gelu or a normalization that is not recognized here: runtimes
 /// recognize those when they load a model, and the factor is part of what they look for.
 pub(super) fn ends_pattern(m: &Match<'_>, name: &str) -> bool {
-    let made_by = |v: ValueId, kinds: &[&str]| {
+    /// The inputs of the op that computes a value, if it is one of these; selections will still move up.
+    fn made_by(m: &Match<'_>, v: ValueId, kinds: &[&str]) -> Option<Slots> {
         let (op, _) = m.graph.producer(v)?;
+        if m.graph.op(op).is("Gather") {
+            return made_by(m, m.graph.input(op, 0)?, kinds);
+        }
         kinds.iter().any(|kind| m.graph.op(op).is(kind)).then(|| m.graph.inputs_of(op))
-    };
-    let any = |v: ValueId, outer: &[&str], inner: &[&str]| {
-        let inputs = made_by(v, outer);
-        inputs.is_some_and(|inputs| inputs.into_iter().flatten().any(|v| made_by(v, inner).is_some()))
-    };
-    let Some(mut v) = m.value(name) else { return false };
-    // A selection will still move up.
-    while let Some(from) = made_by(v, &["Gather"]).and_then(|inputs| *inputs.first()?) {
-        v = from;
     }
-    let gates = made_by(v, &["Mul"]).into_iter().flatten().flatten();
-    gates.into_iter().any(|gate| any(gate, &["Add"], &["Erf", "Tanh"]))
-        || any(v, &["Div", "Mul"], &["Sqrt", "Reciprocal"])
+    let made_of = |v: ValueId, outer: &[&str], inner: &[&str]| {
+        let inputs = made_by(m, v, outer).unwrap_or_default();
+        inputs.into_iter().flatten().any(|v| made_by(m, v, inner).is_some())
+    };
+    let Some(v) = m.value(name) else { return false };
+    let factors = made_by(m, v, &["Mul"]).unwrap_or_default();
+    factors.into_iter().flatten().any(|gate| made_of(gate, &["Add"], &["Erf", "Tanh"]))
+        || made_of(v, &["Div", "Mul"], &["Sqrt", "Reciprocal"])
 }
