@@ -1,5 +1,5 @@
 //! Type inference held against what ONNX Runtime computes: every value of a model is fetched in a run, and its element
-//! type, its shape and what extents are said to be equal must be as inferred.
+//! type, its shape and its extents in terms of the inputs' must be as inferred.
 #![allow(clippy::print_stdout, reason = "what the test found out is shown with --nocapture")]
 
 mod support;
@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
-use support::{model, setup_dir, zoo};
+use support::{extents::evaluate, model, setup_dir, zoo};
 
 fn runtime() -> Runtime {
     Runtime::find(Some(&setup_dir().join("ort"))).expect("run `cargo xtask setup --only runtime`")
@@ -25,6 +25,9 @@ fn runtime() -> Runtime {
 #[derive(Default)]
 struct Outcome {
     compared: usize,
+    /// Extents that are not the same in every run: known by the inputs' dimensions, and not known.
+    named: usize,
+    nameless: usize,
     wrong: Vec<String>,
     /// By operator, the values of which something is not known though the inputs' shapes are.
     unknown: BTreeMap<String, Vec<String>>,
@@ -75,15 +78,19 @@ impl Outcome {
         let options = SessionOptions { optimize: Optimize::Off, ..SessionOptions::default() };
         let measurer = Measurer::new(runtime, samples, options);
         let found = measurer.run(&plain, &batch, &names).unwrap_or_else(|e| panic!("{name}: {e}"));
-        // What an extent's text was found to be: the same wherever it stands.
-        let mut extents: HashMap<String, usize> = HashMap::new();
+        let mut sizes: HashMap<String, i64> = HashMap::new();
         for (input, tensor) in &batch {
             let v = symbolic.graph.find(input).unwrap();
-            self.equal_names(name, &symbolic, v, tensor, &mut extents);
+            for (dim, n) in symbolic.graph.shape(v).unwrap_or_default().iter().zip(tensor.shape()) {
+                if let Dim::Symbol(text) = dim {
+                    sizes.insert(text.clone(), *n as i64);
+                }
+            }
         }
         for (v, tensor) in computed.iter().zip(&found) {
             self.compared += 1;
-            self.equal_names(name, &symbolic, *v, tensor, &mut extents);
+            self.one(name, &symbolic, *v, tensor);
+            self.symbols(name, &symbolic, *v, tensor, &sizes);
             if !self.one(name, &fixed, *v, tensor) {
                 let (op, _) = fixed.graph.producer(*v).unwrap();
                 let op = fixed.graph.op(op).op_type.clone();
@@ -109,29 +116,28 @@ impl Outcome {
         ty.dtype.is_some() && shape.iter().all(|d| d.known().is_some())
     }
 
-    /// Extents of equal text must be equal.
-    fn equal_names(
-        &mut self,
-        name: &str,
-        m: &Model,
-        v: ValueId,
-        tensor: &Tensor,
-        extents: &mut HashMap<String, usize>,
-    ) {
-        self.one(name, m, v, tensor);
+    /// Checks what extents are in terms of the inputs' named dimensions.
+    fn symbols(&mut self, name: &str, m: &Model, v: ValueId, tensor: &Tensor, sizes: &HashMap<String, i64>) {
         for (dim, n) in m.graph.shape(v).unwrap_or_default().iter().zip(tensor.shape()) {
-            let Dim::Symbol(text) = dim else { continue };
-            let known = *extents.entry(text.clone()).or_insert(*n);
-            if known != *n {
-                let what = m.graph.name_of(v);
-                self.wrong.push(format!("{name}: {what}: {text} is {known} elsewhere, {n} here"));
+            match dim {
+                Dim::Known(_) => {}
+                Dim::Unknown => self.nameless += 1,
+                Dim::Symbol(text) => {
+                    self.named += 1;
+                    let value = evaluate(text, sizes);
+                    if value != Some(*n as i64) {
+                        let what = m.graph.name_of(v);
+                        self.wrong.push(format!("{name}: {what}: {text} is {value:?}, but it is {n}"));
+                    }
+                }
             }
         }
     }
 
     /// Fails where a type is wrong, too little was compared, or too much is not known.
     fn finish(self, least: usize, most_unknown: usize) {
-        println!("{} values compared, not known:", self.compared);
+        println!("{} extents known by name, {} not", self.named, self.nameless);
+        println!("{} values compared, not known where the inputs' shapes are:", self.compared);
         for (op, places) in &self.unknown {
             println!("  {op}: {} (first: {})", places.len(), places[0]);
         }

@@ -14,6 +14,7 @@
 #![allow(dead_code)] // each test file is a crate of its own and uses its share of this
 
 pub(crate) mod blocks;
+pub(crate) mod extents;
 pub(crate) mod oracle;
 
 use onnx_compress::{ir::Model, lower, measure::Batch};

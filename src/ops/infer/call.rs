@@ -83,7 +83,14 @@ pub(super) fn broadcast_size(a: &Size, b: &Size) -> Size {
         // The other one is either equal or 1, or the op fails.
         (Some(_), _) => a.clone(),
         (_, Some(_)) => b.clone(),
-        _ => None,
+        _ => {
+            let (x, y) = (a.as_ref(), b.as_ref());
+            // Where the one is 1 the other is too: then it tells the result, and where it is no 1 it tells it anyway.
+            let tells = |x: &Expr, y: Option<&Expr>| y.and_then(|y| y.at(x, 1)) == Some(Expr::from(1));
+            let sure =
+                |x: Option<&Expr>, y: Option<&Expr>| x.filter(|x| x.is_never_one() || tells(x, y)).cloned();
+            sure(x, y).or_else(|| sure(y, x))
+        }
     }
 }
 
@@ -95,15 +102,19 @@ pub(super) fn broadcast(a: &[Size], b: &[Size]) -> Vec<Size> {
     (0..rank).map(|k| broadcast_size(&at(a, k), &at(b, k))).collect()
 }
 
-/// The product of a size and a float scale, rounded down: exact only for numbers, and for symbols with whole scales.
+/// The product of a size and a float scale, rounded down: exact only for numbers, and for symbols with scales that are
+/// whole but for a few binary places.
 pub(super) fn scale(size: &Size, by: f32) -> Size {
     match number(size) {
         Some(n) => {
             let scaled = (n as f32 * by).floor();
             (0.0..1e9).contains(&scaled).then(|| Expr::from(scaled as i64))
         }
-        None if by >= 1.0 && by.fract() == 0.0 && by < 1e9 => mul(size, &num(by as i64)),
-        None => None,
+        None => {
+            let of_256 = by * 256.0;
+            let exact = (1.0..1e9).contains(&of_256) && of_256.fract() == 0.0;
+            size.as_ref().filter(|_| exact)?.mul(&Expr::from(of_256 as i64))?.floor_div(256)
+        }
     }
 }
 

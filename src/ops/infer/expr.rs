@@ -1,4 +1,4 @@
-//! Symbolic extents: polynomials over named dimensions and floors, in a canonical form.
+//! Symbolic extents: polynomials over named dimensions, floors and positive parts, in a canonical form.
 //!
 //! An [`Expr`] is a sum of products, each with an integer coefficient, kept sorted, so that equal expressions are
 //! equal values and print as equal text. Symbols stand for extents: they are never negative. Arithmetic is exact:
@@ -17,6 +17,8 @@ enum Atom {
     Symbol(Arc<str>),
     /// The first divided by the second (positive), rounded down.
     Floor(Expr, i64),
+    /// The expression where it is positive, else 0. Larger and smaller of two are told by it.
+    Positive(Expr),
 }
 
 /// An integer-valued expression over extents.
@@ -44,7 +46,53 @@ impl Expr {
     }
     /// Surely not negative.
     pub(crate) fn is_natural(&self) -> bool {
-        self.0.iter().all(|(product, n)| *n >= 0 && product.iter().all(Atom::is_natural))
+        if self.0.iter().all(|(product, n)| *n >= 0 && product.iter().all(Atom::is_natural)) {
+            return true;
+        }
+        // A positive part alone in its product is either 0 or what it is the part of.
+        let parts = self.0.iter().filter_map(|(product, n)| match &product[..] {
+            [Atom::Positive(part)] => Some((product, part, *n)),
+            _ => None,
+        });
+        parts.take(1).any(|(product, part, n)| {
+            let mut without = self.clone();
+            without.0.remove(product);
+            let with = || {
+                part.mul(&Expr::from(n)).and_then(|part| without.add(&part)).is_some_and(|e| e.is_natural())
+            };
+            if n > 0 { without.is_natural() || with() } else { without.is_natural() && with() }
+        })
+    }
+    /// Surely not 1, as an extent: it is even, say, or at least 2.
+    pub(crate) fn is_never_one(&self) -> bool {
+        self.number() != Some(0)
+            && (self.content() > 1 || self.sub(&Expr::from(2)).is_some_and(|e| e.is_natural()))
+    }
+    /// The greatest common divisor of all coefficients.
+    fn content(&self) -> u64 {
+        self.0.values().fold(0, |g, n| common_divisor(g, n.unsigned_abs()))
+    }
+    /// Each coefficient divided by a common divisor.
+    fn over(&self, by: i64) -> Option<Expr> {
+        let terms = self.0.iter().map(|(product, n)| Some((product.clone(), n.checked_div(by)?)));
+        Some(Expr(terms.collect::<Option<_>>()?))
+    }
+    /// What it is where the symbol that `name` is stands for `n`; `None` where `name` is more than a symbol.
+    pub(crate) fn at(&self, name: &Expr, n: i64) -> Option<Expr> {
+        let (Some((product, 1)), 1) = (name.0.first_key_value(), name.0.len()) else { return None };
+        let [symbol @ Atom::Symbol(_)] = &product[..] else { return None };
+        let mut sum = Expr::default();
+        for (product, k) in &self.0 {
+            let factors = product.iter().map(|atom| match atom {
+                atom if atom == symbol => Some(Expr::from(n)),
+                Atom::Symbol(_) => Some(Expr(BTreeMap::from([(vec![atom.clone()], 1)]))),
+                Atom::Floor(e, by) => e.at(name, n)?.floor_div(*by),
+                Atom::Positive(e) => e.at(name, n)?.positive(),
+            });
+            let product = factors.into_iter().try_fold(Expr::from(*k), |all, factor| all.mul(&factor?))?;
+            sum = sum.add(&product)?;
+        }
+        Some(sum)
     }
     /// Its text, where it consists of names that mean something outside.
     pub(crate) fn text(&self) -> Option<String> {
@@ -53,13 +101,13 @@ impl Expr {
     fn is_private(&self) -> bool {
         self.0.keys().flatten().any(|a| match a {
             Atom::Symbol(name) => name.starts_with('?'),
-            Atom::Floor(e, _) => e.is_private(),
+            Atom::Floor(e, _) | Atom::Positive(e) => e.is_private(),
         })
     }
     fn weight(&self) -> usize {
         let weight = |a: &Atom| match a {
             Atom::Symbol(_) => 1,
-            Atom::Floor(e, _) => 1 + e.weight(),
+            Atom::Floor(e, _) | Atom::Positive(e) => 1 + e.weight(),
         };
         self.0.keys().map(|product| 1 + product.iter().map(weight).sum::<usize>()).sum()
     }
@@ -112,51 +160,76 @@ impl Expr {
         }
         match rest.number() {
             Some(_) => whole.bounded(),
-            None => whole.add(&Expr(BTreeMap::from([(vec![Atom::Floor(rest, by)], 1)]))),
+            None => {
+                let common = i64::try_from(common_divisor(rest.content(), by.unsigned_abs())).ok()?;
+                let floor = Atom::Floor(rest.over(common)?, by.checked_div(common)?);
+                whole.add(&Expr(BTreeMap::from([(vec![floor], 1)])))
+            }
         }
     }
     pub(crate) fn ceil_div(&self, by: i64) -> Option<Expr> {
         self.add(&Expr::from(by.checked_sub(1)?))?.floor_div(by)
     }
-    /// The quotient where the division surely leaves no remainder, as when a Reshape distributes elements: the
-    /// divisor is a single product.
+    /// The quotient where the division surely leaves no remainder, as when a Reshape distributes elements.
     pub(crate) fn exact_div(&self, by: &Expr) -> Option<Expr> {
-        if self == by {
-            return Some(Expr::from(1));
+        if let Some(n) = by.number().filter(|n| *n > 0) {
+            return self.floor_div(n);
         }
-        let mut divisor = by.0.iter();
-        let (Some((atoms, m)), None) = (divisor.next(), divisor.next()) else { return None };
-        let mut out = Expr::default();
-        for (product, n) in &self.0 {
-            let mut left = product.clone();
-            for atom in atoms {
+        // Division of polynomials by their leading terms, those of the most factors.
+        let leading = |e: &Expr| {
+            let terms = e.0.iter().max_by_key(|(product, _)| (product.len(), *product));
+            terms.map(|(product, n)| (product.clone(), *n))
+        };
+        let (atoms, m) = leading(by)?;
+        let (mut quotient, mut rest) = (Expr::default(), self.clone());
+        while let Some((mut left, n)) = leading(&rest) {
+            for atom in &atoms {
                 left.remove(left.iter().position(|a| a == atom)?);
             }
-            (n.checked_rem(*m)? == 0).then_some(())?;
-            out.put(left, n.checked_div(*m)?)?;
+            (n.checked_rem(m)? == 0).then_some(())?;
+            let term = Expr(BTreeMap::from([(left, n.checked_div(m)?)]));
+            rest = rest.sub(&term.mul(by)?)?;
+            quotient = quotient.add(&term)?;
         }
-        Some(out)
+        Some(quotient)
     }
-    /// The larger of both, where it is known which that is.
-    pub(crate) fn larger(&self, other: &Expr) -> Option<Expr> {
-        if self.sub(other)?.is_natural() {
+    /// The expression where it is positive, else 0.
+    pub(crate) fn positive(&self) -> Option<Expr> {
+        let minus = self.mul(&Expr::from(-1))?;
+        if self.is_natural() {
             return Some(self.clone());
         }
-        other.sub(self)?.is_natural().then(|| other.clone())
-    }
-    /// The smaller of both, where it is known which that is.
-    pub(crate) fn smaller(&self, other: &Expr) -> Option<Expr> {
-        if self.sub(other)?.is_natural() {
-            return Some(other.clone());
+        if minus.is_natural() {
+            return Some(Expr::default());
         }
-        other.sub(self)?.is_natural().then(|| self.clone())
+        // Of an expression and its opposite only one is kept, whose last term is positive: x = max(x, 0) - max(-x, 0).
+        if self.0.last_key_value().is_some_and(|(_, n)| *n < 0) {
+            return self.add(&minus.positive()?);
+        }
+        let by = i64::try_from(self.content()).ok().filter(|n| *n > 0)?;
+        Expr(BTreeMap::from([(vec![Atom::Positive(self.over(by)?)], by)])).bounded()
     }
+    /// The larger of both.
+    pub(crate) fn larger(&self, other: &Expr) -> Option<Expr> {
+        other.add(&self.sub(other)?.positive()?)
+    }
+    /// The smaller of both.
+    pub(crate) fn smaller(&self, other: &Expr) -> Option<Expr> {
+        self.sub(&self.sub(other)?.positive()?)
+    }
+}
+
+fn common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
 }
 
 impl Atom {
     fn is_natural(&self) -> bool {
         match self {
-            Atom::Symbol(_) => true,
+            Atom::Symbol(_) | Atom::Positive(_) => true,
             Atom::Floor(e, _) => e.is_natural(),
         }
     }
@@ -167,6 +240,7 @@ impl fmt::Display for Atom {
         match self {
             Atom::Symbol(name) => f.write_str(name),
             Atom::Floor(e, by) => write!(f, "floor(({e})/{by})"),
+            Atom::Positive(e) => write!(f, "max({e}, 0)"),
         }
     }
 }
@@ -233,9 +307,39 @@ mod tests {
     #[test]
     fn what_is_not_known_is_none() {
         let (a, b) = (Expr::symbol("a"), Expr::symbol("b"));
-        assert_eq!(a.larger(&b), None);
-        assert_eq!(a.add(&b).unwrap().larger(&b), Some(a.add(&b).unwrap()));
+        assert_eq!(a.add(&b).unwrap().exact_div(&a), None);
         assert!(n(i64::MAX).add(&n(1)).is_none());
         assert!(Expr::symbol("?1").text().is_none());
+    }
+    #[test]
+    fn larger_and_smaller_have_one_form() {
+        let (a, b) = (Expr::symbol("a"), Expr::symbol("b"));
+        let (both, five) = (a.add(&b).unwrap(), n(5));
+        assert_eq!(both.larger(&b), Some(both.clone()));
+        assert_eq!(both.smaller(&b), Some(b.clone()));
+        assert_eq!(a.larger(&five), five.larger(&a));
+        assert_eq!(a.larger(&five).unwrap().to_string(), "max(a - 5, 0) + 5");
+        // a + max(5 - a, 0) is the larger one too.
+        let rest = five.sub(&a).unwrap().positive().unwrap();
+        assert_eq!(a.add(&rest), a.larger(&five));
+        let (high, low) = (a.larger(&b).unwrap(), a.smaller(&b).unwrap());
+        assert_eq!(high.add(&low), Some(both));
+        assert!(high.is_natural() && low.is_natural());
+        assert!(!low.sub(&n(1)).unwrap().is_natural());
+        assert_eq!(a.smaller(&five).unwrap().at(&a, 1), Some(n(1)));
+        assert_eq!(a.smaller(&five).unwrap().at(&a, 9), Some(n(5)));
+    }
+    #[test]
+    fn sums_divide_sums() {
+        let (a, b, c) = (Expr::symbol("a"), Expr::symbol("b"), Expr::symbol("c"));
+        let (one_more, two_less) = (a.add(&n(1)).unwrap(), b.sub(&n(2)).unwrap());
+        let product = one_more.mul(&two_less).unwrap().mul(&c).unwrap();
+        assert_eq!(product.exact_div(&one_more), two_less.mul(&c));
+        assert_eq!(product.exact_div(&c.mul(&two_less).unwrap()), Some(one_more.clone()));
+        assert_eq!(product.exact_div(&two_less.add(&n(1)).unwrap()), None);
+        // Three halves of an even number.
+        assert_eq!(a.mul(&n(768)).unwrap().exact_div(&n(512)).unwrap().to_string(), "floor((3*a)/2)");
+        assert!(one_more.mul(&n(2)).unwrap().is_never_one() && a.add(&n(2)).unwrap().is_never_one());
+        assert!(!one_more.is_never_one());
     }
 }

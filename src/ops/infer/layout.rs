@@ -47,8 +47,15 @@ pub(super) fn reshape(c: &Call<'_>) -> Found {
 
 /// What a Reshape's -1 stands for. Extents that stand on both sides cancel, also unknown ones of equal name.
 fn remainder(from: Option<&[Size]>, to: &[Size]) -> Size {
-    let divisor = product(to)?;
-    product(from?)?.exact_div(&divisor)
+    let (mut from, mut to) = (from?.to_vec(), to.to_vec());
+    to.retain(|size| match from.iter().position(|f| f == size && f.is_some()) {
+        Some(k) => {
+            from.remove(k);
+            false
+        }
+        None => true,
+    });
+    product(&from)?.exact_div(&product(&to)?)
 }
 
 pub(super) fn flatten(c: &Call<'_>) -> Found {
@@ -151,6 +158,17 @@ pub(super) fn split(c: &Call<'_>) -> Found {
             let sizes = moves::split_sizes(given, c.outputs, usize::try_from(n).ok()?)?;
             Some(sizes.into_iter().map(|n| part(len(n))).collect())
         }
+        (Ok(None), None) => {
+            let n = i64::try_from(c.outputs).ok()?;
+            // Up to version 13 all parts are equal; later ones may be smaller at the end.
+            let chunk =
+                s[at].as_ref().and_then(|s| if c.opset < 18 { s.floor_div(n) } else { s.ceil_div(n) });
+            let size = |k: i64| match (k, c.opset < 18) {
+                (0, _) | (_, true) => chunk.clone(),
+                _ => sub(&s[at], &mul(&chunk, &num(k)))?.positive()?.smaller(chunk.as_ref()?),
+            };
+            Some((0..n).map(|k| part(size(k))).collect())
+        }
         _ => Some((0..c.outputs).map(|_| part(None)).collect()),
     }
 }
@@ -190,26 +208,24 @@ fn slice_size(size: &Size, start: &Size, end: &Size, step: i64) -> Size {
     if let (Some(n), Some(s), Some(e)) = (number(size), number(start), number(end)) {
         return len(moves::slice_bounds(s, e, step, usize::try_from(n).ok()?)?.1);
     }
-    // Both bounds as positions in 0..=size, where it is known which side of each limit they lie on.
+    // Both bounds as positions in 0..=size.
     let size = size.as_ref()?;
-    let position = |x: &Size| {
-        let x = match number(x) {
-            Some(n) if n >= i64::from(i32::MAX) => return Some(size.clone()),
-            Some(n) if n < 0 => size.add(&Expr::from(n))?,
-            _ => x.clone()?,
-        };
-        let x = if x.is_natural() { x } else { return None };
-        x.smaller(size)
+    let far = i64::from(i32::MAX);
+    let position = |x: &Size| match number(x) {
+        Some(0) => num(0),
+        Some(n) if n >= far => Some(size.clone()),
+        Some(n) if n <= -far => num(0),
+        Some(n) if n < 0 => size.add(&Expr::from(n))?.positive(),
+        _ => x.as_ref().filter(|x| x.is_natural())?.smaller(size),
     };
     match step {
-        1 => {
-            let length = position(end)?.sub(&position(start)?)?;
-            length.is_natural().then_some(length)
+        1.. => {
+            let (start, end) = (position(start)?, position(end)?);
+            // What ends behind the start of an axis is a position, and so never negative.
+            let length = if start == Expr::from(0) { end } else { end.sub(&start)?.positive()? };
+            length.ceil_div(step)
         }
-        2.. => position(end)?.sub(&position(start)?).filter(Expr::is_natural)?.ceil_div(step),
-        -1 if number(start) == Some(-1) && number(end).is_some_and(|e| e <= -i64::from(i32::MAX)) => {
-            Some(size.clone())
-        }
+        -1 if number(start) == Some(-1) && number(end).is_some_and(|e| e <= -far) => Some(size.clone()),
         _ => None,
     }
 }
@@ -333,8 +349,10 @@ pub(super) fn compress(c: &Call<'_>) -> Found {
 /// A range whose length is symbolic; known numbers are folded before this.
 pub(super) fn range(c: &Call<'_>) -> Found {
     let element = |k: usize| c.input(k).and_then(|f| f.scalar().cloned());
+    let span = |from: &Size, to: &Size| sub(to, from)?.positive();
     let length = match (element(0), element(1), element(2).and_then(|d| d.number())) {
-        (start, limit, Some(1)) => sub(&limit, &start).filter(Expr::is_natural),
+        (start, limit, Some(step @ 1..)) => span(&start, &limit).and_then(|n| n.ceil_div(step)),
+        (start, limit, Some(step)) => span(&limit, &start).and_then(|n| n.ceil_div(step.checked_neg()?)),
         _ => None,
     };
     shaped(vec![length])

@@ -62,7 +62,11 @@ impl Window {
         let end = add(size, &num(self.pads[k]))?;
         match (last.number(), end.number()) {
             (Some(last), Some(end)) => Some(if last >= end { fits.sub(&Expr::from(1))? } else { fits }),
+            // The last window reaches back into the input by itself.
             _ if stride == 1 => Some(fits),
+            _ if number(&self.reach(k))?.checked_sub(self.pads[k + self.strides.len()])? >= stride => {
+                Some(fits)
+            }
             _ => None,
         }
     }

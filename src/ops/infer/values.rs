@@ -62,13 +62,13 @@ pub(super) fn follow(c: &Call<'_>) -> Option<Vec<Fact>> {
             matches!(input.dtype?, DType::I32 | DType::I64)
                 .then(|| vec![Fact { dtype: Some(to), constant: None, ..input.clone() }])
         }
-        "Add" | "Sub" | "Mul" | "Div" | "Min" | "Max" | "Equal" if c.inputs.len() == 2 && c.opset >= 8 => {
+        "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Min" | "Max" | "Equal" | "Less" | "LessOrEqual"
+        | "Greater" | "GreaterOrEqual" | "And" | "Or"
+            if c.inputs.len() == 2 && c.opset >= 8 =>
+        {
             let (a, b) = (c.input(0)?, c.input(1)?);
             let (shape, [x, y]) = aligned([a, b])?;
-            Some(vec![fact(
-                shape,
-                x.iter().zip(&y).map(|(x, y)| compute(&c.op.op_type, x.as_ref()?, y.as_ref()?)).collect(),
-            )])
+            Some(vec![fact(shape, x.iter().zip(&y).map(|(x, y)| compute(c, x, y)).collect())])
         }
         "Where" => {
             let (shape, [test, x, y]) = aligned([c.input(0)?, c.input(1)?, c.input(2)?])?;
@@ -80,10 +80,14 @@ pub(super) fn follow(c: &Call<'_>) -> Option<Vec<Fact>> {
             let values = (0..test.len()).map(choose).collect();
             Some(vec![fact(shape, values)])
         }
-        "Neg" => {
+        "Neg" | "Abs" | "Not" => {
             let a = c.input(0)?;
-            let negated = a.values.as_ref()?.iter().map(|x| x.as_ref()?.mul(&Expr::from(-1))).collect();
-            Some(vec![fact(static_shape(a)?, negated)])
+            let one = |x: &Size| match &*c.op.op_type {
+                "Neg" => x.as_ref()?.mul(&Expr::from(-1)),
+                "Not" => Expr::from(1).sub(x.as_ref()?),
+                _ => x.clone().filter(Expr::is_natural),
+            };
+            Some(vec![fact(static_shape(a)?, a.values.as_ref()?.iter().map(one).collect())])
         }
         "ReduceProd" | "ReduceSum" => {
             // Over all elements of a vector, the form in which exporters count elements.
@@ -148,7 +152,26 @@ fn aligned<const N: usize>(facts: [&Fact; N]) -> Option<(Vec<usize>, [Vec<Size>;
     Some((all, out))
 }
 
-fn compute(op_type: &str, x: &Expr, y: &Expr) -> Size {
+/// One element of an operator on two, where what is known of them tells it.
+fn compute(c: &Call<'_>, x: &Size, y: &Size) -> Size {
+    let op_type = &*c.op.op_type;
+    let number = |x: &Size| x.as_ref()?.number();
+    // One side may be enough.
+    match (op_type, number(x), number(y)) {
+        ("And", Some(0), _) | ("And", _, Some(0)) => return num(0),
+        ("And", Some(1), _) | ("Or", Some(0), _) => return y.clone(),
+        ("And", _, Some(1)) | ("Or", _, Some(0)) => return x.clone(),
+        ("Or", Some(1), _) | ("Or", _, Some(1)) => return num(1),
+        _ => {}
+    }
+    let (x, y) = (x.as_ref()?, y.as_ref()?);
+    let less = |x: &Expr, y: &Expr| Some(y.sub(x)?.sub(&Expr::from(1))?.is_natural());
+    let at_most = |x: &Expr, y: &Expr| Some(y.sub(x)?.is_natural());
+    let decided = |yes: Option<bool>, no: Option<bool>| match (yes?, no?) {
+        (true, _) => num(1),
+        (_, true) => num(0),
+        _ => None,
+    };
     match op_type {
         "Add" => x.add(y),
         "Sub" => x.sub(y),
@@ -158,17 +181,14 @@ fn compute(op_type: &str, x: &Expr, y: &Expr) -> Size {
             Some(n) => x.floor_div(n),
             None => x.exact_div(y),
         },
+        "Mod" if x.is_natural() && y.is_natural() => x.sub(&x.floor_div(y.number()?)?.mul(y)?),
         "Min" => x.smaller(y),
         "Max" => x.larger(y),
-        "Equal" => {
-            let (d, e) = (x.sub(y)?, y.sub(x)?);
-            let positive = |d: &Expr| d.sub(&Expr::from(1)).is_some_and(|d| d.is_natural());
-            match d.number() {
-                Some(0) => num(1),
-                _ if positive(&d) || positive(&e) => num(0),
-                _ => None,
-            }
-        }
+        "Equal" => decided(Some(x == y), Some(less(x, y)? || less(y, x)?)),
+        "Less" => decided(less(x, y), at_most(y, x)),
+        "LessOrEqual" => decided(at_most(x, y), less(y, x)),
+        "Greater" => decided(less(y, x), at_most(x, y)),
+        "GreaterOrEqual" => decided(at_most(y, x), less(x, y)),
         _ => None,
     }
 }
