@@ -13,7 +13,7 @@ use onnx_compress::{
     },
     runtime::{Measurer, Optimize, Runtime, Samples, Session, SessionOptions, Synthesis},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use support::{oracle::relative_difference, setup_dir};
 
 fn runtime() -> Runtime {
@@ -25,7 +25,7 @@ fn models() -> Vec<PathBuf> {
 }
 
 /// A model with inputs made up for it.
-fn with_batch(runtime: &Runtime, path: &PathBuf) -> (Model, Batch) {
+fn with_batch(runtime: &Runtime, path: &Path) -> (Model, Batch) {
     let model = lower::load(path).unwrap();
     let samples = Samples::synthesize(runtime, &model, &Synthesis::default())
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -48,7 +48,7 @@ fn simplified(runtime: &Runtime, model: &Model) -> Model {
     simple
 }
 
-fn assert_same(expected: &Batch, found: &Batch, path: &PathBuf) {
+fn assert_same(expected: &Batch, found: &Batch, path: &Path) {
     assert_eq!(expected.len(), found.len());
     for ((name, a), (_, b)) in expected.iter().zip(found) {
         assert_eq!(a.shape(), b.shape(), "{name} of {}", path.display());

@@ -113,6 +113,9 @@ pub(crate) enum ProviderArg {
     Cuda,
 }
 
+/// Options on what the model is to be, whatever passes make of it.
+const MODEL: &str = "Options for the model itself";
+
 #[derive(Args, Debug)]
 pub(crate) struct CompressArgs {
     /// The model to compress; - reads standard input
@@ -130,19 +133,19 @@ pub(crate) struct CompressArgs {
     #[command(flatten)]
     pub(crate) running: RunArgs,
     /// Fix an input's shape: x:1,3,224,224 (repeatable); ? leaves a dimension as it is, a name keeps it free
-    #[arg(long, value_name = "NAME:DIMS", value_parser = parse_shape)]
+    #[arg(long, value_name = "NAME:DIMS", value_parser = parse_shape, help_heading = MODEL)]
     pub(crate) input_shape: Vec<(String, Shape)>,
     /// Cut the model to these outputs, which may be inner values: a,b
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help_heading = MODEL)]
     pub(crate) outputs: Vec<String>,
     /// Drop inputs that nothing uses any more
-    #[arg(long)]
+    #[arg(long, help_heading = MODEL)]
     pub(crate) drop_unused_inputs: bool,
     /// Replace calls of model-local functions by what they do
-    #[arg(long)]
+    #[arg(long, help_heading = MODEL)]
     pub(crate) inline_functions: bool,
     /// Raise ONNX's operator set to this version
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = MODEL)]
     pub(crate) opset: Option<i64>,
     /// Write everything that is known about the run to this .json file
     #[arg(long, value_name = "FILE")]
