@@ -1,10 +1,10 @@
 //! The comparison of two models: the command, and its table in the report of a run.
 
-use super::{args::RunArgs, inspect::load, out, table};
+use super::{args::RunArgs, inspect::load, out, say, table};
 use crate::{
     error::{Error, Result},
     ir::{Dim, Model},
-    passes::interface::{freeze_dims, set_input_shapes},
+    passes::interface::{freeze_dims, set_input_shapes, set_outputs},
     report::{Summary, slower},
     runtime::{Validation, validate},
 };
@@ -18,7 +18,8 @@ pub(super) fn run(
     least_sqnr: Option<f64>,
     json: bool,
 ) -> Result<()> {
-    let (before, after) = (load(original)?, load(compressed)?);
+    let (mut before, after) = (load(original)?, load(compressed)?);
+    give_outputs_of(&mut before, &after)?;
     let runtime = running.runtime()?;
     let samples = running.samples(&runtime, &taken_by_both(&before, &after, &running.dim)?)?;
     let options = running.validate_options(&samples, least_sqnr)?;
@@ -31,6 +32,23 @@ pub(super) fn run(
         out(&(show(&found) + &warning))?;
     }
     verdict(&found)
+}
+
+/// Makes the original give what a compressed model gives that was cut to other outputs.
+fn give_outputs_of(original: &mut Model, compressed: &Model) -> Result<()> {
+    let names = |model: &Model| -> Vec<String> {
+        model.graph.outputs.iter().map(|v| model.graph.name_of(*v).to_owned()).collect()
+    };
+    let (all, kept) = (names(original), names(compressed));
+    if kept.iter().all(|name| all.contains(name)) && all.len() == kept.len() {
+        return Ok(());
+    }
+    set_outputs(original, &kept)?;
+    let gone: Vec<_> = all.into_iter().filter(|name| !kept.contains(name)).collect();
+    if !gone.is_empty() {
+        say(&format!("note: only the original gives {}", gone.join(", ")));
+    }
+    Ok(())
 }
 
 /// The original with its inputs narrowed to what the compressed model takes too, and to the dimensions given.

@@ -271,8 +271,15 @@ fn max_difference(a: &Origin, b: &Origin) -> Option<f64> {
     if a.shape() != b.shape() {
         return None;
     }
-    let pairs = numbers(a)?.into_iter().zip(numbers(b)?);
-    Some(pairs.map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() }).fold(0.0, f64::max))
+    fn largest<T: Into<f64>>(pairs: impl Iterator<Item = (T, T)>) -> f64 {
+        let pairs = pairs.map(|(a, b)| (a.into(), b.into()));
+        pairs.map(|(a, b): (f64, f64)| if a == b { 0.0 } else { (a - b).abs() }).fold(0.0, f64::max)
+    }
+    // Weights can be large: those of single precision are compared where they lie.
+    match (a.view::<f32>(), b.view::<f32>()) {
+        (Some(a), Some(b)) => Some(largest(a.iter().copied().zip(b.iter().copied()))),
+        _ => Some(largest(numbers(a)?.into_iter().zip(numbers(b)?))),
+    }
 }
 
 #[cfg(test)]
