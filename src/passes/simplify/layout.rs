@@ -28,7 +28,7 @@ fn compose(m: &Match<'_>) -> Result<Bindings, Miss> {
 }
 
 /// The shape that an op gives, as Reshape takes it: at most one dimension left open.
-fn result_shape(m: &Match<'_>) -> Result<Bindings, Miss> {
+pub(super) fn result_shape(m: &Match<'_>) -> Result<Bindings, Miss> {
     let shape = m.ty("y").and_then(|t| t.shape).ok_or("the resulting shape is not known")?;
     let open = shape.iter().filter(|d| d.known().is_none()).count();
     if open > 1 || shape.contains(&Dim::Known(0)) {

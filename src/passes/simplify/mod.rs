@@ -18,10 +18,12 @@ mod layout;
 mod lift;
 mod no_op;
 mod normalized;
+mod ones;
 mod pad;
 mod recognize;
 mod recurrent;
 mod share;
+mod sink;
 
 use super::{
     Changed, Context, Named, Options, Pass,
@@ -48,6 +50,8 @@ static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
         before::SHIFTS,
         constants::RULES,
         pad::RULES,
+        ones::RULES,
+        ones::REDUCTIONS,
         layout::RULES,
         layout::CHAINS,
     ];
@@ -176,9 +180,11 @@ impl Work {
             };
             let ruled = recognized + RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
             let early = early::gathers(&mut model.graph);
+            let sunk = sink::transposes(&mut model.graph, opset);
             cx.count("early-gather", early as u64);
+            cx.count("transposes-joined", sunk as u64);
             let shrunk = equal + shared + states + dead;
-            if inputs + lifted + folded + decided + joined + shrunk + ruled + early == 0 {
+            if inputs + lifted + folded + decided + joined + shrunk + ruled + early + sunk == 0 {
                 break;
             }
             (first, changed) = (false, Changed::Yes);

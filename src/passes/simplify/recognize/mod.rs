@@ -13,6 +13,8 @@ use crate::{
     passes::rules::{Bindings, Match, Miss, Rule},
 };
 
+pub(super) use reduction::axes_of;
+
 pub(super) const FAMILIES: &[&[Rule]] = &[activation::RULES, norm::RULES, reduction::RULES];
 
 /// ONNX Runtime has no kernels of double precision or integers for most recognized operators.

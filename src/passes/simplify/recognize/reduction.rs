@@ -13,7 +13,11 @@ use crate::{
 };
 
 /// The axes of a reduction as its op says them, none meaning all.
-pub(super) fn axes_of(m: &Match<'_>, out: &str, input: &str) -> Result<Option<Vec<i64>>, Miss> {
+pub(in crate::passes::simplify) fn axes_of(
+    m: &Match<'_>,
+    out: &str,
+    input: &str,
+) -> Result<Option<Vec<i64>>, Miss> {
     let op = m.op(out).ok_or("")?;
     if op.int("noop_with_empty_axes").unwrap_or(0) != 0 {
         return Err("");
