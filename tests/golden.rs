@@ -27,7 +27,7 @@ use onnx_compress::{
         Context, Named, Pipeline,
         prune::{Prune, PruneOptions},
     },
-    runtime::{Measurer, Runtime, Samples, Session, SessionOptions, Synthesis},
+    runtime::{Measurer, Optimize, Runtime, Samples, Session, SessionOptions, Synthesis},
 };
 use std::{fmt::Write, fs, path::Path};
 use support::setup_dir;
@@ -117,10 +117,10 @@ fn check(runtime: &Runtime, source: &str) -> String {
     }
     let pruned = (request.executes == Executes::Same).then(|| zeroed(&original, &request.pipeline)).flatten();
     for batch in inputs.batches() {
-        let expected = run(runtime, pruned.as_ref().unwrap_or(&original), batch);
-        compare(&request, &expected, &run(runtime, &model, batch));
+        let expected = run(runtime, pruned.as_ref().unwrap_or(&original), batch, Optimize::Off);
+        compare(&request, &expected, &run(runtime, &model, batch, Optimize::All));
         if pruned.is_some() {
-            let whole = run(runtime, &original, batch);
+            let whole = run(runtime, &original, batch, Optimize::Off);
             let telling = expected.iter().zip(&whole).any(|((_, a), (_, b))| error(a, b) > 1e-3);
             assert!(telling, "the pruned positions contribute nothing, so the comparison says nothing");
         }
@@ -173,8 +173,15 @@ fn without_values(text: &str) -> String {
     result
 }
 
-fn run(runtime: &Runtime, model: &Model, batch: &Batch) -> Batch {
-    let session = Session::new(runtime, model, &SessionOptions::default());
+/// The reference runs as it is written: ONNX Runtime 1.31 reads freed memory when it rewrites a decided If in a decided If
+/// around an open one (`simplify/if_decided`), and no rewrite may stand between the text and what it means.
+/// For the same reason activations that a model keeps in float stay so.
+fn run(runtime: &Runtime, model: &Model, batch: &Batch, optimize: Optimize) -> Batch {
+    let session = Session::new(
+        runtime,
+        model,
+        &SessionOptions { optimize, exact_qdq: true, ..SessionOptions::default() },
+    );
     session.and_then(|s| s.run(batch)).unwrap_or_else(|e| panic!("{e}\n{}", text::print(model)))
 }
 
