@@ -2,9 +2,9 @@
 what ours does to the model's latency on ONNX Runtime.
 
     cargo build --release
-    python3 -m pip install --target /tmp/peers onnx==1.23.2 onnxsim==0.8.1 onnxslim==0.1.98 onnxoptimizer==0.4.2 \
+    python3 -m pip install --target target/peers onnx==1.23.2 onnxsim==0.8.1 onnxslim==0.1.98 onnxoptimizer==0.4.2 \
         onnxscript==0.7.2
-    PYTHONPATH=/tmp/peers python3 benches/simplify_peers.py [MODEL.onnx ...]
+    PYTHONPATH=target/peers python3 benches/simplify_peers.py [MODEL.onnx ...]
 
 Without arguments: every model that `cargo xtask setup` fetched, and the zoo's.
 """
