@@ -2,7 +2,7 @@
 //!
 //! `Transpose(Transpose(x, p), q) = Transpose(x, p∘q)`. Reshape, Flatten, Squeeze and Unsqueeze keep the order of
 //! elements, so of two in a row only the last shape counts: `Reshape(Reshape(x, s), t) = Reshape(x, t)`. A shape of
-//! which one dimension is open need not be computed: that one is -1.
+//! which one dimension is open need not be computed: that one is -1, and those that stay in place are 0.
 
 use crate::{
     ir::{Dim, Tensor},
@@ -73,9 +73,28 @@ fn kept_axis(m: &Match<'_>) -> Result<Bindings, Miss> {
     Ok(Bindings::default().tensor("index", index.reshaped([1])))
 }
 
-/// A shape that is computed though at most one dimension of it is open.
+/// A shape that is computed though Reshape could tell it: at most one dimension of it is open besides those that stay
+/// where they are in the input, which 0 copies.
 fn static_target(m: &Match<'_>) -> Result<Bindings, Miss> {
-    if m.tensor("s").is_some() { Err("") } else { result_shape(m).map_err(|_| "") }
+    if m.tensor("s").is_some() {
+        return Err("");
+    }
+    let shapes = m.ty("x").and_then(|t| t.shape).zip(m.ty("y").and_then(|t| t.shape));
+    let copies = m.op("y").is_some_and(|op| op.int("allowzero").unwrap_or(0) == 0);
+    let Some((before, after)) = shapes.filter(|_| copies) else { return result_shape(m).map_err(|_| "") };
+    let target: Vec<i64> = after
+        .iter()
+        .enumerate()
+        .map(|(k, dim)| match dim {
+            Dim::Known(n) => *n as i64,
+            Dim::Symbol(_) if before.get(k) == Some(dim) => 0,
+            _ => -1,
+        })
+        .collect();
+    if after.contains(&Dim::Known(0)) || target.iter().filter(|n| **n == -1).count() > 1 {
+        return Err("");
+    }
+    Ok(Bindings::default().tensor("shape", Tensor::ints(target)))
 }
 
 macro_rules! chains {
