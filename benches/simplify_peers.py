@@ -4,6 +4,7 @@ what ours does to the model's latency on ONNX Runtime.
     cargo build --release
     python3 -m pip install --target target/peers onnx==1.23.2 onnxsim==0.8.1 onnxslim==0.1.98 onnxoptimizer==0.4.2 \
         onnxscript==0.7.2
+    python3 -m compileall -q target/peers
     PYTHONPATH=target/peers python3 benches/simplify_peers.py [MODEL.onnx ...]
 
 Without arguments: every model that `cargo xtask setup` fetched, and the zoo's.
