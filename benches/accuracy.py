@@ -25,6 +25,9 @@ PIPELINES = [
     ("quant", False),
     ("quant", True),
     ("prune(macs=0.75)", False),
+    ("prune(macs=0.75)", True),
+    ("prune(macs=0.5)", False),
+    ("prune(macs=0.5)", True),
     ("prune(macs=0.75),quant", True),
 ]
 BATCHES = [1, 32]

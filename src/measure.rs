@@ -57,6 +57,25 @@ impl Stats {
 /// Named tensors: a model's inputs or outputs for one run.
 pub type Batch = Vec<(String, Tensor)>;
 
+/// A model to run and the values to take from it.
+#[derive(Clone, Copy)]
+pub struct Probe<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Names of values in its main graph: outputs, inner values, inputs or initializers.
+    pub fetch: &'a [String],
+}
+
+/// What [`Measure::sweep`] found in one batch.
+pub struct Seen<'a> {
+    /// Which batch, from 0.
+    pub batch: usize,
+    /// How many there are.
+    pub batches: usize,
+    /// For each probe its values, in the order asked for.
+    pub values: &'a [Vec<Tensor>],
+}
+
 /// Runs models. Implemented over ONNX Runtime; absent where no runtime library is installed.
 pub trait Measure {
     /// Whether there are real calibration samples (not synthesized ones).
@@ -66,6 +85,9 @@ pub trait Measure {
     /// Runs the model once on a batch and returns the values named in `fetch` (outputs or inner values), in that order.
     /// An empty `fetch` returns all graph outputs.
     fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>>;
+    /// Runs models side by side over all calibration samples, batch by batch, and hands the values asked for to `each`:
+    /// no more than one batch of them is held at a time.
+    fn sweep(&self, probes: &[Probe<'_>], each: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()>;
 }
 
 /// The error of a pass that needs the runtime where there is none.

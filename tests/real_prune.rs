@@ -14,6 +14,7 @@ use onnx_compress::{
         Context, Named, Pipeline,
         prune::{Prune, PruneOptions},
     },
+    runtime::{Measurer, Runtime, Samples, SessionOptions},
 };
 use std::path::Path;
 use support::{
@@ -132,7 +133,7 @@ fn resnet20_shrinks_to_three_quarters_of_its_work() {
     let mut zeroed = original.clone();
     Flow::of(&original).cut(keep).zero(&mut zeroed).unwrap();
     let mut pruned = original.clone();
-    run("prune(macs=0.75)", &mut pruned);
+    run("prune(macs=0.75,repair=none)", &mut pruned);
     ops::infer_types(&mut pruned).unwrap();
 
     let share = cost::of_model(&pruned).macs as f64 / cost::of_model(&original).macs as f64;
@@ -147,4 +148,48 @@ fn resnet20_shrinks_to_three_quarters_of_its_work() {
     let right = |classes: &[usize]| classes.iter().zip(&labels).filter(|(c, l)| c == l).count();
     assert!(right(&a.1).abs_diff(right(&b.1)) <= 1, "a tie may fall either way");
     assert!(right(&a.1) > labels.len() / 5, "twice as good as chance before any recovery");
+}
+
+/// The model cut to three quarters of its work and repaired from so many images, and how many layers were.
+fn repaired(original: &Model, images: usize) -> (Model, u64) {
+    let runtime = Runtime::find(Some(&support::setup_dir().join("ort"))).unwrap();
+    let samples = Samples::load(&zoo_data("zoo_calib.npz"), original, 32, Some(images)).unwrap();
+    let measurer = Measurer::new(runtime, samples, SessionOptions::default());
+    let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
+    let _ = "prune(macs=0.75)".parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
+    (model, cx.counts["prune/repaired"])
+}
+
+/// The share of the test images that a model gets right.
+fn right(model: &Model) -> f64 {
+    let (images, labels) = test_set("image");
+    let (_, found) = classes(&Oracle::new(), model, &images);
+    found.iter().zip(&labels).filter(|(c, l)| c == l).count() as f64 / labels.len() as f64
+}
+
+#[test]
+fn resnet20_is_repaired_from_images_without_labels() {
+    let original = simplified(&zoo("resnet20"));
+    let (model, layers) = repaired(&original, 256);
+    assert!(layers >= 12, "{layers} layers are repaired");
+    let shapes = |m: &Model| m.graph.initializers().map(|(_, t)| t.shape().to_vec()).collect::<Vec<_>>();
+    let mut unrepaired = original.clone();
+    run("prune(macs=0.75,repair=none)", &mut unrepaired);
+    assert_eq!(shapes(&model), shapes(&unrepaired), "repair changes numbers alone");
+
+    let right = right(&model);
+    assert!(right >= 0.9, "{right} of the images are right");
+}
+
+#[test]
+fn half_precision_is_repaired_in_its_own_type() {
+    let original = simplified(&zoo("resnet20_fp16"));
+    let (model, layers) = repaired(&original, 64);
+    assert!(layers >= 12, "{layers} layers are repaired");
+    let types = |m: &Model| m.graph.initializers().map(|(_, t)| t.dtype()).collect::<Vec<_>>();
+    assert_eq!(types(&model), types(&original));
+    let bytes = |m: &Model| lower::to_bytes(m).unwrap();
+    assert!(bytes(&repaired(&original, 64).0) == bytes(&model), "two runs give the same bytes");
+    let right = right(&model);
+    assert!(right >= 0.88, "{right} of the images are right");
 }

@@ -6,7 +6,7 @@ use onnx_compress::{
     Result,
     ir::{DType, Dim, Model, Tensor},
     lower,
-    measure::{Batch, Measure, Need, Stats, no_runtime},
+    measure::{Batch, Measure, Need, Probe, Seen, Stats, no_runtime},
     ops::infer_types,
     passes::{
         Changed, Context, Named, Pass,
@@ -51,6 +51,9 @@ impl Measure for OnRuntime {
         let found: HashMap<String, Tensor> =
             self.outputs(&lower::to_bytes(model)?, batch)?.into_iter().collect();
         Ok(fetch.iter().map(|name| found[name].clone()).collect())
+    }
+    fn sweep(&self, _: &[Probe<'_>], _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+        Err(no_runtime("running a model"))
     }
 }
 

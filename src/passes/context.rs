@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     ir::{Model, Tensor, Where},
-    measure::{Batch, Measure, Need, Stats, no_runtime},
+    measure::{Batch, Measure, Need, Probe, Seen, Stats, no_runtime},
 };
 use serde::Serialize;
 use std::{
@@ -149,6 +149,10 @@ impl<'a> Context<'a> {
     /// Runs a model once. See [`Measure::run`].
     pub fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>> {
         self.measure.ok_or_else(|| no_runtime("running a model"))?.run(model, batch, fetch)
+    }
+    /// Runs models side by side over the calibration samples. See [`Measure::sweep`].
+    pub fn sweep(&self, probes: &[Probe<'_>], each: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+        self.measure.ok_or_else(|| no_runtime("running a model"))?.sweep(probes, each)
     }
     /// Where progress goes.
     pub fn progress(&self) -> &'a dyn Progress {

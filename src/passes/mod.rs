@@ -6,6 +6,7 @@
 mod context;
 mod functions;
 pub mod interface;
+mod linear;
 mod pass;
 mod pipeline;
 pub mod prune;

@@ -3,12 +3,12 @@
 //! For statistics the model is instrumented: reductions are put into the graph, so they run where the model runs and
 //! only their small results come back, whatever the number of samples.
 
-use super::{Runtime, Samples, Session, SessionOptions, find::locked};
+use super::{Runtime, Samples, Session, SessionOptions, fetch::Fetch, find::locked};
 use crate::{
     error::{Error, Result},
     ir::{DType, Dim, Graph, Model, Op, Origin, Tensor, Type, ValueId, Where},
     lower,
-    measure::{Batch, Measure, Measured, Need, Stat, Stats},
+    measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats},
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -79,7 +79,7 @@ fn no_samples() -> Error {
     Error::usage("there are no samples to measure over", "give some with --calib")
 }
 
-fn value_of(graph: &Graph, name: &str) -> Result<ValueId> {
+pub(super) fn value_of(graph: &Graph, name: &str) -> Result<ValueId> {
     let why = "there is no value of this name in the main graph";
     graph.find(name).ok_or_else(|| Error::unsupported(Where::Value(name.to_owned()), why))
 }
@@ -191,31 +191,34 @@ impl Measure for Measurer {
         if fetch.is_empty() {
             return Ok(self.session(model)?.run(batch)?.into_iter().map(|(_, tensor)| tensor).collect());
         }
-        let mut fetching = model.clone();
-        let graph = &mut fetching.graph;
-        let mut found: HashMap<String, Tensor> = HashMap::new();
-        let mut outputs = Vec::new();
-        for name in fetch {
-            let value = value_of(graph, name)?;
-            let given = batch.iter().find(|(given, _)| given == name).map(|(_, tensor)| tensor);
-            // What goes in is not computed: it needs no output of its own.
-            let stored = match &graph.value(value).origin {
-                Origin::Initializer(tensor) => Some(tensor),
-                _ => None,
-            };
-            match given.or(stored) {
-                Some(tensor) => drop(found.insert(name.clone(), tensor.clone())),
-                None if outputs.contains(&value) => {}
-                None => outputs.push(value),
-            }
+        let fetch = Fetch::of(model, fetch)?;
+        let computed = match &fetch.model {
+            Some(model) => self.session(model)?.run(batch)?,
+            None => Batch::new(),
+        };
+        fetch.take(batch, computed)
+    }
+
+    fn sweep(&self, probes: &[Probe<'_>], each: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+        if self.samples.is_empty() {
+            return Err(no_samples());
         }
-        if !outputs.is_empty() {
-            graph.outputs = outputs;
-            graph.sweep();
-            found.extend(self.session(&fetching)?.run(batch)?);
+        let mut fetches = Vec::with_capacity(probes.len());
+        for probe in probes {
+            let fetch = Fetch::of(probe.model, probe.fetch)?;
+            let session = fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &self.options)).transpose()?;
+            fetches.push((fetch, session));
         }
-        let absent = |name: &String| Error::Runtime(format!("`{name}` was not computed"));
-        fetch.iter().map(|name| found.get(name).cloned().ok_or_else(|| absent(name))).collect()
+        let batches = self.samples.batches();
+        for (k, batch) in batches.iter().enumerate() {
+            let values = fetches.iter().map(|(fetch, session)| {
+                let computed = session.as_ref().map(|session| session.run(batch)).transpose()?;
+                fetch.take(batch, computed.unwrap_or_default())
+            });
+            let values = values.collect::<Result<Vec<_>>>()?;
+            each(Seen { batch: k, batches: batches.len(), values: &values })?;
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 mod accuracy;
 mod compare;
 mod convert;
+mod fetch;
 mod find;
 mod latency;
 mod measurer;

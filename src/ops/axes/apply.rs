@@ -44,6 +44,15 @@ impl Flow<'_> {
 }
 
 impl Cut {
+    /// Whether an initializer loses positions.
+    pub fn is_cut(&self, v: ValueId) -> bool {
+        self.weights.iter().any(|(cut, _)| *cut == v)
+    }
+    /// Which positions of an initializer's axis stay, in order; `None` where all do.
+    pub fn kept(&self, v: ValueId, axis: usize) -> Option<&[usize]> {
+        let (_, axes) = self.weights.iter().find(|(cut, _)| *cut == v)?;
+        axes.get(axis)?.as_deref()
+    }
     /// Removes the positions that do not stay, and adapts attributes and shape constants. Inner types are cleared
     /// and must be inferred again.
     pub fn apply(&self, model: &mut Model) -> Result<()> {

@@ -2,14 +2,16 @@
 //! ranked by the size of their weights, and the least are cut out of the model.
 //!
 //! What is cut is gone physically: weights, `group` attributes and shape constants shrink. For exact groups the model
-//! computes what the original computes with those weights at zero; see [`crate::ops::axes`].
+//! computes what the original computes with those weights at zero; see [`crate::ops::axes`]. With calibration samples
+//! the weights behind the cut are then found anew, to make up for what is gone.
 
 mod options;
+mod repair;
 mod score;
 mod select;
 mod survey;
 
-pub use options::{Criterion, PruneOptions, Scope};
+pub use options::{Criterion, PruneOptions, Repair, Scope};
 pub use survey::{GroupSummary, MemberSummary, Standing, survey};
 
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, pass::changed_options};
@@ -28,6 +30,8 @@ use std::collections::{BTreeMap, HashSet};
 
 /// Integers do not tell what matters: their scales stand elsewhere.
 const QUANTIZED: &str = "its weights are quantized: prune first, then quantize";
+
+const UNREPAIRED: &str = "not repaired: with samples of its inputs (`--calib`) the weights that stay are fitted anew";
 
 /// The pass.
 pub struct Prune {
@@ -63,8 +67,15 @@ impl Pass for Prune {
         let flow = Flow::of(model);
         let keep = self.select(model, &flow, cx)?;
         let cut = flow.cut(keep);
+        let repair = self.options.repair == Repair::Auto;
+        let original = (repair && cx.has_samples()).then(|| model.clone());
         cut.apply(model)?;
         infer_types(model)?;
+        match original {
+            Some(original) => repair::run(&original, model, &cut, cx)?,
+            None if repair => cx.remark(RemarkKind::Note, (), UNREPAIRED),
+            None => {}
+        }
         Ok(Changed::Yes)
     }
 }

@@ -26,6 +26,17 @@ pub enum Scope {
     Layer,
 }
 
+/// Whether what is left is repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Repair {
+    /// Where there are calibration samples.
+    #[default]
+    Auto,
+    /// Never: the weights that stay are the original's.
+    None,
+}
+
 /// Options of the pass. At most one of `ratio` and `macs` may be given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -44,6 +55,8 @@ pub struct PruneOptions {
     pub exclude: Vec<String>,
     /// Also cut groups over which a statistic runs (LayerNormalization, softmax, a mean).
     pub lossy: bool,
+    /// Whether the weights behind a cut are found anew from calibration samples.
+    pub repair: Repair,
 }
 
 impl Default for PruneOptions {
@@ -56,6 +69,7 @@ impl Default for PruneOptions {
             round: 8,
             exclude: Vec::new(),
             lossy: false,
+            repair: Repair::default(),
         }
     }
 }

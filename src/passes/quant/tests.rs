@@ -7,7 +7,7 @@ use crate::{
         QuantForm::{self, *},
         Tensor, Type, ValueId,
     },
-    measure::{Batch, Measure, Measured, Need, Stats},
+    measure::{Batch, Measure, Measured, Need, Probe, Seen, Stats},
     passes::RemarkKind,
 };
 
@@ -23,6 +23,9 @@ impl Measure for Ranges {
     }
     fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
         Ok(Vec::new())
+    }
+    fn sweep(&self, _: &[Probe<'_>], _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+        Ok(())
     }
 }
 

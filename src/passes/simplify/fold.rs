@@ -242,7 +242,7 @@ mod tests {
     use crate::{
         error::Result,
         ir::{DType, Graph, Model, Op, Tensor, Type},
-        measure::{Batch, Measure, Need, Stats, no_runtime},
+        measure::{Batch, Measure, Need, Probe, Seen, Stats, no_runtime},
         passes::{Changed, Context, Pass, simplify::Simplify},
     };
 
@@ -260,6 +260,9 @@ mod tests {
             assert!(model.graph.inputs.is_empty());
             let vector = |k: usize| Tensor::from_vec([self.0], vec![k as f32; self.0]);
             Ok((0..fetch.len()).map(vector).collect())
+        }
+        fn sweep(&self, _: &[Probe<'_>], _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+            Err(no_runtime("running a model"))
         }
     }
     /// `x` plus the sum of some vectors that Compress makes of constants, whose size only a run tells.

@@ -1,0 +1,216 @@
+//! Linear layers: an op with constant weights and, with it or behind it, a constant bias.
+
+use super::window::{Walk, Window};
+use crate::ir::{DType, Graph, OpId, Origin, Tensor, Use, ValueId};
+use faer::Mat;
+
+/// Where the bias of a layer is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bias {
+    /// The third input of the op; one that is left out can be added.
+    Own,
+    /// An input of the Add behind it.
+    Behind(OpId, usize),
+    /// Nowhere, and there is no place for it.
+    Absent,
+}
+
+/// A linear layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Layer {
+    pub(crate) op: OpId,
+    /// What goes in.
+    pub(crate) input: ValueId,
+    /// What comes out, bias included.
+    pub(crate) output: ValueId,
+    pub(crate) weight: ValueId,
+    /// The axis of the weight that runs over the outputs.
+    pub(crate) axis: usize,
+    pub(crate) walk: Walk,
+    /// Parts that each see their own share of the channels.
+    pub(crate) groups: usize,
+    /// Input channels that each part sees, and how many numbers of each.
+    pub(crate) channels: usize,
+    pub(crate) area: usize,
+    /// Outputs of each part.
+    pub(crate) outputs: usize,
+    bias: Bias,
+}
+
+impl Layer {
+    /// The layer that an op is, `None` where it is none, or why its weights cannot be found anew.
+    pub(crate) fn of(g: &Graph, op: OpId, opset: i64) -> Option<Result<Layer, &'static str>> {
+        let node = g.op(op);
+        if !node.is_standard() {
+            return None;
+        }
+        match &*node.op_type {
+            "Conv" | "Gemm" => {}
+            "MatMul" if g.input(op, 1).is_some_and(|w| g.initializer(w).is_some()) => {}
+            "ConvTranspose" | "LSTM" | "GRU" | "RNN" => return Some(Err("weights of this operator are not repaired")),
+            _ => return None,
+        }
+        Some(Layer::linear(g, op, opset))
+    }
+    fn linear(g: &Graph, op: OpId, opset: i64) -> Result<Layer, &'static str> {
+        let node = g.op(op);
+        let slots = || Some((g.input(op, 0)?, g.input(op, 1)?, g.output(op, 0)?));
+        let (input, weight, output) = slots().ok_or("an input is missing")?;
+        let tensor = g.constant(weight).filter(|t| is_real(t.dtype()) && g.value(weight).quant.is_none());
+        let tensor = tensor.ok_or("its weights are no constant floating-point numbers")?;
+        if g.sole_use(weight).is_none() || g.initializer(weight).is_none() {
+            return Err("its weights are shared");
+        }
+        let shape = tensor.shape();
+        let (mut walk, mut groups, mut axis, mut bias) = (Walk::Rows, 1, 0, Bias::Own);
+        let channels = match (&*node.op_type, shape) {
+            ("Conv", [_, c, ..]) => {
+                walk = Walk::Windows(Window::of(node, shape).ok_or("its attributes do not fit its weights")?);
+                groups = usize::try_from(node.int("group").unwrap_or(1)).unwrap_or(0);
+                *c
+            }
+            ("Gemm", [a, b]) => {
+                let scaled = ["alpha", "beta"].iter().any(|name| node.float(name).unwrap_or(1.0) != 1.0);
+                if scaled || node.int("transA").unwrap_or(0) != 0 {
+                    return Err("it scales or transposes");
+                }
+                axis = usize::from(node.int("transB").unwrap_or(0) == 0);
+                if g.input(op, 2).is_none() && opset < 11 {
+                    bias = Bias::Absent;
+                }
+                if axis == 1 { *a } else { *b }
+            }
+            ("MatMul", [a, _]) => {
+                axis = 1;
+                bias = behind(g, output, shape[1]);
+                *a
+            }
+            _ => return Err("its weights are no matrix"),
+        };
+        let (outputs, area) = (shape[axis], shape.iter().skip(2).product());
+        if groups == 0 || !outputs.is_multiple_of(groups) || tensor.is_empty() {
+            return Err("its attributes do not fit its weights");
+        }
+        let output = match bias {
+            Bias::Behind(add, _) => g.output(add, 0).unwrap_or(output),
+            _ => output,
+        };
+        let outputs = outputs / groups;
+        let layer = Layer { op, input, output, weight, axis, walk, groups, channels, area, outputs, bias };
+        match layer.bias_value(g) {
+            Some(v) if !g.constant(v).is_some_and(|t| is_vector(t, layer.outputs * groups)) => {
+                Err("its bias is not one constant for each output")
+            }
+            _ => Ok(layer),
+        }
+    }
+    /// Whether a bias is there or can be added.
+    pub(crate) fn has_bias(&self) -> bool {
+        self.bias != Bias::Absent
+    }
+    /// Whether its channels are the second axis, with space behind.
+    pub(crate) fn is_convolution(&self) -> bool {
+        self.walk != Walk::Rows
+    }
+    /// Unknowns of each output: weights and bias.
+    pub(crate) fn unknowns(&self) -> usize {
+        self.channels * self.area + usize::from(self.has_bias())
+    }
+    fn bias_value(&self, g: &Graph) -> Option<ValueId> {
+        match self.bias {
+            Bias::Own => g.input(self.op, 2),
+            Bias::Behind(add, slot) => g.input(add, slot),
+            Bias::Absent => None,
+        }
+    }
+    /// The weights of each part as a matrix with a column for each output; the bias, 0 where it can be added, is last.
+    pub(crate) fn weights(&self, g: &Graph) -> Option<Vec<Mat<f64>>> {
+        let tensor = g.constant(self.weight)?;
+        let weights = tensor.to_f32()?;
+        let bias = self.bias_value(g).and_then(|v| g.constant(v)?.to_f32());
+        let matrix = |part: usize| {
+            Mat::from_fn(self.unknowns(), self.outputs, |row, k| {
+                let output = part * self.outputs + k;
+                let number = match row < self.channels * self.area {
+                    true => weights[self.index(row, output)],
+                    false => bias.as_ref().map_or(0.0, |b| b[output]),
+                };
+                f64::from(number)
+            })
+        };
+        Some((0..self.groups).map(matrix).collect())
+    }
+    /// Where the weight of an input of a part stands in the tensor.
+    fn index(&self, row: usize, output: usize) -> usize {
+        match self.axis {
+            0 => output * self.channels * self.area + row,
+            _ => row * self.outputs * self.groups + output,
+        }
+    }
+    /// Replaces weights and bias; a bias that others read too stays as it is for them.
+    pub(crate) fn set(&self, g: &mut Graph, parts: &[Mat<f64>]) -> Option<()> {
+        let (dtype, shape) = (g.dtype(self.weight)?, g.constant(self.weight)?.shape().to_vec());
+        let inputs = self.channels * self.area;
+        let mut weights = vec![0.0; shape.iter().product()];
+        let mut bias = Vec::with_capacity(self.outputs * self.groups);
+        for (part, matrix) in parts.iter().enumerate() {
+            for k in 0..self.outputs {
+                let output = part * self.outputs + k;
+                (0..inputs).for_each(|row| weights[self.index(row, output)] = matrix[(row, k)] as f32);
+                bias.extend(self.has_bias().then(|| matrix[(inputs, k)] as f32));
+            }
+        }
+        let finite = |t: &Tensor| t.to_f32().is_some_and(|t| t.iter().all(|x| x.is_finite()));
+        let weights = Tensor::from_f32(dtype, shape, weights).filter(finite)?;
+        if self.has_bias() {
+            self.set_bias(g, bias, dtype, finite)?;
+        }
+        g.value_mut(self.weight).origin = Origin::Initializer(weights);
+        Some(())
+    }
+    fn set_bias(&self, g: &mut Graph, bias: Vec<f32>, dtype: DType, finite: impl Fn(&Tensor) -> bool) -> Option<()> {
+        let old = self.bias_value(g);
+        let shape = match old {
+            Some(v) => g.constant(v)?.shape().to_vec(),
+            None => vec![bias.len()],
+        };
+        let tensor = Tensor::from_f32(dtype, shape, bias).filter(finite)?;
+        match old {
+            Some(v) if g.initializer(v).is_some() && g.sole_use(v).is_some() => {
+                g.value_mut(v).origin = Origin::Initializer(tensor);
+            }
+            _ => {
+                let hint = old.map_or_else(|| format!("{}_bias", g.name_of(self.weight)), |v| g.name_of(v).to_owned());
+                let value = Some(g.add_initializer(&hint, tensor));
+                match self.bias {
+                    Bias::Behind(add, slot) => g.set_input(add, slot, value),
+                    _ => g.set_inputs(self.op, &[Some(self.input), Some(self.weight), value]),
+                }
+            }
+        }
+        Some(())
+    }
+}
+
+/// The Add of one constant for each of `outputs` behind a value, where nothing else reads that.
+fn behind(g: &Graph, output: ValueId, outputs: usize) -> Bias {
+    let Some(Use::Input(add, slot)) = g.sole_use(output).filter(|u| g.op(u.op()).is("Add")) else {
+        return Bias::Absent;
+    };
+    let other = g.input(add, 1 - slot.min(1));
+    let fits = |v: ValueId| g.constant(v).is_some_and(|t| is_vector(t, outputs) && Some(t.rank()) <= g.rank(output));
+    match other {
+        Some(v) if fits(v) => Bias::Behind(add, 1 - slot.min(1)),
+        _ => Bias::Absent,
+    }
+}
+
+/// Whether a tensor holds one number for each of `n` outputs, along its last axis.
+fn is_vector(tensor: &Tensor, n: usize) -> bool {
+    is_real(tensor.dtype()) && tensor.len() == n && tensor.shape().last() == Some(&n)
+}
+
+/// Whether numbers of this type are read and written as reals.
+fn is_real(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
+}

@@ -1,0 +1,11 @@
+//! Linear layers as least squares sees them: constant weights as a matrix, what the layer sees as rows, and the second
+//! moments of both, collected over the calibration samples. Shared by passes that find weights anew from data.
+
+mod collect;
+mod layer;
+mod sums;
+mod window;
+
+pub(crate) use collect::{Found, Sight, Target, collect};
+pub(crate) use layer::Layer;
+pub(crate) use sums::Sums;

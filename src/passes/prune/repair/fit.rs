@@ -1,0 +1,151 @@
+//! Ridge least squares from sums over rows, so that the memory is bounded whatever the number of samples.
+//!
+//! With `X` the inputs of a layer (a column of ones last where it has a bias), `Y` what it should put out and `W0` its
+//! weights: the smallest `|Y - X W|^2 + lambda |W - W0|^2` has `W = W0 + (X'X + lambda I)^-1 (X'Y - X'X W0)`. Everything
+//! is in f64; `X'X` and `X'Y` are all that is kept of the rows.
+
+use crate::passes::linear::Sums;
+use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
+
+/// `lambda` as shares of the mean diagonal of `X'X`; held-out rows decide.
+const LAMBDAS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+
+/// Better weights for a layer, and what they are worth on rows that they were not made from.
+pub(super) struct Fit {
+    /// One column for each output; the bias is the last row, where there is one. `None`: the old ones are no worse.
+    pub(super) weights: Option<Mat<f64>>,
+    /// The squared error of the old weights.
+    pub(super) before: f64,
+    /// The squared error of the new ones.
+    pub(super) after: f64,
+    /// The sum of squares of the outputs.
+    pub(super) size: f64,
+}
+
+/// The sums that weights are found from or judged on.
+struct System {
+    gram: Mat<f64>,
+    cross: Mat<f64>,
+    squares: f64,
+}
+
+impl System {
+    fn of(sums: &Sums) -> System {
+        System { gram: sums.gram(), cross: sums.cross(), squares: sums.squares() }
+    }
+    /// `X'(Y - X W)`
+    fn residual(&self, weights: &Mat<f64>) -> Mat<f64> {
+        &self.cross - &self.gram * weights
+    }
+    /// `|Y - X W|^2`, which rounding may leave a little below nothing.
+    fn error(&self, weights: &Mat<f64>) -> f64 {
+        let both = &self.cross + self.residual(weights);
+        let columns = weights.col_iter().zip(both.col_iter());
+        let explained: f64 = columns.map(|(w, c)| w.transpose() * c).sum();
+        (self.squares - explained).max(0.0)
+    }
+    /// The ridge solution around `weights`; `None` where the system is singular.
+    fn solve(&self, weights: &Mat<f64>, lambda: f64, bias: bool) -> Option<Mat<f64>> {
+        let n = self.gram.nrows();
+        let ridged = n - usize::from(bias);
+        let mean = (0..ridged).map(|k| self.gram[(k, k)]).sum::<f64>() / ridged.max(1) as f64;
+        let mut gram = self.gram.clone();
+        for k in 0..n {
+            // The bias is free, but for what keeps the system regular.
+            gram[(k, k)] += if k < ridged { lambda * mean } else { 1e-12 * self.gram[(k, k)] };
+        }
+        let solved = Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(self.residual(weights));
+        Some(weights + solved)
+    }
+    /// The same weights with the bias that makes the mean error nothing.
+    fn shifted(&self, weights: &Mat<f64>) -> Mat<f64> {
+        let (last, residual) = (weights.nrows() - 1, self.residual(weights));
+        let mut shifted = weights.clone();
+        for k in 0..weights.ncols() {
+            shifted[(last, k)] += residual[(last, k)] / self.gram[(last, last)];
+        }
+        shifted
+    }
+}
+
+/// Finds weights from `train` near `old` by the way that does best on `held`, then by that way from both. With `bias`,
+/// the last input is a one and its weights are never held back.
+pub(super) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool) -> Fit {
+    let (system, judge) = (System::of(train), System::of(held));
+    let before = judge.error(old);
+    // No `lambda` is the bias alone.
+    let ways = LAMBDAS.iter().map(|l| Some(*l)).chain(bias.then_some(None));
+    let find = |system: &System, way: Option<f64>| match way {
+        Some(lambda) => system.solve(old, lambda, bias),
+        None => Some(system.shifted(old)),
+    };
+    let (mut best, mut after) = (None, before);
+    for way in ways {
+        let Some(weights) = find(&system, way) else { continue };
+        let error = judge.error(&weights);
+        if error < after {
+            (best, after) = (Some(way), error);
+        }
+    }
+    let size = judge.squares;
+    let all = best.map(|way| (way, System::of(&train.clone().plus(held))));
+    let weights = all.and_then(|(way, all)| find(&all, way)).filter(|w| w.is_all_finite());
+    if weights.is_none() {
+        after = before;
+    }
+    Fit { weights, before, after, size }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows `[a, b, a + b, 1, y]` with `y = 3 a - b + 0.5`, of which the student sees `a, b` or `a + b` alone.
+    fn sums(rows: std::ops::Range<usize>, seen: &[usize]) -> Sums {
+        let mut sums = Sums::new(seen.len() + 1, 1);
+        for k in rows {
+            let (a, b) = ((k as f64 * 0.7).sin(), (k as f64 * 1.3).cos());
+            let all = [a, b, a + b];
+            let mut row: Vec<f64> = seen.iter().map(|i| all[*i]).collect();
+            row.extend([1.0, 3.0 * a - b + 0.5]);
+            sums.add(&row);
+        }
+        sums
+    }
+    fn column(weights: &[f64]) -> Mat<f64> {
+        Mat::from_fn(weights.len(), 1, |k, _| weights[k])
+    }
+
+    #[test]
+    fn what_the_inputs_still_tell_is_recovered() {
+        // y = 4 a - (a + b) + 0.5: an input that went is a sum of those that stayed.
+        let fit = fit(&sums(0..90, &[0, 2]), &sums(90..120, &[0, 2]), &column(&[3.0, 0.0, 0.5]), true);
+        let weights = fit.weights.unwrap();
+        for (k, expected) in [4.0, -1.0, 0.5].into_iter().enumerate() {
+            assert!((weights[(k, 0)] - expected).abs() < 1e-4, "{k}: {}", weights[(k, 0)]);
+        }
+        assert!(fit.after < 1e-8 * fit.before && fit.before < fit.size);
+    }
+    #[test]
+    fn weights_that_are_right_stay() {
+        let right = column(&[3.0, -1.0, 0.5]);
+        let fit = fit(&sums(0..90, &[0, 1]), &sums(90..120, &[0, 1]), &right, true);
+        assert!(fit.before < 1e-12 * fit.size && fit.after <= fit.before);
+        if let Some(weights) = fit.weights {
+            assert!((&weights - &right).norm_max() < 1e-9);
+        }
+    }
+    #[test]
+    fn few_rows_do_not_make_it_worse() {
+        // Noise in as many inputs as there are rows: only a bias can be had from them.
+        let noise = |k: usize, i: usize| ((k * 31 + i * 17) as f64).sin() * 43_758.545_3 % 1.0;
+        let mut parts = [Sums::new(13, 1), Sums::new(13, 1)];
+        for k in 0..16 {
+            let mut row: Vec<f64> = (0..12).map(|i| noise(k, i)).collect();
+            row.extend([1.0, 5.0 + noise(k, 99)]);
+            parts[usize::from(k >= 12)].add(&row);
+        }
+        let fit = fit(&parts[0], &parts[1], &Mat::zeros(13, 1), true);
+        assert!(fit.after < 0.1 * fit.before, "{} of {}", fit.after, fit.before);
+    }
+}

@@ -1,0 +1,87 @@
+//! Repair after a cut, without labels: front to back, every linear layer behind the cut gets the weights with which it
+//! comes nearest, on calibration samples, to what the original's puts out.
+
+mod fit;
+mod plan;
+
+use super::Context;
+use crate::{
+    error::Result,
+    ir::Model,
+    ops::axes::Cut,
+    passes::linear::{Found, Sight, Target, collect},
+};
+use faer::Mat;
+use plan::{Task, Tasks};
+use rayon::prelude::*;
+
+/// Repairs `model`, which `cut` left of `original`.
+pub(super) fn run(original: &Model, model: &mut Model, cut: &Cut, cx: &mut Context<'_>) -> Result<()> {
+    let Tasks { waves, left_alone } = plan::tasks(model, |v| cut.is_cut(v));
+    for (op, why) in left_alone {
+        cx.missed(model.graph.place(op), format!("not repaired: {why}"));
+    }
+    let progress = cx.progress();
+    progress.begin("repairing", waves.iter().map(|w| w.len() as u64).sum());
+    let done = waves.iter().try_for_each(|wave| repair(original, model, cut, wave, cx));
+    progress.end();
+    done
+}
+
+/// Repairs layers that do not depend on each other.
+fn repair(original: &Model, model: &mut Model, cut: &Cut, wave: &[Task], cx: &mut Context<'_>) -> Result<()> {
+    let sights: Vec<_> = wave.iter().map(|task| sight(task, cut)).collect();
+    let mut repairs = Vec::with_capacity(wave.len());
+    collect(model, original, &sights, cx, |k, found| {
+        repairs.push(Repair::of(model, &wave[k], found));
+        cx.progress().advance(1);
+    })?;
+    for (task, repair) in wave.iter().zip(repairs) {
+        let at = model.graph.place(task.layer.op);
+        let done = repair.and_then(|repair| {
+            let set = task.layer.set(&mut model.graph, &repair.weights);
+            set.map(|()| repair.text).ok_or_else(|| "the new weights do not fit its type of numbers".into())
+        });
+        match done {
+            Ok(text) => {
+                cx.count("repaired", 1);
+                cx.applied(at, text);
+            }
+            Err(why) => cx.missed(at, format!("not repaired: {why}")),
+        }
+    }
+    Ok(())
+}
+
+fn sight<'a>(task: &'a Task, cut: &Cut) -> Sight<'a> {
+    let layer = &task.layer;
+    let kept = cut.kept(layer.weight, layer.axis);
+    let kept = kept.map_or_else(|| (0..layer.outputs * layer.groups).collect(), <[usize]>::to_vec);
+    Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
+}
+
+/// New weights of a layer.
+struct Repair {
+    /// Of each part.
+    weights: Vec<Mat<f64>>,
+    /// What they are worth.
+    text: String,
+}
+
+impl Repair {
+    /// Finds weights that are better than those there are, or says why there are none.
+    fn of(model: &Model, task: &Task, found: Found) -> std::result::Result<Repair, String> {
+        let (layer, parts) = (&task.layer, found?);
+        let old = layer.weights(&model.graph).ok_or("its weights cannot be read")?;
+        let fits = parts.par_iter().zip(&old);
+        let fits: Vec<_> = fits.map(|([train, held], old)| fit::fit(train, held, old, layer.has_bias())).collect();
+        let share = |error: f64| 100.0 * (error / fits.iter().map(|f| f.size).sum::<f64>()).sqrt();
+        let before = share(fits.iter().map(|f| f.before).sum());
+        let after = share(fits.iter().map(|f| f.after).sum());
+        if fits.iter().all(|f| f.weights.is_none()) {
+            return Err(format!("nothing found is nearer than the error of {before:.1} % as it was cut"));
+        }
+        let weights = fits.into_iter().zip(old).map(|(fit, old)| fit.weights.unwrap_or(old)).collect();
+        Ok(Repair { weights, text: format!("repaired: error {before:.1} % -> {after:.1} % of its output") })
+    }
+}

@@ -1,0 +1,81 @@
+//! Which layers to repair, in which order, and towards what.
+
+use crate::{
+    ir::{Graph, Model, OpId, Use, ValueId},
+    passes::linear::Layer,
+};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// A layer and what it should put out.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    pub(super) layer: Layer,
+    /// The value of the original model that says it.
+    pub(super) target: ValueId,
+    /// What the cut model adds to the layer's output by itself: the target less this is left to the layer, which so
+    /// makes up for what the other branch of a residual sum lost.
+    pub(super) beside: Option<ValueId>,
+}
+
+/// The tasks of a model.
+#[derive(Default)]
+pub(super) struct Tasks {
+    /// Those that do not depend on each other are together, and behind those they depend on.
+    pub(super) waves: Vec<Vec<Task>>,
+    /// Layers that stay as they were cut, and why.
+    pub(super) left_alone: Vec<(OpId, &'static str)>,
+}
+
+/// What is known of a graph's values while walking over its ops.
+#[derive(Default)]
+struct Walk {
+    /// How many layers to repair a value depends on, one after the other.
+    depth: HashMap<ValueId, usize>,
+    /// Values that lack positions or are not what they were.
+    changed: HashSet<ValueId>,
+}
+
+/// Finds every layer behind a cut. `changed` tells initializers that were cut.
+pub(super) fn tasks(model: &Model, cut: impl Fn(ValueId) -> bool) -> Tasks {
+    let (g, opset) = (&model.graph, model.opset());
+    let (mut walk, mut tasks) = (Walk::default(), Tasks::default());
+    let mut waves: BTreeMap<usize, Vec<Task>> = BTreeMap::new();
+    walk.depth.extend(g.inputs.iter().map(|v| (*v, 0)));
+    for op in g.order() {
+        let read: Vec<ValueId> = g.inputs_of(op).into_iter().flatten().chain(g.captures_of(op)).collect();
+        let behind = read.iter().any(|v| walk.changed.contains(v));
+        let mut depth = read.iter().filter_map(|v| walk.depth.get(v)).copied().max().unwrap_or(0);
+        match Layer::of(g, op, opset) {
+            Some(Ok(layer)) => {
+                let beside = walk.beside(g, &layer);
+                if behind || beside.is_some_and(|(_, v)| walk.changed.contains(&v)) {
+                    depth = beside.map_or(depth, |(_, v)| depth.max(walk.depth[&v])) + 1;
+                    let target = beside.map_or(layer.output, |(sum, _)| sum);
+                    waves.entry(depth).or_default().push(Task { layer, target, beside: beside.map(|b| b.1) });
+                }
+            }
+            Some(Err(why)) if behind => tasks.left_alone.push((op, why)),
+            _ => {}
+        }
+        for v in g.outputs_of(op).into_iter().flatten() {
+            walk.depth.insert(v, depth);
+            if behind || read.iter().any(|v| cut(*v)) {
+                walk.changed.insert(v);
+            }
+        }
+    }
+    tasks.waves = waves.into_values().collect();
+    tasks
+}
+
+impl Walk {
+    /// The sum that alone reads a layer's output, and its other operand, where that is computed already.
+    fn beside(&self, g: &Graph, layer: &Layer) -> Option<(ValueId, ValueId)> {
+        let Use::Input(add, slot) = g.sole_use(layer.output)? else { return None };
+        if !g.op(add).is("Add") {
+            return None;
+        }
+        let other = g.input(add, 1 - slot.min(1)).filter(|v| self.depth.contains_key(v))?;
+        (g.shape(other)? == g.shape(layer.output)?).then_some((g.output(add, 0)?, other))
+    }
+}
