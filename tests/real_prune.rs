@@ -173,7 +173,7 @@ fn resnet20_is_repaired_from_images_without_labels() {
     let (model, layers) = repaired(&original, 256);
     assert!(layers >= 12, "{layers} layers are repaired");
     let shapes = |m: &Model| m.graph.initializers().map(|(_, t)| t.shape().to_vec()).collect::<Vec<_>>();
-    let mut unrepaired = original.clone();
+    let mut unrepaired = original;
     run("prune(macs=0.75,repair=none)", &mut unrepaired);
     assert_eq!(shapes(&model), shapes(&unrepaired), "repair changes numbers alone");
 

@@ -206,7 +206,8 @@ impl Measure for Measurer {
         let mut fetches = Vec::with_capacity(probes.len());
         for probe in probes {
             let fetch = Fetch::of(probe.model, probe.fetch)?;
-            let session = fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &self.options)).transpose()?;
+            let session =
+                fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &self.options)).transpose()?;
             fetches.push((fetch, session));
         }
         let batches = self.samples.batches();

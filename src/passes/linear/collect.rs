@@ -97,7 +97,8 @@ fn sweep(model: &Model, teacher: &Model, collectors: &mut [Collector<'_>], cx: &
     }
     cx.sweep(&probes, &mut |seen: Seen<'_>| {
         let mut values = seen.values.iter().map(|v| v.iter());
-        let (mut now, mut wanted) = (values.next().into_iter().flatten(), values.next().into_iter().flatten());
+        let (mut now, mut wanted) =
+            (values.next().into_iter().flatten(), values.next().into_iter().flatten());
         for collector in &mut open {
             let target = collector.sight.target.as_ref();
             let input = now.next();

@@ -47,7 +47,9 @@ impl Layer {
         match &*node.op_type {
             "Conv" | "Gemm" => {}
             "MatMul" if g.input(op, 1).is_some_and(|w| g.initializer(w).is_some()) => {}
-            "ConvTranspose" | "LSTM" | "GRU" | "RNN" => return Some(Err("weights of this operator are not repaired")),
+            "ConvTranspose" | "LSTM" | "GRU" | "RNN" => {
+                return Some(Err("weights of this operator are not repaired"));
+            }
             _ => return None,
         }
         Some(Layer::linear(g, op, opset))
@@ -168,7 +170,13 @@ impl Layer {
         g.value_mut(self.weight).origin = Origin::Initializer(weights);
         Some(())
     }
-    fn set_bias(&self, g: &mut Graph, bias: Vec<f32>, dtype: DType, finite: impl Fn(&Tensor) -> bool) -> Option<()> {
+    fn set_bias(
+        &self,
+        g: &mut Graph,
+        bias: Vec<f32>,
+        dtype: DType,
+        finite: impl Fn(&Tensor) -> bool,
+    ) -> Option<()> {
         let old = self.bias_value(g);
         let shape = match old {
             Some(v) => g.constant(v)?.shape().to_vec(),
@@ -180,7 +188,8 @@ impl Layer {
                 g.value_mut(v).origin = Origin::Initializer(tensor);
             }
             _ => {
-                let hint = old.map_or_else(|| format!("{}_bias", g.name_of(self.weight)), |v| g.name_of(v).to_owned());
+                let hint = old
+                    .map_or_else(|| format!("{}_bias", g.name_of(self.weight)), |v| g.name_of(v).to_owned());
                 let value = Some(g.add_initializer(&hint, tensor));
                 match self.bias {
                     Bias::Behind(add, slot) => g.set_input(add, slot, value),
@@ -198,7 +207,8 @@ fn behind(g: &Graph, output: ValueId, outputs: usize) -> Bias {
         return Bias::Absent;
     };
     let other = g.input(add, 1 - slot.min(1));
-    let fits = |v: ValueId| g.constant(v).is_some_and(|t| is_vector(t, outputs) && Some(t.rank()) <= g.rank(output));
+    let fits =
+        |v: ValueId| g.constant(v).is_some_and(|t| is_vector(t, outputs) && Some(t.rank()) <= g.rank(output));
     match other {
         Some(v) if fits(v) => Bias::Behind(add, 1 - slot.min(1)),
         _ => Bias::Absent,

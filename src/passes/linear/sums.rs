@@ -58,7 +58,9 @@ impl Sums {
     }
     /// `X'X`, of the inputs.
     pub(crate) fn gram(&self) -> Mat<f64> {
-        let at = |row: usize, column: usize| self.blocks[column / BLOCK][(row - column / BLOCK * BLOCK, column % BLOCK)];
+        let at = |row: usize, column: usize| {
+            self.blocks[column / BLOCK][(row - column / BLOCK * BLOCK, column % BLOCK)]
+        };
         Mat::from_fn(self.inputs, self.inputs, |i, j| at(i.max(j), i.min(j)))
     }
     /// `X'Y`, a column for each output.

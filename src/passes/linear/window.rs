@@ -26,9 +26,7 @@ enum Pads {
     /// Before the first of each axis, then behind the last of each.
     Given(Vec<usize>),
     /// As much as the output's extent takes, the odd one behind (upper) or before (lower).
-    Same {
-        lower: bool,
-    },
+    Same { lower: bool },
 }
 
 impl Window {
@@ -73,7 +71,8 @@ impl Window {
         match &self.pads {
             Pads::Given(pads) => pads[axis],
             Pads::Same { lower } => {
-                let total = (output.saturating_sub(1) * self.strides[axis] + self.reach(axis)).saturating_sub(input);
+                let total =
+                    (output.saturating_sub(1) * self.strides[axis] + self.reach(axis)).saturating_sub(input);
                 (total + usize::from(*lower)) / 2
             }
         }
@@ -95,7 +94,9 @@ impl Window {
             };
             let next = |before: &Option<usize>| {
                 let before = *before;
-                (0..self.kernel[axis]).map(move |k| Some(before? * input[axis] + along(k)?)).collect::<Vec<_>>()
+                (0..self.kernel[axis])
+                    .map(move |k| Some(before? * input[axis] + along(k)?))
+                    .collect::<Vec<_>>()
             };
             found = found.iter().flat_map(next).collect();
         }
@@ -132,7 +133,9 @@ impl<'a> Run<'a> {
         match self.walk {
             Walk::Rows => shape.split_last().map(|s| s.1) == self.shape.split_last().map(|s| s.1),
             Walk::Windows(_) => {
-                shape.len() == self.shape.len() && shape.first() == self.shape.first() && shape[2..] == self.space
+                shape.len() == self.shape.len()
+                    && shape.first() == self.shape.first()
+                    && shape[2..] == self.space
             }
         }
     }

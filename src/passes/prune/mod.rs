@@ -31,7 +31,8 @@ use std::collections::{BTreeMap, HashSet};
 /// Integers do not tell what matters: their scales stand elsewhere.
 const QUANTIZED: &str = "its weights are quantized: prune first, then quantize";
 
-const UNREPAIRED: &str = "not repaired: with samples of its inputs (`--calib`) the weights that stay are fitted anew";
+const UNREPAIRED: &str =
+    "not repaired: with samples of its inputs (`--calib`) the weights that stay are fitted anew";
 
 /// The pass.
 pub struct Prune {

@@ -74,7 +74,8 @@ impl Repair {
         let (layer, parts) = (&task.layer, found?);
         let old = layer.weights(&model.graph).ok_or("its weights cannot be read")?;
         let fits = parts.par_iter().zip(&old);
-        let fits: Vec<_> = fits.map(|([train, held], old)| fit::fit(train, held, old, layer.has_bias())).collect();
+        let fits: Vec<_> =
+            fits.map(|([train, held], old)| fit::fit(train, held, old, layer.has_bias())).collect();
         let share = |error: f64| 100.0 * (error / fits.iter().map(|f| f.size).sum::<f64>()).sqrt();
         let before = share(fits.iter().map(|f| f.before).sum());
         let after = share(fits.iter().map(|f| f.after).sum());
