@@ -85,9 +85,14 @@ pub trait Measure {
     /// Runs the model once on a batch and returns the values named in `fetch` (outputs or inner values), in that order.
     /// An empty `fetch` returns all graph outputs.
     fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>>;
-    /// Runs models side by side over all calibration samples, batch by batch, and hands the values asked for to `each`:
-    /// no more than one batch of them is held at a time.
-    fn sweep(&self, probes: &[Probe<'_>], each: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()>;
+    /// Runs models side by side over the calibration samples, as many batches as hold the first `most` of them, and hands
+    /// the values asked for to `each`: no more than one batch of them is held at a time.
+    fn sweep(
+        &self,
+        probes: &[Probe<'_>],
+        most: usize,
+        each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+    ) -> Result<()>;
 }
 
 /// The error of a pass that needs the runtime where there is none.

@@ -150,13 +150,13 @@ fn resnet20_shrinks_to_three_quarters_of_its_work() {
     assert!(right(&a.1) > labels.len() / 5, "twice as good as chance before any recovery");
 }
 
-/// The model cut to three quarters of its work and repaired from so many images, and how many layers were.
-fn repaired(original: &Model, images: usize) -> (Model, u64) {
+/// The model cut as the text says and repaired from so many images, and how many layers were.
+fn repaired(text: &str, original: &Model, images: usize) -> (Model, u64) {
     let runtime = Runtime::find(Some(&support::setup_dir().join("ort"))).unwrap();
     let samples = Samples::load(&zoo_data("zoo_calib.npz"), original, 32, Some(images)).unwrap();
     let measurer = Measurer::new(runtime, samples, SessionOptions::default());
     let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
-    let _ = "prune(macs=0.75)".parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
+    let _ = text.parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
     (model, cx.counts["prune/repaired"])
 }
 
@@ -170,7 +170,7 @@ fn right(model: &Model) -> f64 {
 #[test]
 fn resnet20_is_repaired_from_images_without_labels() {
     let original = simplified(&zoo("resnet20"));
-    let (model, layers) = repaired(&original, 256);
+    let (model, layers) = repaired("prune(macs=0.75,criterion=l2)", &original, 256);
     assert!(layers >= 12, "{layers} layers are repaired");
     let shapes = |m: &Model| m.graph.initializers().map(|(_, t)| t.shape().to_vec()).collect::<Vec<_>>();
     let mut unrepaired = original;
@@ -182,14 +182,27 @@ fn resnet20_is_repaired_from_images_without_labels() {
 }
 
 #[test]
+fn half_the_work_of_resnet20_costs_a_few_images_when_data_choose() {
+    let original = simplified(&zoo("resnet20"));
+    let (model, _) = repaired("prune(macs=0.5)", &original, 256);
+    let share = cost::of_model(&model).macs as f64 / cost::of_model(&original).macs as f64;
+    assert!((0.4..=0.5).contains(&share), "{share} of the multiply-accumulates are left");
+    let right = right(&model);
+    assert!(right >= 0.91, "{right} of the images are right");
+}
+
+#[test]
 fn half_precision_is_repaired_in_its_own_type() {
     let original = simplified(&zoo("resnet20_fp16"));
-    let (model, layers) = repaired(&original, 64);
-    assert!(layers >= 12, "{layers} layers are repaired");
+    let (model, layers) = repaired("prune(macs=0.75)", &original, 64);
+    assert!(layers >= 6, "{layers} layers are repaired");
     let types = |m: &Model| m.graph.initializers().map(|(_, t)| t.dtype()).collect::<Vec<_>>();
     assert_eq!(types(&model), types(&original));
     let bytes = |m: &Model| lower::to_bytes(m).unwrap();
-    assert!(bytes(&repaired(&original, 64).0) == bytes(&model), "two runs give the same bytes");
+    assert!(
+        bytes(&repaired("prune(macs=0.75)", &original, 64).0) == bytes(&model),
+        "two runs give the same bytes"
+    );
     let right = right(&model);
     assert!(right >= 0.88, "{right} of the images are right");
 }

@@ -52,7 +52,7 @@ impl Measure for OnRuntime {
             self.outputs(&lower::to_bytes(model)?, batch)?.into_iter().collect();
         Ok(fetch.iter().map(|name| found[name].clone()).collect())
     }
-    fn sweep(&self, _: &[Probe<'_>], _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+    fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
         Err(no_runtime("running a model"))
     }
 }

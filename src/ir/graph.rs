@@ -94,6 +94,9 @@ pub(super) enum Edge {
 pub(super) struct Names(Arc<Mutex<HashMap<String, u32>>>);
 
 impl Names {
+    fn copied(&self) -> Names {
+        Names(Arc::new(Mutex::new(self.0.lock().expect("no panic while held").clone())))
+    }
     pub(super) fn take(&self, name: &str) {
         self.0.lock().expect("no panic while held").entry(name.to_owned()).or_insert(0);
     }
@@ -143,6 +146,17 @@ impl Graph {
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Graph {
         Graph { name: name.into(), ..Graph::default() }
+    }
+    /// Stops sharing names with what it was cloned from.
+    pub(super) fn own_names(&mut self) {
+        let names = self.names.copied();
+        self.share_names(&names);
+    }
+    fn share_names(&mut self, names: &Names) {
+        self.names = names.clone();
+        for op in self.ops().collect::<Vec<_>>() {
+            self.op_mut(op).bodies_mut().for_each(|body| body.share_names(names));
+        }
     }
     /// An empty graph that will be the body of one of this graph's ops: they share their names.
     pub fn new_body(&self, name: impl Into<String>) -> Graph {

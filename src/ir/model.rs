@@ -60,7 +60,7 @@ pub struct Function {
 }
 
 /// A whole model (`ModelProto`).
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Debug, PartialEq, Default)]
 pub struct Model {
     /// The version of the file format.
     pub ir_version: i64,
@@ -72,6 +72,22 @@ pub struct Model {
     pub functions: Vec<Function>,
     /// Producer, metadata, training information and the rest.
     pub carried: Carried,
+}
+
+impl Clone for Model {
+    fn clone(&self) -> Model {
+        let mut clone = Model {
+            ir_version: self.ir_version,
+            opsets: self.opsets.clone(),
+            graph: self.graph.clone(),
+            functions: self.functions.clone(),
+            carried: self.carried.clone(),
+        };
+        // What is done to a clone uses up no names of the original.
+        clone.graph.own_names();
+        clone.functions.iter_mut().for_each(|f| f.body.own_names());
+        clone
+    }
 }
 
 impl Model {

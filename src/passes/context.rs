@@ -151,8 +151,13 @@ impl<'a> Context<'a> {
         self.measure.ok_or_else(|| no_runtime("running a model"))?.run(model, batch, fetch)
     }
     /// Runs models side by side over the calibration samples. See [`Measure::sweep`].
-    pub fn sweep(&self, probes: &[Probe<'_>], each: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
-        self.measure.ok_or_else(|| no_runtime("running a model"))?.sweep(probes, each)
+    pub fn sweep(
+        &self,
+        probes: &[Probe<'_>],
+        most: usize,
+        each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.measure.ok_or_else(|| no_runtime("running a model"))?.sweep(probes, most, each)
     }
     /// Where progress goes.
     pub fn progress(&self) -> &'a dyn Progress {

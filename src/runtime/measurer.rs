@@ -199,7 +199,12 @@ impl Measure for Measurer {
         fetch.take(batch, computed)
     }
 
-    fn sweep(&self, probes: &[Probe<'_>], each: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+    fn sweep(
+        &self,
+        probes: &[Probe<'_>],
+        most: usize,
+        each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+    ) -> Result<()> {
         if self.samples.is_empty() {
             return Err(no_samples());
         }
@@ -210,7 +215,7 @@ impl Measure for Measurer {
                 fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &self.options)).transpose()?;
             fetches.push((fetch, session));
         }
-        let batches = self.samples.batches();
+        let batches = self.samples.first(most);
         for (k, batch) in batches.iter().enumerate() {
             let values = fetches.iter().map(|(fetch, session)| {
                 let computed = session.as_ref().map(|session| session.run(batch)).transpose()?;

@@ -90,12 +90,21 @@ impl Samples {
         samples
     }
     fn push(&mut self, batch: Batch) {
-        self.count += batch.iter().find_map(|(_, t)| t.shape().first().copied()).unwrap_or(1);
+        self.count += samples_in(&batch);
         self.batches.push(batch);
     }
     /// The batches.
     pub fn batches(&self) -> &[Batch] {
         &self.batches
+    }
+    /// The batches that hold the first `most` samples, at least one.
+    pub fn first(&self, most: usize) -> &[Batch] {
+        let mut open = most;
+        let enough = self.batches.iter().position(|batch| {
+            open = open.saturating_sub(samples_in(batch));
+            open == 0
+        });
+        &self.batches[..enough.map_or(self.batches.len(), |last| last + 1)]
     }
     /// The number of samples in all batches, by the first axis of the first input that has one.
     pub fn len(&self) -> usize {
@@ -374,4 +383,8 @@ fn read_set(folder: &Path, inputs: &[Input]) -> Result<Batch> {
         batch.push((input.name.clone(), tensor));
     }
     Ok(batch)
+}
+/// The first extent of the first input that has one.
+fn samples_in(batch: &Batch) -> usize {
+    batch.iter().find_map(|(_, t)| t.shape().first().copied()).unwrap_or(1)
 }

@@ -24,8 +24,8 @@ pub struct Cut {
 }
 
 impl Flow<'_> {
-    /// Prepares shrinking; the analysis is used up.
-    pub fn cut(self, keep: Keep) -> Cut {
+    /// Prepares shrinking.
+    pub fn cut(&self, keep: Keep) -> Cut {
         let lookup = |f: Factor| keep.get(&f).map(Vec::as_slice);
         let mut weights = Vec::new();
         for (v, _) in self.graph.initializers() {
@@ -39,7 +39,7 @@ impl Flow<'_> {
                 weights.push((v, axes));
             }
         }
-        Cut { weights, arena: self.arena, rewrites: self.rewrites, keep }
+        Cut { weights, arena: self.arena.clone(), rewrites: self.rewrites.clone(), keep }
     }
 }
 

@@ -24,7 +24,7 @@ pub enum Kind {
     Concat,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node {
     size: Option<usize>,
     kind: Kind,
@@ -38,7 +38,7 @@ struct Node {
 }
 
 /// All factors of an analysis. Leaves that turn out to be equal, or to have structure, link to what they became.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Arena {
     nodes: Vec<Node>,
     /// Why factors that had to be equal could not be, in order of discovery.

@@ -5,6 +5,8 @@
 //! computes what the original computes with those weights at zero; see [`crate::ops::axes`]. With calibration samples
 //! the weights behind the cut are then found anew, to make up for what is gone.
 
+mod allocate;
+mod damage;
 mod options;
 mod repair;
 mod score;
@@ -85,7 +87,7 @@ impl Prune {
     /// Chooses the positions that stay, without changing the model, and says so through remarks. Fails with
     /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
     pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Keep> {
-        let (open, left_alone) = self.candidates(model, flow);
+        let (mut open, left_alone) = self.candidates(model, flow);
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
         }
@@ -94,6 +96,9 @@ impl Prune {
             cx.missed(at.clone(), why.clone());
         }
         cx.check_cancelled()?;
+        if self.by_damage(cx)? {
+            damage::measure(model, flow, &mut open, cx)?;
+        }
         let prices = flow.prices();
         let plan = Plan { arena: &flow.arena, prices: &prices, candidates: &open, options: &self.options };
         let before = plan.macs(&vec![None; open.len()]);
@@ -114,7 +119,18 @@ impl Prune {
         }
         Ok(plan.keep(&kept))
     }
-    /// Groups to choose from, scored, and those left alone with the reason.
+    /// Whether positions are ranked by data.
+    fn by_damage(&self, cx: &Context<'_>) -> Result<bool> {
+        match self.options.criterion {
+            Criterion::Damage if !cx.has_samples() => {
+                Err(Error::usage("`criterion=damage` needs samples", "give some with `--calib`, or use `l2`"))
+            }
+            Criterion::Damage => Ok(true),
+            Criterion::Auto => Ok(cx.has_samples()),
+            Criterion::L1 | Criterion::L2 => Ok(false),
+        }
+    }
+    /// Groups to choose from, scored by their weights, and those left alone with the reason.
     fn candidates(&self, model: &Model, flow: &Flow<'_>) -> (Vec<Candidate>, Vec<(Group, &'static str)>) {
         let (mut open, mut left_alone) = (Vec::new(), Vec::new());
         for group in flow.groups() {
@@ -127,7 +143,7 @@ impl Prune {
             } else if let Some(scores) =
                 score::of_group(&model.graph, &flow.arena, &group, self.options.criterion)
             {
-                open.push(Candidate { group, scores });
+                open.push(Candidate { group, scores, damage: None });
             } else {
                 left_alone.push((group, "its weights are no floating-point numbers"));
             }
@@ -148,15 +164,28 @@ impl Prune {
         if plan.candidates.is_empty() {
             return Err(Error::BelowBar("nothing can be pruned".into()));
         }
+        let by_damage =
+            self.options.scope == Scope::Global && plan.candidates.iter().any(|c| c.damage.is_some());
         let kept = match self.options.macs {
-            None => plan.at_level(self.options.ratio.unwrap_or(PruneOptions::RATIO)),
+            None => {
+                let share = self.options.ratio.unwrap_or(PruneOptions::RATIO);
+                let all: usize = plan.candidates.iter().map(|c| c.group.size).sum();
+                let target = ((1.0 - share) * all as f64) as u64;
+                let least = || plan.least_damage(target, |kept| plan.positions(kept) as u64).ok();
+                by_damage.then(least).flatten().unwrap_or_else(|| plan.at_level(share))
+            }
             Some(share) => {
                 if before == 0 {
                     return Err(Error::BelowBar(
                         "no convolution or matrix product of known cost is there".into(),
                     ));
                 }
-                plan.at_most((share * before as f64) as u64).map_err(|least| {
+                let target = (share * before as f64) as u64;
+                let found = match by_damage {
+                    true => plan.least_damage(target, |kept| plan.macs(kept)),
+                    false => plan.at_most(target),
+                };
+                found.map_err(|least| {
                     let least = 100.0 * least as f64 / before as f64;
                     let text = format!(
                         "pruning cannot reach {:.1} % of the multiply-accumulates; the nearest is {least:.1} %",

@@ -4,15 +4,19 @@ use crate::error::{Error, Result};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
-/// How the weights of a position are measured.
+/// How positions are ranked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Criterion {
+    /// `damage` where there are calibration samples, else `l2`.
+    #[default]
+    Auto,
     /// The mean absolute weight.
     L1,
     /// The root of the mean square weight.
-    #[default]
     L2,
+    /// What is lost when the layers that read a position make up for it as well as they can, on calibration samples.
+    Damage,
 }
 
 /// What positions compete with.

@@ -27,7 +27,7 @@ pub(super) fn of_group(g: &Graph, arena: &Arena, group: &Group, criterion: Crite
                 .map(|w| f64::from(*w))
                 .map(|w| match criterion {
                     Criterion::L1 => w.abs(),
-                    Criterion::L2 => w * w,
+                    _ => w * w,
                 })
                 .sum::<f64>();
             counts[at] += row;
@@ -37,7 +37,7 @@ pub(super) fn of_group(g: &Graph, arena: &Arena, group: &Group, criterion: Crite
         return None;
     }
     let mut scores: Vec<f64> = sums.iter().zip(counts).map(|(s, n)| s / n as f64).collect();
-    if criterion == Criterion::L2 {
+    if criterion != Criterion::L1 {
         scores.iter_mut().for_each(|s| *s = s.sqrt());
     }
     let mean = scores.iter().sum::<f64>() / scores.len() as f64;

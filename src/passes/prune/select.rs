@@ -1,7 +1,8 @@
 //! How many positions of each group stay.
 //!
 //! One number, the level in `[0, 1]`, decides: the share each group loses (`scope=layer`), or the quantile of all
-//! scores below which positions go (`scope=global`). A target for the multiply-accumulates is met by bisecting it.
+//! scores below which positions go (`scope=global`). A target for the multiply-accumulates is met by bisecting it. Where
+//! the damage of cutting is known, `scope=global` allocates by that instead; see [`super::allocate`].
 
 use super::{PruneOptions, Scope};
 use crate::ops::axes::{Arena, Factor, Group, Keep, Price};
@@ -11,6 +12,17 @@ use std::collections::HashMap;
 pub(super) struct Candidate {
     pub(super) group: Group,
     pub(super) scores: Vec<f64>,
+    /// By data: the error of the model's outputs after so many positions, those of least score, are gone.
+    pub(super) damage: Option<Vec<f64>>,
+}
+
+impl Candidate {
+    /// The damage where `n` positions stay; where it was not measured, the share of the weights that went.
+    pub(super) fn after(&self, n: usize) -> f64 {
+        let gone = self.group.size.saturating_sub(n);
+        let known = self.damage.as_ref().and_then(|d| d.get(gone)).copied();
+        known.unwrap_or(gone as f64 / self.group.size as f64)
+    }
 }
 
 /// No group loses more than all but this share of its positions: a layer that all but vanishes takes the model's
@@ -60,6 +72,10 @@ impl Plan<'_> {
         }
         Ok(best)
     }
+    /// The positions of a choice.
+    pub(super) fn positions(&self, kept: &[Option<usize>]) -> usize {
+        self.candidates.iter().zip(kept).map(|(c, n)| n.unwrap_or(c.group.size)).sum()
+    }
     /// The multiply-accumulates of a choice.
     pub(super) fn macs(&self, kept: &[Option<usize>]) -> u64 {
         let pairs = self.candidates.iter().zip(kept);
@@ -80,6 +96,12 @@ impl Plan<'_> {
             keep.insert(c.group.factor, order);
         }
         keep
+    }
+    /// The counts below all that are allowed.
+    pub(super) fn counts(&self, size: usize) -> Vec<usize> {
+        let mut counts: Vec<usize> = (0..size).map(|n| self.rounded(n, size)).filter(|n| *n < size).collect();
+        counts.dedup();
+        counts
     }
     /// The nearest count that is allowed.
     fn rounded(&self, wanted: usize, size: usize) -> usize {

@@ -24,7 +24,7 @@ impl Measure for Ranges {
     fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
         Ok(Vec::new())
     }
-    fn sweep(&self, _: &[Probe<'_>], _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+    fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
         Ok(())
     }
 }

@@ -261,7 +261,7 @@ mod tests {
             let vector = |k: usize| Tensor::from_vec([self.0], vec![k as f32; self.0]);
             Ok((0..fetch.len()).map(vector).collect())
         }
-        fn sweep(&self, _: &[Probe<'_>], _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
             Err(no_runtime("running a model"))
         }
     }

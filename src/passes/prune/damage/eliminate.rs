@@ -1,0 +1,218 @@
+//! Structured elimination: which inputs of linear layers can go at the least error, if the weights of those that stay make
+//! up for them.
+//!
+//! With `H = X'X` the second moments of a layer's inputs and `W` its weights, removing the inputs `B` costs at least
+//! `tr(W_B' ((H^-1)_BB)^-1 W_B)`, which `W - (H^-1)_:B ((H^-1)_BB)^-1 W_B` attains (the optimal brain surgeon, Hassibi
+//! and Stork 1993, for groups of weights). Positions go one after the other, each time the cheapest.
+
+use super::reader::Reader;
+use crate::{
+    ir::Model,
+    passes::linear::{Layer, Sums},
+};
+use faer::{Accum, Mat, Par, Side, linalg::matmul::matmul, linalg::solvers::Llt, prelude::Solve};
+use rayon::prelude::*;
+
+/// What is added to the diagonal of `H`, as a share of its mean.
+const RIDGE: f64 = 1e-3;
+/// Costs are found anew at least so many times in a group; between, several positions go at once.
+const STEPS: usize = 256;
+
+/// What is known of a layer.
+pub(super) struct Moments {
+    /// `H^-1` and `W` of each part.
+    parts: Vec<(Mat<f64>, Mat<f64>)>,
+    /// Numbers of each input channel.
+    area: usize,
+    /// The sum of squares of what it puts out.
+    energy: f64,
+}
+
+impl Moments {
+    /// `None` where the weights cannot be read or nothing arrives at the layer.
+    pub(super) fn of(model: &Model, layer: &Layer, parts: Vec<[Sums; 2]>) -> Option<Moments> {
+        let weights = layer.weights(&model.graph)?;
+        let mut energy = 0.0;
+        let mut moments = Vec::with_capacity(parts.len());
+        for ([most, held], weights) in parts.into_iter().zip(weights) {
+            let mut gram = most.plus(&held).gram();
+            energy += product(&weights, &(&gram * &weights));
+            let n = gram.nrows();
+            let ridge = RIDGE * (0..n).map(|k| gram[(k, k)]).sum::<f64>() / n.max(1) as f64;
+            (0..n).for_each(|k| gram[(k, k)] += ridge);
+            let inverse = Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(Mat::<f64>::identity(n, n));
+            moments.push((inverse, weights));
+        }
+        (energy > 0.0 && energy.is_finite()).then_some(Moments { parts: moments, area: layer.area, energy })
+    }
+    /// The weights of each part when these positions of the group are gone.
+    pub(super) fn without(&self, reader: &Reader, gone: &[usize]) -> Option<Vec<Mat<f64>>> {
+        let rows: Vec<usize> = gone.iter().flat_map(|p| rows(reader, *p, self.area)).collect();
+        let mut new = Vec::with_capacity(self.parts.len());
+        for (inverse, weights) in &self.parts {
+            let block = Mat::from_fn(rows.len(), rows.len(), |i, j| inverse[(rows[i], rows[j])]);
+            let lost = Mat::from_fn(rows.len(), weights.ncols(), |i, k| weights[(rows[i], k)]);
+            let solved = Llt::new(block.as_ref(), Side::Lower).ok()?.solve(lost);
+            let columns = Mat::from_fn(inverse.nrows(), rows.len(), |i, j| inverse[(i, rows[j])]);
+            let mut weights = weights - columns * solved;
+            rows.iter().for_each(|row| weights.row_mut(*row).fill(0.0));
+            new.push(weights);
+        }
+        Some(new)
+    }
+}
+
+/// The sum of the products of elements.
+fn product(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
+    a.col_iter().zip(b.col_iter()).map(|(a, b)| a.transpose() * b).sum()
+}
+
+/// The unknowns of a position.
+fn rows(reader: &Reader, position: usize, area: usize) -> impl Iterator<Item = usize> {
+    reader.channels[position].iter().flat_map(move |c| c * area..(c + 1) * area)
+}
+
+/// A part of a layer, restricted to what belongs to the group, as positions go.
+struct Part {
+    inverse: Mat<f64>,
+    weights: Mat<f64>,
+    /// The rows of each position.
+    rows: Vec<Vec<usize>>,
+    energy: f64,
+}
+
+/// The order in which positions go, the cheapest first, and the error after so many have gone, relative to what the
+/// layers put out and summed over them.
+pub(super) struct Eliminated {
+    pub(super) order: Vec<usize>,
+    /// One entry more than there are positions.
+    pub(super) error: Vec<f64>,
+}
+
+/// Removes all positions of a group from the layers that read it.
+pub(super) fn eliminate(readers: &[(&Reader, &Moments)], size: usize) -> Eliminated {
+    let mut parts: Vec<Part> =
+        readers.iter().flat_map(|(reader, moments)| restricted(reader, moments, size)).collect();
+    let mut left: Vec<usize> = (0..size).collect();
+    let (mut order, mut error) = (Vec::with_capacity(size), vec![0.0]);
+    let at_once = size.div_ceil(STEPS);
+    let mut sum = 0.0;
+    while !left.is_empty() {
+        let cost = |p: &usize| (parts.iter().map(|part| part.cost(*p)).sum::<f64>(), *p);
+        let mut costs: Vec<(f64, usize)> = left.par_iter().map(cost).collect();
+        costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        costs.truncate(at_once);
+        for (cost, position) in costs {
+            parts.par_iter_mut().for_each(|part| part.remove(position));
+            left.retain(|p| *p != position);
+            order.push(position);
+            sum += cost.max(0.0);
+            error.push(sum);
+        }
+    }
+    Eliminated { order, error }
+}
+
+/// The parts of a layer, restricted to the rows of a group.
+fn restricted(reader: &Reader, moments: &Moments, size: usize) -> Vec<Part> {
+    let all: Vec<usize> = (0..size).flat_map(|p| rows(reader, p, moments.area)).collect();
+    let mut start = 0;
+    let mut own = Vec::with_capacity(size);
+    for position in 0..size {
+        let end = start + reader.channels[position].len() * moments.area;
+        own.push((start..end).collect::<Vec<_>>());
+        start = end;
+    }
+    let part = |(inverse, weights): &(Mat<f64>, Mat<f64>)| Part {
+        inverse: Mat::from_fn(all.len(), all.len(), |i, j| inverse[(all[i], all[j])]),
+        weights: Mat::from_fn(all.len(), weights.ncols(), |i, k| weights[(all[i], k)]),
+        rows: own.clone(),
+        energy: moments.energy,
+    };
+    moments.parts.iter().map(part).collect()
+}
+
+impl Part {
+    /// `((H^-1)_BB)^-1 W_B` and `W_B`.
+    fn solved(&self, position: usize) -> Option<(Mat<f64>, Mat<f64>)> {
+        let rows = &self.rows[position];
+        let block = Mat::from_fn(rows.len(), rows.len(), |i, j| self.inverse[(rows[i], rows[j])]);
+        let lost = Mat::from_fn(rows.len(), self.weights.ncols(), |i, k| self.weights[(rows[i], k)]);
+        let solved = Llt::new(block.as_ref(), Side::Lower).ok()?.solve(&lost);
+        Some((solved, lost))
+    }
+    fn cost(&self, position: usize) -> f64 {
+        if self.rows[position].is_empty() {
+            return 0.0;
+        }
+        self.solved(position).map_or(f64::MAX, |(solved, lost)| product(&solved, &lost) / self.energy)
+    }
+    fn remove(&mut self, position: usize) {
+        let rows = self.rows[position].clone();
+        if rows.is_empty() {
+            return;
+        }
+        let columns = Mat::from_fn(self.inverse.nrows(), rows.len(), |i, j| self.inverse[(i, rows[j])]);
+        let block = Mat::from_fn(rows.len(), rows.len(), |i, j| self.inverse[(rows[i], rows[j])]);
+        if let (Some((solved, _)), Ok(block)) = (self.solved(position), Llt::new(block.as_ref(), Side::Lower))
+        {
+            matmul(&mut self.weights, Accum::Add, &columns, &solved, -1.0, Par::Seq);
+            let across = block.solve(columns.transpose());
+            matmul(&mut self.inverse, Accum::Add, &columns, &across, -1.0, Par::Seq);
+        }
+        self.rows[position].clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Graph, Op};
+
+    /// What a layer sees: `a, b, a + b` and a weak input, in 90 rows.
+    fn inputs() -> Mat<f64> {
+        Mat::from_fn(90, 4, |row, k| {
+            let (a, b) = ((row as f64 * 0.7).sin(), (row as f64 * 1.3).cos());
+            [a, b, a + b, 0.5 * (row as f64 * 2.1).sin()][k]
+        })
+    }
+    fn moments(x: &Mat<f64>, weights: Mat<f64>) -> Moments {
+        let gram = x.transpose() * x;
+        let regular = &gram + faer::Scale(1e-9) * Mat::<f64>::identity(4, 4);
+        let inverse = Llt::new(regular.as_ref(), Side::Lower).unwrap().solve(Mat::<f64>::identity(4, 4));
+        let energy = product(&weights, &(&gram * &weights));
+        Moments { parts: vec![(inverse, weights)], area: 1, energy }
+    }
+    /// The squares that are left of `X W` when the columns `stay` explain it as well as they can.
+    fn residual(x: &Mat<f64>, weights: &Mat<f64>, stay: &[usize]) -> f64 {
+        let seen = Mat::from_fn(x.nrows(), stay.len(), |i, j| x[(i, stay[j])]);
+        let wanted = x * weights;
+        let gram = seen.transpose() * &seen;
+        let best = Llt::new(gram.as_ref(), Side::Lower).unwrap().solve(seen.transpose() * &wanted);
+        (wanted - seen * best).squared_norm_l2()
+    }
+
+    #[test]
+    fn errors_are_those_of_the_best_weights() {
+        let x = inputs();
+        let weights = Mat::from_fn(4, 2, |i, k| [[1.0, 2.0], [0.5, -1.0], [1.5, 0.3], [0.2, 0.4]][i][k]);
+        let known = moments(&x, weights.clone());
+        let mut g = Graph::new("g");
+        g.add_node(Op::new("MatMul", ""), &[], "y", None);
+        let op = g.ops().next().unwrap();
+        let reader = Reader { op, channels: (0..4).map(|k| vec![k]).collect() };
+        let found = eliminate(&[(&reader, &known)], 4);
+        // One of three inputs that tell the same goes for nothing.
+        assert!(found.order[0] < 3 && found.error[1] < 1e-6, "{:?} {:?}", found.order, found.error);
+        for k in 1..4 {
+            let mut stay = found.order[k..].to_vec();
+            stay.sort_unstable();
+            let expected = residual(&x, &weights, &stay) / known.energy;
+            assert!((found.error[k] - expected).abs() < 1e-4, "{k}: {} and not {expected}", found.error[k]);
+            let new = &known.without(&reader, &found.order[..k]).unwrap()[0];
+            let error = (&x * (&weights - new)).squared_norm_l2() / known.energy;
+            assert!((error - expected).abs() < 1e-4, "{k}: {error} and not {expected}");
+        }
+        assert!((found.error[4] - 1.0).abs() < 1e-4);
+    }
+}
