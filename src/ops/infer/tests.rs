@@ -154,3 +154,66 @@ fn branches_agree_or_stay_unknown() {
     assert_eq!(shown(&m, y), "?,?");
     assert_eq!(m.graph.dtype(y), Some(DType::F32));
 }
+
+#[test]
+fn symbolic_sizes_flow_through_shape_arithmetic() {
+    let halves = "(float[n, 3, h, w] x, float[8, 3, 3, 3] k) => (c, p, r) {
+        c = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, k)
+        p = MaxPool <kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1> (c)
+        s = Constant <value_floats = [1.0, 1.0, 1.5, 0.5]> ()
+        r = Resize (x, , s)
+    }";
+    let (h, w) = ("floor((h + 1)/2)", "floor((w + 1)/2)");
+    let c = format!("float[n,8,{h},{w}]");
+    assert_eq!(inferred(halves)[0], c);
+    assert_eq!(inferred(halves)[1], format!("float[n,8,floor(({h})/2),floor(({w})/2)]"));
+    assert_eq!(inferred(halves)[2], "float[n,3,floor((3*h)/2),floor((w)/2)]");
+    let cuts = "(float[b, s, 8] x) => (all, head, tail, most, flat, heads, twice) <int64[1] zero = {0},
+        int64[1] one = {1}, int64[1] five = {5}, int64[1] end = {9223372036854775807}, int64[1] last = {-1},
+        int64[2] two = {-1, 8}> {
+        all = Slice (x, zero, end, one)
+        head = Slice (x, zero, five, one)
+        tail = Slice (x, one, end, one)
+        most = Slice (x, zero, last, one)
+        flat = Reshape (x, two)
+        shape = Shape (x)
+        length = Gather (shape, one)
+        parts = Constant <value_ints = [2, 4]> ()
+        target = Concat <axis = 0> (last, length, parts)
+        heads = Reshape (flat, target)
+        twice = Concat <axis = 1> (x, tail)
+    }";
+    let expected = [
+        "float[b,s,8]",
+        "float[b,s - max(s - 5, 0),8]",
+        "float[b,max(s - 1, 0),8]",
+        "float[b,max(s - 1, 0),8]",
+        "float[b*s,8]",
+        "float[b,s,2,4]",
+        "float[b,s + max(s - 1, 0),8]",
+    ];
+    assert_eq!(inferred(cuts), expected);
+}
+
+#[test]
+fn positions_of_a_sentence_reach_its_embedding() {
+    let text =
+        "(int64[b, s] ids, float[99, 8] words, float[1, 512, 8] places) => (y, mask, steps) <int64 one = {1},
+        int64 zero = {0}, int64[1] at = {0}, int64[1] axis = {1}> {
+        e = Gather (words, ids)
+        shape = Shape (ids)
+        s = Gather (shape, axis)
+        p = Slice (places, at, s, axis)
+        y = Add (e, p)
+        minus = Constant <value_ints = [-1, -1]> ()
+        same = Equal (shape, minus)
+        rank = Constant <value_ints = [2]> ()
+        ones = ConstantOfShape <value = int64[1] {1}> (rank)
+        target = Where (same, ones, shape)
+        m = ConstantOfShape (target)
+        mask = Expand (m, shape)
+        length = Gather (shape, one)
+        steps = Range (zero, length, one)
+    }";
+    assert_eq!(inferred(text), ["float[b,s,8]", "float[b,s]", "int64[s]"]);
+}
