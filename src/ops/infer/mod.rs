@@ -8,7 +8,8 @@
 //!
 //! What is written into a [`Value`](crate::ir::Value)`::ty`:
 //! - graph inputs keep their declared type;
-//! - inner values get the inferred type; the declared one fills in only what inference does not know;
+//! - inner values get the inferred type. The declared one is a claim that no runtime holds a model to, and files with
+//!   wrong ones run: it counts only of the results of an operator of which nothing at all can be told;
 //! - graph outputs keep their declared type, unknown parts refined, unless it contradicts what is inferred.
 //!
 //! A pass that changes what a value is must set its `ty` to `None`, or a stale type may fill a gap.
@@ -35,7 +36,7 @@ mod values;
 
 use crate::{
     error::Result,
-    ir::{Dim, Graph, Model, OpId, Origin, Tensor, Type, ValueId, Where},
+    ir::{Attr, Dim, Graph, Model, OpId, Origin, Tensor, Type, ValueId, Where},
 };
 use call::Call;
 use expr::Expr;
@@ -180,11 +181,11 @@ impl Walk {
             (Some(d), Some(i)) => contradicts(d, i),
             _ => false,
         };
-        if clash && let (Some(declared), Some(inferred)) = (declared.clone(), inferred) {
+        if clash && let (Some(declared), Some(inferred)) = (declared.clone(), inferred.clone()) {
             let at = Where::Value(g.name_of(v).to_owned());
             self.conflicts.push(Conflict { at, declared, inferred });
-        } else if let Some(declared) = &declared {
-            fact.fill(&Fact::declared(declared, None));
+        } else if let (Some(declared), None) = (&declared, &inferred) {
+            fact = Fact::declared(declared, None);
         }
         let ty = match declared {
             Some(declared) if !clash && g.is_output(v) => Some(refined(declared, fact.ty())),
@@ -239,8 +240,11 @@ fn sources(
     facts
 }
 
-/// The outputs of an op without bodies.
+/// The outputs of an op without bodies. Where an attribute is the caller's of a function to give, all is open.
 fn one(call: &Call<'_>) -> Vec<Fact> {
+    if call.op.attrs.iter().any(|a| matches!(a.value, Attr::Reference(..))) {
+        return Vec::new();
+    }
     if let Some(found) = values::fold(call) {
         return found;
     }

@@ -217,3 +217,15 @@ fn positions_of_a_sentence_reach_its_embedding() {
     }";
     assert_eq!(inferred(text), ["float[b,s,8]", "float[b,s]", "int64[s]"]);
 }
+
+#[test]
+fn what_is_declared_inside_is_no_fact() {
+    let mut m = model(17);
+    let x = input(&mut m, &["2", "n"]);
+    let found = node(&mut m, Op::new("NonZero", ""), &[x]);
+    m.graph.value_mut(found).ty = Some(Type::tensor(DType::I64, dims(&["2", "5"])));
+    let shape = node(&mut m, Op::new("Shape", ""), &[found]);
+    let known = infer(&mut m).unwrap().known;
+    assert_eq!(shown(&m, found), "2,?", "how many there are is not for the file to say");
+    assert_eq!(known.values.get(&shape), None);
+}
