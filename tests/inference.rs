@@ -15,6 +15,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Where ONNX's inference takes over what a model's file declares of bodies: types that nothing implies and no runtime
+/// checks: a file with wrong ones runs as well.
+const TAKEN_FROM_DECLARATIONS: &[(&str, &str)] = &[
+    ("silero_vad.onnx", "If_0_outputs_0"),
+    ("silero_vad.onnx", "If_0_outputs_1"),
+    ("silero_vad.onnx", "output"),
+    ("silero_vad.onnx", "stateN"),
+    ("test_loop11", "res_scan"),
+];
+
 fn models() -> Vec<PathBuf> {
     let mut all = [support::zoo_models(), support::corpus(), support::light()].concat();
     all.extend(support::conformance().into_iter().map(|c| c.model));
@@ -66,8 +76,8 @@ fn never_contradicts_onnx() {
     let lines: Vec<_> = models.iter().map(|m| m.display().to_string()).collect();
     fs::write(&list, lines.join("\n")).unwrap();
     let output = support::python_output("oracle/infer_shapes.py", &[&list]);
-    let (mut wrong, mut gaps, mut compared, mut refused) =
-        (Vec::new(), BTreeMap::<String, Vec<String>>::new(), 0, 0);
+    let (mut wrong, mut gaps, mut compared, mut refused, mut declared) =
+        (Vec::new(), BTreeMap::<String, Vec<String>>::new(), 0, 0, 0);
     for line in output.lines() {
         let answer: Json = serde_json::from_str(line).unwrap();
         let path = PathBuf::from(answer["model"].as_str().unwrap());
@@ -83,6 +93,9 @@ fn never_contradicts_onnx() {
             compared += 1;
             match compare(&model, name, fact[0].as_i64().unwrap(), dims) {
                 Err(why) => wrong.push(format!("{short}: {why}")),
+                Ok(true) if TAKEN_FROM_DECLARATIONS.iter().any(|(m, v)| short.contains(m) && name == v) => {
+                    declared += 1;
+                }
                 Ok(true) => {
                     let producer = model.graph.find(name).and_then(|v| model.graph.producer(v));
                     let op = producer.map_or_else(String::new, |(op, _)| model.graph.op(op).op_type.clone());
@@ -101,6 +114,7 @@ fn never_contradicts_onnx() {
     }
     assert!(wrong.is_empty(), "{} wrong types:\n{}", wrong.len(), wrong.join("\n"));
     assert!(compared > 10_000, "only {compared} values were compared");
+    assert_eq!(declared, TAKEN_FROM_DECLARATIONS.len(), "a named gap is none any more");
     assert!(
         gaps.is_empty(),
         "ONNX knows an extent, the rank or the element type of {total} values that we do not"
