@@ -192,6 +192,15 @@ fn half_the_work_of_resnet20_costs_a_few_images_when_data_choose() {
 }
 
 #[test]
+fn recurrent_layers_are_repaired_too() {
+    let original = simplified(&zoo("lstm"));
+    let (model, layers) = repaired("prune(macs=0.5)", &original, 256);
+    assert_eq!(layers, 2, "the recurrent layer and the classifier");
+    let right = right(&model);
+    assert!(right >= 0.865, "{right} of the images are right");
+}
+
+#[test]
 fn half_precision_is_repaired_in_its_own_type() {
     let original = simplified(&zoo("resnet20_fp16"));
     let (model, layers) = repaired("prune(macs=0.75)", &original, 64);

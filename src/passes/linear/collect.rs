@@ -153,7 +153,8 @@ impl<'a> Collector<'a> {
             Some((target, tensor)) => Some(Wanted::of(&run, target, tensor, channel, beside)?),
             None => None,
         };
-        let [found, judged] = self.chosen(seen, input.shape(), run.positions);
+        let samples = input.shape()[0];
+        let [found, judged] = chosen(&mut self.random, layer.unknowns(), seen, samples, run.positions);
         self.sums.par_iter_mut().enumerate().for_each(|(part, sums)| {
             let row = |position: usize, rows: &mut Vec<f64>| {
                 run.inputs(position, part * layer.channels, layer.channels, rows);
@@ -172,24 +173,6 @@ impl<'a> Collector<'a> {
         });
         Some(())
     }
-    /// Which of a batch's output positions are looked at, and which are held out.
-    fn chosen(&mut self, seen: &Seen<'_>, shape: &[usize], all: usize) -> [Vec<usize>; 2] {
-        let wanted = ROWS_PER_UNKNOWN * self.sight.layer.unknowns();
-        let wanted = wanted.clamp(ROWS.start, ROWS.end).div_ceil(seen.batches).min(all);
-        // One of each of so many stretches: spread evenly, but in step with nothing in the data.
-        let mut chosen = Vec::with_capacity(wanted);
-        for k in 0..wanted {
-            chosen.push(self.random.random_range(k * all / wanted..(k + 1) * all / wanted));
-        }
-        // The last quarter of a batch is held out, or every fourth batch where it is one sample.
-        let first_held = match shape.first() {
-            Some(1) if seen.batch % 4 == 3 => 0,
-            Some(1) => chosen.len(),
-            _ => chosen.partition_point(|at| 4 * at < 3 * all),
-        };
-        let held = chosen.split_off(first_held);
-        [chosen, held]
-    }
     fn finish(self) -> Found {
         match self.unfit {
             Some(why) => Err(why),
@@ -199,6 +182,30 @@ impl<'a> Collector<'a> {
             None => Ok(self.sums),
         }
     }
+}
+
+/// Which of a batch's `all` rows, sorted by sample, are looked at for a layer of so many unknowns, and which are held out.
+pub(crate) fn chosen(
+    random: &mut ChaCha8Rng,
+    unknowns: usize,
+    seen: &Seen<'_>,
+    samples: usize,
+    all: usize,
+) -> [Vec<usize>; 2] {
+    let wanted = (ROWS_PER_UNKNOWN * unknowns).clamp(ROWS.start, ROWS.end).div_ceil(seen.batches).min(all);
+    // One of each of so many stretches: spread evenly, but in step with nothing in the data.
+    let mut chosen = Vec::with_capacity(wanted);
+    for k in 0..wanted {
+        chosen.push(random.random_range(k * all / wanted..(k + 1) * all / wanted));
+    }
+    // The last quarter of a batch is held out, or every fourth batch where it is one sample.
+    let first_held = match samples {
+        1 if seen.batch % 4 == 3 => 0,
+        1 => chosen.len(),
+        _ => chosen.partition_point(|at| 4 * at < 3 * all),
+    };
+    let held = chosen.split_off(first_held);
+    [chosen, held]
 }
 
 /// What a layer should put out in one batch.

@@ -47,9 +47,7 @@ impl Layer {
         match &*node.op_type {
             "Conv" | "Gemm" => {}
             "MatMul" if g.input(op, 1).is_some_and(|w| g.initializer(w).is_some()) => {}
-            "ConvTranspose" | "LSTM" | "GRU" | "RNN" => {
-                return Some(Err("weights of this operator are not repaired"));
-            }
+            "ConvTranspose" => return Some(Err("transposed convolutions are not solved for")),
             _ => return None,
         }
         Some(Layer::linear(g, op, opset))

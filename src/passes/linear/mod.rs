@@ -3,9 +3,11 @@
 
 mod collect;
 mod layer;
+mod recurrent;
 mod sums;
 mod window;
 
-pub(crate) use collect::{Found, Sight, Target, collect};
+pub(crate) use collect::{Found, Sight, Target, chosen, collect};
 pub(crate) use layer::Layer;
+pub(crate) use recurrent::{Map, Recurrent, State, Weights};
 pub(crate) use sums::Sums;

@@ -3,16 +3,18 @@
 
 mod fit;
 mod plan;
+mod recurrent;
+mod unroll;
 
 use super::Context;
 use crate::{
     error::Result,
-    ir::Model,
+    ir::{Model, OpId},
     ops::axes::Cut,
     passes::linear::{Found, Sight, Target, collect},
 };
 use faer::Mat;
-use plan::{Task, Tasks};
+use plan::{Task, Tasks, Wave};
 use rayon::prelude::*;
 
 /// Repairs `model`, which `cut` left of `original`.
@@ -22,35 +24,44 @@ pub(super) fn run(original: &Model, model: &mut Model, cut: &Cut, cx: &mut Conte
         cx.missed(model.graph.place(op), format!("not repaired: {why}"));
     }
     let progress = cx.progress();
-    progress.begin("repairing", waves.iter().map(|w| w.len() as u64).sum());
+    progress.begin("repairing", waves.iter().map(|w| (w.linear.len() + w.recurrent.len()) as u64).sum());
     let done = waves.iter().try_for_each(|wave| repair(original, model, cut, wave, cx));
     progress.end();
     done
 }
 
 /// Repairs layers that do not depend on each other.
-fn repair(original: &Model, model: &mut Model, cut: &Cut, wave: &[Task], cx: &mut Context<'_>) -> Result<()> {
-    let sights: Vec<_> = wave.iter().map(|task| sight(task, cut)).collect();
-    let mut repairs = Vec::with_capacity(wave.len());
+fn repair(original: &Model, model: &mut Model, cut: &Cut, wave: &Wave, cx: &mut Context<'_>) -> Result<()> {
+    let sights: Vec<_> = wave.linear.iter().map(|task| sight(task, cut)).collect();
+    let mut repairs = Vec::with_capacity(wave.linear.len());
     collect(model, original, &sights, cx, |k, found| {
-        repairs.push(Repair::of(model, &wave[k], found));
+        repairs.push(Repair::of(model, &wave.linear[k], found));
         cx.progress().advance(1);
     })?;
-    for (task, repair) in wave.iter().zip(repairs) {
-        let at = model.graph.place(task.layer.op);
+    for (task, repair) in wave.linear.iter().zip(repairs) {
         let done = repair.and_then(|repair| {
             let set = task.layer.set(&mut model.graph, &repair.weights);
             set.map(|()| repair.text).ok_or_else(|| "the new weights do not fit its type of numbers".into())
         });
-        match done {
-            Ok(text) => {
-                cx.count("repaired", 1);
-                cx.applied(at, text);
-            }
-            Err(why) => cx.missed(at, format!("not repaired: {why}")),
-        }
+        say(model, task.layer.op, done, cx);
+    }
+    for op in &wave.recurrent {
+        let done = recurrent::run(original, model, *op, cut, cx)?;
+        say(model, *op, done, cx);
+        cx.progress().advance(1);
     }
     Ok(())
+}
+
+fn say(model: &Model, op: OpId, done: std::result::Result<String, String>, cx: &mut Context<'_>) {
+    let at = model.graph.place(op);
+    match done {
+        Ok(text) => {
+            cx.count("repaired", 1);
+            cx.applied(at, text);
+        }
+        Err(why) => cx.missed(at, format!("not repaired: {why}")),
+    }
 }
 
 fn sight<'a>(task: &'a Task, cut: &Cut) -> Sight<'a> {

@@ -2,7 +2,7 @@
 
 use crate::{
     ir::{Graph, Model, OpId, Use, ValueId},
-    passes::linear::Layer,
+    passes::linear::{Layer, Recurrent},
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,11 +17,18 @@ pub(super) struct Task {
     pub(super) beside: Option<ValueId>,
 }
 
+/// Tasks that do not depend on each other.
+#[derive(Default)]
+pub(super) struct Wave {
+    pub(super) linear: Vec<Task>,
+    pub(super) recurrent: Vec<OpId>,
+}
+
 /// The tasks of a model.
 #[derive(Default)]
 pub(super) struct Tasks {
-    /// Those that do not depend on each other are together, and behind those they depend on.
-    pub(super) waves: Vec<Vec<Task>>,
+    /// Each behind those it depends on.
+    pub(super) waves: Vec<Wave>,
     /// Layers that stay as they were cut, and why.
     pub(super) left_alone: Vec<(OpId, &'static str)>,
 }
@@ -39,7 +46,7 @@ struct Walk {
 pub(super) fn tasks(model: &Model, cut: impl Fn(ValueId) -> bool) -> Tasks {
     let (g, opset) = (&model.graph, model.opset());
     let (mut walk, mut tasks) = (Walk::default(), Tasks::default());
-    let mut waves: BTreeMap<usize, Vec<Task>> = BTreeMap::new();
+    let mut waves: BTreeMap<usize, Wave> = BTreeMap::new();
     walk.depth.extend(g.inputs.iter().map(|v| (*v, 0)));
     for op in g.order() {
         let read: Vec<ValueId> = g.inputs_of(op).into_iter().flatten().chain(g.captures_of(op)).collect();
@@ -51,11 +58,23 @@ pub(super) fn tasks(model: &Model, cut: impl Fn(ValueId) -> bool) -> Tasks {
                 if behind || beside.is_some_and(|(_, v)| walk.changed.contains(&v)) {
                     depth = beside.map_or(depth, |(_, v)| depth.max(walk.depth[&v])) + 1;
                     let target = beside.map_or(layer.output, |(sum, _)| sum);
-                    waves.entry(depth).or_default().push(Task { layer, target, beside: beside.map(|b| b.1) });
+                    waves.entry(depth).or_default().linear.push(Task {
+                        layer,
+                        target,
+                        beside: beside.map(|b| b.1),
+                    });
                 }
             }
             Some(Err(why)) if behind => tasks.left_alone.push((op, why)),
-            _ => {}
+            _ => match Recurrent::of(g, op) {
+                // What a recurrent layer lacks it may lack in its own states alone.
+                Some(Ok(layer)) if behind || cut(layer.r) => {
+                    depth += 1;
+                    waves.entry(depth).or_default().recurrent.push(op);
+                }
+                Some(Err(why)) if behind || read.iter().any(|v| cut(*v)) => tasks.left_alone.push((op, why)),
+                _ => {}
+            },
         }
         for v in g.outputs_of(op).into_iter().flatten() {
             walk.depth.insert(v, depth);
