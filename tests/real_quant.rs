@@ -27,11 +27,16 @@ fn load(path: &Path) -> Model {
 
 /// The model with weights and activations quantized, from the zoo's calibration images.
 fn static_uint8(original: &Model) -> Model {
+    calibrated(original, "quant")
+}
+
+/// The model after this pass, which has the zoo's calibration images.
+fn calibrated(original: &Model, pass: &str) -> Model {
     let samples = Samples::load(&zoo_data("zoo_calib.npz"), original, 64, None).unwrap();
     let measurer = Measurer::new(runtime(), samples, SessionOptions::default());
     let mut model = original.clone();
     let mut cx = Context::new().with_measure(&measurer);
-    let pipeline: Pipeline = "simplify,quant".parse().unwrap();
+    let pipeline: Pipeline = format!("simplify,{pass}").parse().unwrap();
     assert_eq!(pipeline.run(&mut model, &mut cx).unwrap(), Changed::Yes);
     materialize(&mut model).unwrap();
     model
@@ -92,6 +97,44 @@ fn a_transformer_multiplies_integers_and_keeps_its_residual_path() {
     assert_eq!(kernels.get("MatMulIntegerToFloat"), Some(&13), "{kernels:?}");
     assert_eq!(kernels.get("QGemm"), Some(&4), "{kernels:?}");
     assert_eq!(kernels.get("Conv"), Some(&1), "one channel: {kernels:?}");
+    let (lost, sqnr) = cost(&original, &quantized);
+    assert!(lost <= 0.3 && sqnr > 30.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
+fn an_lstm_multiplies_integers_with_and_without_samples() {
+    for name in ["lstm", "lstm_dynamo21"] {
+        let original = load(&zoo(name));
+        let mut without = original.clone();
+        let pipeline: Pipeline = "simplify,quant(activations=dynamic)".parse().unwrap();
+        assert_eq!(pipeline.run(&mut without, &mut Context::new()).unwrap(), Changed::Yes);
+        materialize(&mut without).unwrap();
+        for (quantized, head) in
+            [(without, "DynamicQuantizeMatMul"), (calibrated(&original, "quant"), "QGemm")]
+        {
+            let kernels = kernels(&quantized);
+            for kind in ["DynamicQuantizeLSTM", head] {
+                assert_eq!(kernels.get(kind), Some(&1), "{name}: {kernels:?}");
+            }
+            assert_eq!(kernels.get("LSTM"), None, "{name}: {kernels:?}");
+            let (lost, sqnr) = cost(&original, &quantized);
+            assert!(lost <= 0.3 && sqnr > 30.0, "{name}: {lost} points, {sqnr} dB");
+            assert!(share(&original, &quantized) < 0.29, "{name}: {}", share(&original, &quantized));
+        }
+    }
+}
+
+#[test]
+fn products_round_what_they_multiply_as_they_run() {
+    let original = load(&zoo("vit"));
+    let mut quantized = original.clone();
+    let pipeline: Pipeline = "simplify,quant(activations=dynamic)".parse().unwrap();
+    assert_eq!(pipeline.run(&mut quantized, &mut Context::new()).unwrap(), Changed::Yes);
+    materialize(&mut quantized).unwrap();
+    let kernels = kernels(&quantized);
+    let of = |kind: &str| kernels.get(kind).copied().unwrap_or(0);
+    assert_eq!(of("DynamicQuantizeMatMul") + of("MatMulIntegerToFloat"), 17, "{kernels:?}");
+    assert_eq!(of("MatMulInteger") + of("Gemm"), 0, "{kernels:?}");
     let (lost, sqnr) = cost(&original, &quantized);
     assert!(lost <= 0.3 && sqnr > 30.0, "{lost} points, {sqnr} dB");
 }

@@ -15,6 +15,9 @@ pub enum QuantForm {
     Qdq,
     /// Cast and arithmetic, which a runtime does once, when it loads the model; for constants only.
     Folded,
+    /// None: the op multiplies integers, its other operand rounded as the model runs. For weights of MatMul, Gemm and
+    /// LSTM only.
+    Dynamic,
 }
 
 /// How a float32 value is represented by integers.

@@ -1,6 +1,7 @@
 //! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads, or arithmetic on integer
 //! constants that every runtime computes when it loads the model.
 
+use super::dynamic;
 use crate::{
     error::{Error, Result},
     ir::{DType, Graph, Model, Op, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId, Where},
@@ -11,9 +12,11 @@ use crate::{
 /// A constant becomes an integer constant behind DequantizeLinear, or behind Cast, Sub (where a zero point is not zero)
 /// and Mul, as its form says; the last of them now computes the value of the old name. A computed value gets one
 /// QuantizeLinear and one DequantizeLinear that all its users read. Graph inputs and outputs keep their names and types.
+/// A weight of the form [`QuantForm::Dynamic`] changes the ops that read it.
 /// Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the model's operator set
 /// is too old (DequantizeLinear: 10 for one scale, 13 for a scale per channel; broadcasting Mul: 7).
 pub fn materialize(model: &mut Model) -> Result<()> {
+    dynamic::rewrite(model)?;
     let opset = model.opset();
     let graph = &mut model.graph;
     let annotated: Vec<ValueId> = graph.values().filter(|v| graph.value(*v).quant.is_some()).collect();
@@ -22,8 +25,8 @@ pub fn materialize(model: &mut Model) -> Result<()> {
         let Some(scheme) = graph.value_mut(v).quant.take() else { continue };
         let least = match (scheme.form, scheme.axis) {
             (QuantForm::Folded, _) => 7,
-            (QuantForm::Qdq, None) => 10,
-            (QuantForm::Qdq, Some(_)) => 13,
+            (_, None) => 10,
+            (_, Some(_)) => 13,
         };
         if opset < least {
             let why = format!("this quantization needs operator set {least}, and the model uses {opset}");
@@ -34,7 +37,7 @@ pub fn materialize(model: &mut Model) -> Result<()> {
                 return Err(Error::invalid(at, "an overridable default cannot be quantized as a constant"));
             }
             Origin::Initializer(_) => constant(graph, v, &scheme)?,
-            Origin::Computed if scheme.form == QuantForm::Folded => {
+            Origin::Computed if scheme.form != QuantForm::Qdq => {
                 return Err(Error::invalid(at, "only constants can be dequantized when a model is loaded"));
             }
             Origin::Computed => computed(graph, v, &scheme)?,
@@ -55,7 +58,7 @@ fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
     graph.value_mut(v).ty = Some(Type::Tensor(float.ty()));
     let quantized = graph.add_initializer(&format!("{name}_quantized"), scheme.quantize(&float)?);
     match scheme.form {
-        QuantForm::Qdq => {
+        QuantForm::Qdq | QuantForm::Dynamic => {
             let (scale, zero) = parameters(graph, &name, scheme);
             let op = with_axis(Op::new("DequantizeLinear", format!("{name}_dequantize")), scheme);
             graph.add_op(op, &[Some(quantized), Some(scale), Some(zero)], &[Some(v)]);

@@ -1,6 +1,10 @@
 //! Where activations become uint8, so that the runtime finds whole chains of integer operators.
 
-use super::{Quant, weights::weight_of};
+use super::{
+    Quant,
+    placement::{How, Kind, Placement},
+    weights::{Layers, weight_of},
+};
 use crate::{
     error::Result,
     ir::{DType, Graph, Model, Op, OpId, QuantForm, QuantScheme, Use, ValueId, Where},
@@ -14,9 +18,17 @@ const MOVES: &[&str] = &["MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze"
 /// The largest bias in integer steps; sums of products still fit beside it.
 const BIAS_LIMIT: f32 = (1u32 << 30) as f32;
 
-/// Annotates the inputs and outputs of the `layers` and of what joins them, then their biases.
-pub(super) fn annotate(pass: &Quant, model: &mut Model, layers: &[OpId], cx: &mut Context<'_>) -> Result<()> {
-    let wanted = wanted(pass, &model.graph, layers);
+/// Annotates the inputs and outputs of the layers placed so, and of what joins them, then their biases.
+pub(super) fn annotate(
+    pass: &Quant,
+    model: &mut Model,
+    layers: &Layers,
+    placement: &Placement,
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    let placed = |op: &&OpId| placement.of(&model.graph, **op) == How::Static;
+    let layers: Vec<OpId> = layers.ops.iter().filter(placed).copied().collect();
+    let wanted = wanted(pass, &model.graph, &layers, placement);
     let need =
         |v: &ValueId| Need { value: model.graph.name_of(*v).to_owned(), stat: Stat::Range { axis: None } };
     let stats = cx.measure(model, &wanted.iter().map(need).collect::<Vec<_>>())?;
@@ -43,10 +55,10 @@ pub(super) fn annotate(pass: &Quant, model: &mut Model, layers: &[OpId], cx: &mu
     }
     cx.count("activations", schemes.len() as u64);
     for (v, scheme) in &schemes {
-        let read = split_readers(graph, *v, layers, &schemes);
+        let read = split_readers(graph, *v, &layers, &schemes);
         graph.value_mut(read).quant = Some(scheme.clone());
     }
-    biases(graph, layers, cx);
+    biases(graph, &layers, cx);
     Ok(())
 }
 
@@ -54,7 +66,8 @@ pub(super) fn annotate(pass: &Quant, model: &mut Model, layers: &[OpId], cx: &mu
 ///
 /// Products (Gemm, MatMul) write floats from their integer sums at no cost, so their outputs are rounded only where
 /// another layer wants integers.
-fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId]) -> BTreeSet<ValueId> {
+fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId], placement: &Placement) -> BTreeSet<ValueId> {
+    let joined = placement.of_kind(Kind::Join) == How::Static;
     let mut wanted = BTreeSet::new();
     for op in layers {
         wanted.extend(graph.input(*op, 0).filter(|x| graph.constant(*x).is_none()));
@@ -70,7 +83,8 @@ fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId]) -> BTreeSet<ValueId> {
                 if wanted.contains(&y) {
                     wanted.insert(x);
                 }
-            } else if joins(graph, *op)
+            } else if joined
+                && joins(graph, *op)
                 && graph.inputs_of(*op).iter().flatten().all(|x| wanted.contains(x))
                 && let Some(y) = graph.output(*op, 0).map(|y| behind_clip(graph, y))
                 && !graph.is_output(y)
@@ -86,8 +100,7 @@ fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId]) -> BTreeSet<ValueId> {
 
 /// Whether the op has an integer kernel that reads and writes uint8 without weights.
 fn joins(graph: &Graph, op: OpId) -> bool {
-    let node = graph.op(op);
-    node.is("Add") || node.is("GlobalAveragePool") || node.is("AveragePool")
+    Kind::of(graph, op) == Some(Kind::Join)
 }
 
 /// Where a value comes from a float operator, only integer operators read it rounded: an Identity stands for what

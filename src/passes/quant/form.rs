@@ -15,9 +15,13 @@ const LEAST_SIDE: usize = 256;
 /// Elements from which on it is.
 const LEAST_ELEMENTS: usize = 1 << 17;
 
-/// Sets the form of every weight; the activations have their schemes.
+/// Sets the form of the weights that have none yet; the activations have their schemes.
 pub(super) fn choose(form: Form, graph: &mut Graph, layers: &Layers) {
-    for v in &layers.weights {
+    let chosen = |v: &&ValueId| {
+        graph.value(**v).quant.as_ref().is_some_and(|scheme| scheme.form != QuantForm::Dynamic)
+    };
+    let open: Vec<ValueId> = layers.weights.iter().filter(chosen).copied().collect();
+    for v in &open {
         let fused =
             |at: &Use| computes_in_integers(graph, at.op()) || multiplies_few_bits(graph, at.op(), *v);
         let chosen = match form {
@@ -32,7 +36,7 @@ pub(super) fn choose(form: Form, graph: &mut Graph, layers: &Layers) {
 }
 
 /// Whether the op reads a quantized activation.
-fn computes_in_integers(graph: &Graph, op: OpId) -> bool {
+pub(super) fn computes_in_integers(graph: &Graph, op: OpId) -> bool {
     graph.input(op, 0).is_some_and(|x| graph.constant(x).is_none() && graph.value(x).quant.is_some())
 }
 

@@ -4,28 +4,44 @@
 //! operators.
 
 mod activations;
+mod dynamic;
 mod form;
+mod placement;
 mod weights;
 
 use super::{Changed, Context, Named, Needs, Options, Pass, pass::changed_options};
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, OpId},
+    ir::{Graph, Model, OpId, ValueId},
 };
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use placement::Placement;
 use serde::{Deserialize, Serialize};
 
 /// What activations become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activations {
-    /// `uint8` where there are calibration samples, otherwise `none`.
+    /// With calibration samples `static`, and `dynamic` where that is all a layer has a kernel for; otherwise `none`.
     #[default]
     Auto,
     /// Activations stay float: only weights get smaller.
     None,
-    /// Static uint8 from measured ranges, so that the runtime computes in integers.
-    Uint8,
+    /// uint8 from measured ranges, so that the runtime computes in integers.
+    Static,
+    /// uint8 from the range of what is at hand as the model runs: no samples are needed.
+    Dynamic,
+}
+
+impl Activations {
+    /// Whether ranges are measured beforehand.
+    fn is_static(self, samples: bool) -> bool {
+        self == Activations::Static || self == Activations::Auto && samples
+    }
+    /// Whether ranges may be taken as the model runs.
+    fn is_dynamic(self, samples: bool) -> bool {
+        self == Activations::Dynamic || self == Activations::Auto && samples
+    }
 }
 
 /// Which operators compute a weight back from its integers.
@@ -85,10 +101,11 @@ impl Named for Quant {
     type Options = QuantOptions;
 
     fn new(options: QuantOptions) -> Result<Self> {
-        if options.form == Form::Folded && options.activations == Activations::Uint8 {
+        let integers = options.activations.is_static(false) || options.activations.is_dynamic(false);
+        if options.form == Form::Folded && integers {
             return Err(Error::usage(
                 "pass `quant`: integer kernels need weights in the form `qdq`",
-                "leave out `form=folded` or `activations=uint8`",
+                "leave out `form=folded` or `activations`",
             ));
         }
         let mut set = GlobSetBuilder::new();
@@ -118,19 +135,17 @@ impl Pass for Quant {
         changed_options(&self.options, Some(&QuantOptions::default()))
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
-        let integers = match self.options.activations {
-            Activations::Auto => cx.has_samples() && self.options.form != Form::Folded,
-            Activations::None => false,
-            Activations::Uint8 => true,
-        };
-        let layers = weights::annotate(self, &mut model.graph, integers, cx);
+        let placement = Placement::usual(&self.options, cx.has_samples());
+        let layers = weights::annotate(self, &mut model.graph, placement != Placement::FLOAT, cx);
         cx.check_cancelled()?;
-        cx.count("weights", layers.weights.len() as u64);
-        if integers {
-            activations::annotate(self, model, &layers.ops, cx)?;
+        dynamic::annotate(&mut model.graph, &layers, &placement);
+        if placement.is_static() {
+            activations::annotate(self, model, &layers, &placement, cx)?;
         }
         form::choose(self.options.form, &mut model.graph, &layers);
-        Ok(Changed::from(!layers.weights.is_empty()))
+        weights::tell(&mut model.graph, &layers, &placement, cx);
+        let stored = |v: &ValueId| model.graph.value(*v).quant.is_some();
+        Ok(Changed::from(layers.weights.iter().any(stored)))
     }
 }
 

@@ -112,7 +112,7 @@ fn a_form_that_is_asked_for_is_used() {
         assert_eq!(activations, form == Qdq, "folded weights go with float activations");
     }
     let both =
-        QuantOptions { form: Form::Folded, activations: Activations::Uint8, ..QuantOptions::default() };
+        QuantOptions { form: Form::Folded, activations: Activations::Static, ..QuantOptions::default() };
     assert_eq!(Quant::new(both).err().map(|e| e.exit_code()), Some(2));
 }
 #[test]

@@ -1,8 +1,12 @@
 //! Which constants become int8, and along which axis they have a scale each.
 
-use super::Quant;
+use super::{
+    Quant,
+    form::computes_in_integers,
+    placement::{How, Kind, Placement},
+};
 use crate::{
-    ir::{DType, Graph, OpId, Origin, QuantScheme, Use, ValueId, Where},
+    ir::{DType, Graph, OpId, Origin, QuantForm, QuantScheme, Use, ValueId, Where},
     ops::quantized::dequantized,
     passes::Context,
 };
@@ -12,7 +16,7 @@ const WORTH: usize = 1024;
 
 /// What [`annotate`] did.
 pub(super) struct Layers {
-    /// Conv, Gemm and MatMul whose weight is int8 now, oldest first, where the runtime gains from integers.
+    /// Ops with an integer kernel whose weight is int8 now, oldest first.
     pub ops: Vec<OpId>,
     /// The constants that are int8 now.
     pub weights: Vec<ValueId>,
@@ -52,15 +56,13 @@ pub(super) fn weight_of(graph: &Graph, op: OpId) -> Option<ValueId> {
 
 /// Whether the runtime computes the op in integers when its input and its weight are.
 fn has_integer_kernel(graph: &Graph, op: OpId) -> bool {
-    let node = graph.op(op);
-    node.is("Conv") && !gathers_more_than_it_multiplies(graph, op)
-        || node.is("Gemm")
-        || node.is("MatMul") && graph.input(op, 1).and_then(|w| graph.rank(w)) == Some(2)
+    let flat = || graph.input(op, 1).and_then(|w| graph.rank(w)) == Some(2);
+    Kind::of(graph, op).is_some_and(|kind| kind != Kind::Product || graph.op(op).is("Gemm") || flat())
 }
 
 /// Whether a convolution reads so few channels, and makes so few of them, that ONNX Runtime's integer kernel spends its
 /// time on putting the pixels of each window together: 1.1 to 6 of the time of float32, which needs not do that.
-fn gathers_more_than_it_multiplies(graph: &Graph, op: OpId) -> bool {
+pub(super) fn gathers_more_than_it_multiplies(graph: &Graph, op: OpId) -> bool {
     let weight = graph.input(op, 1).and_then(|w| graph.constant(w));
     let grouped = graph.op(op).int("group").unwrap_or(1) != 1;
     !grouped && weight.is_some_and(|w| w.rank() > 2 && w.shape()[1] < 4 && w.len() < 2400)
@@ -72,7 +74,7 @@ pub(super) fn annotate(pass: &Quant, graph: &mut Graph, integers: bool, cx: &mut
     let constants: Vec<ValueId> = graph.initializers().map(|(v, _)| v).collect();
     for v in constants {
         let uses = graph.uses(v);
-        let Some((at, axis)) = uses.iter().find_map(|at| Some((*at, read(graph, *at)?.1))) else {
+        let Some(axis) = uses.iter().find_map(|at| Some(read(graph, *at)?.1)) else {
             continue;
         };
         let scheme = match scheme(pass, graph, v, axis, &uses, integers) {
@@ -84,21 +86,50 @@ pub(super) fn annotate(pass: &Quant, graph: &mut Graph, integers: bool, cx: &mut
         };
         graph.value_mut(v).quant = Some(scheme);
         layers.weights.push(v);
-        for op in uses.iter().map(|at| at.op()) {
-            let few = graph.op(op).is("Conv") && gathers_more_than_it_multiplies(graph, op);
-            if few && integers {
-                let why = "it reads few channels, of which integer kernels make less than float ones";
-                cx.missed(graph.place(op), why);
-            } else if ["Conv", "Gemm", "MatMul"].iter().any(|t| graph.op(op).is(t)) {
-                layers.ops.push(op);
-            }
-        }
-        cx.applied(graph.place(at.op()), format!("weight `{}` is int8", graph.name_of(v)));
+        layers.ops.extend(uses.iter().map(|at| at.op()).filter(|op| Kind::of(graph, *op).is_some()));
     }
     layers.ops.sort_unstable();
     layers.ops.dedup();
     stored_before(graph, cx);
     layers
+}
+
+/// Says what became of the weights, now that all have their forms. A small one that no integer kernel reads goes back
+/// to float.
+pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx: &mut Context<'_>) {
+    for v in &layers.weights {
+        let name = graph.name_of(*v).to_owned();
+        let dynamic = graph.value(*v).quant.as_ref().is_some_and(|s| s.form == QuantForm::Dynamic);
+        let linked = dynamic || graph.uses(*v).iter().any(|at| computes_in_integers(graph, at.op()));
+        let len = graph.constant(*v).map_or(0, |t| t.len());
+        if len < WORTH && !linked {
+            graph.value_mut(*v).quant = None;
+            cx.missed(Where::Value(name), too_few(len));
+            continue;
+        }
+        cx.count("weights", 1);
+        if let Some(at) = graph.uses(*v).first() {
+            cx.applied(graph.place(at.op()), format!("weight `{name}` is int8"));
+        }
+    }
+    if *placement == Placement::FLOAT {
+        return;
+    }
+    for op in &layers.ops {
+        if Kind::of(graph, *op) == Some(Kind::FirstConvolution) && placement.of(graph, *op) == How::Float {
+            let why = "it reads few channels, of which integer kernels make less than float ones";
+            cx.missed(graph.place(*op), why);
+        }
+    }
+    for op in graph.order() {
+        if graph.op(op).is("GRU") || graph.op(op).is("RNN") {
+            cx.missed(graph.place(op), "ONNX Runtime computes it in float alone; its weights are stored as int8");
+        }
+    }
+}
+
+fn too_few(len: usize) -> String {
+    format!("its {len} elements are too few to gain from int8")
 }
 
 /// Says of which layers the model came with weights of few bits.
@@ -137,7 +168,7 @@ fn scheme(
     // With integer activations a small float layer in between would break the chain, so size does not matter.
     let links = integers && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
     if !links && tensor.len() < WORTH {
-        return Err(format!("its {} elements are too few to gain from int8", tensor.len()));
+        return Err(too_few(tensor.len()));
     }
     if let Some(at) = uses.iter().find(|at| pass.excludes(graph, at.op())) {
         return Err(format!("`{}` is excluded", graph.place(at.op()).name()));

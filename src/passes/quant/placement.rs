@@ -1,0 +1,105 @@
+//! Which kinds of layers compute in integers, and how.
+
+use super::{Activations, Form, QuantOptions, weights::gathers_more_than_it_multiplies};
+use crate::ir::{Graph, OpId};
+
+/// What a kernel's worth depends on: layers of one kind are placed alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Conv.
+    Convolution,
+    /// Conv that reads few channels.
+    FirstConvolution,
+    /// MatMul and Gemm by a constant.
+    Product,
+    /// LSTM.
+    Recurrence,
+    /// Add and pooling between layers.
+    Join,
+}
+
+/// How a layer computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// In float32.
+    Float,
+    /// In integers whose scales are known beforehand.
+    Static,
+    /// In integers whose scales follow from the values at hand.
+    Dynamic,
+}
+
+impl Kind {
+    pub(super) const ALL: [Kind; 5] =
+        [Kind::Convolution, Kind::FirstConvolution, Kind::Product, Kind::Recurrence, Kind::Join];
+
+    /// The kind of an op; `None` where the runtime has no integer kernel for it.
+    pub(super) fn of(graph: &Graph, op: OpId) -> Option<Kind> {
+        let node = graph.op(op);
+        let is = |names: &[&str]| names.iter().any(|name| node.is(name));
+        Some(match () {
+            () if is(&["Conv"]) && gathers_more_than_it_multiplies(graph, op) => Kind::FirstConvolution,
+            () if is(&["Conv"]) => Kind::Convolution,
+            () if is(&["MatMul", "Gemm"]) => Kind::Product,
+            () if is(&["LSTM"]) => Kind::Recurrence,
+            () if is(&["Add", "GlobalAveragePool", "AveragePool"]) => Kind::Join,
+            () => return None,
+        })
+    }
+    /// What the runtime has kernels for.
+    fn ways(self) -> &'static [How] {
+        match self {
+            Kind::Product => &[How::Static, How::Dynamic],
+            Kind::Recurrence => &[How::Dynamic],
+            Kind::Convolution | Kind::FirstConvolution | Kind::Join => &[How::Static],
+        }
+    }
+}
+
+/// How the layers of each kind compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placement([How; Kind::ALL.len()]);
+
+impl Placement {
+    /// Everything in float.
+    pub(super) const FLOAT: Placement = Placement([How::Float; Kind::ALL.len()]);
+
+    /// What is fastest on most processors; `samples` tells whether ranges can be measured.
+    pub(super) fn usual(options: &QuantOptions, samples: bool) -> Placement {
+        let (activations, form) = (options.activations, options.form);
+        let mut placement = Placement::FLOAT;
+        if form == Form::Folded {
+            return placement;
+        }
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::FirstConvolution) {
+            let allowed = |how: &&How| match how {
+                How::Float => false,
+                How::Static => activations.is_static(samples),
+                // The standard form is what was asked for, so nothing takes its place unasked.
+                How::Dynamic if form == Form::Qdq => activations == Activations::Dynamic,
+                How::Dynamic => activations.is_dynamic(samples),
+            };
+            if let Some(how) = kind.ways().iter().find(allowed) {
+                placement = placement.with(kind, *how);
+            }
+        }
+        placement
+    }
+    /// The same with another way for one kind.
+    pub(super) fn with(mut self, kind: Kind, how: How) -> Placement {
+        self.0[kind as usize] = how;
+        self
+    }
+    /// Whether the ranges of activations are needed.
+    pub(super) fn is_static(&self) -> bool {
+        self.0.contains(&How::Static)
+    }
+    /// How the layers of a kind compute.
+    pub(super) fn of_kind(&self, kind: Kind) -> How {
+        self.0[kind as usize]
+    }
+    /// How an op computes.
+    pub(super) fn of(&self, graph: &Graph, op: OpId) -> How {
+        Kind::of(graph, op).map_or(How::Float, |kind| self.of_kind(kind))
+    }
+}
