@@ -9,7 +9,8 @@
 use crate::{
     error::{Error, Result},
     ir::{
-        DType, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId, Where,
+        DType, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId,
+        Where,
     },
 };
 use std::collections::HashMap;
@@ -116,7 +117,12 @@ fn multiply(
         graph.add_node(Op { name: format!("{name}_{hint}"), ..op }, inputs, &format!("{name}_{hint}"), ty)
     };
     let sums = Op::new("MatMulInteger", node);
-    let sums = graph.add_node(sums, &[xq, q, x_zero], &format!("{name}_sums"), Some(retyped(float.clone(), DType::I32)));
+    let sums = graph.add_node(
+        sums,
+        &[xq, q, x_zero],
+        &format!("{name}_sums"),
+        Some(retyped(float.clone(), DType::I32)),
+    );
     let cast = Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
     let real = inner("cast", graph, cast, &[sums], float.clone());
     let scale = inner("scale", graph, Op::new("Mul", ""), &[x_scale, scale], None);

@@ -123,7 +123,10 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
     }
     for op in graph.order() {
         if graph.op(op).is("GRU") || graph.op(op).is("RNN") {
-            cx.missed(graph.place(op), "ONNX Runtime computes it in float alone; its weights are stored as int8");
+            cx.missed(
+                graph.place(op),
+                "ONNX Runtime computes it in float alone; its weights are stored as int8",
+            );
         }
     }
 }
