@@ -128,7 +128,7 @@ fn multiply(
     let scale = inner("scale", graph, Op::new("Mul", ""), &[x_scale, scale], None);
     let mut last = (Op::new("Mul", format!("{name}_rescale")), [real, scale]);
     if let Some(bias) = bias {
-        let product = inner("rescale", graph, Op::new("Mul", ""), &last.1, float.clone());
+        let product = inner("rescale", graph, Op::new("Mul", ""), &last.1, float);
         last = (Op::new("Add", format!("{name}_bias")), [product, bias]);
     }
     graph.add_op(last.0, &last.1.map(Some), &[Some(y)]);
