@@ -9,5 +9,5 @@ mod window;
 
 pub(crate) use collect::{Found, Sight, Target, chosen, collect};
 pub(crate) use layer::Layer;
-pub(crate) use recurrent::{Map, Recurrent, State, Weights};
+pub(crate) use recurrent::{Kept, Recurrent, moments};
 pub(crate) use sums::Sums;

@@ -4,17 +4,15 @@
 use super::{
     super::{Context, select::Candidate},
     eliminate::Moments,
-    reader::Reader,
+    reader::{Layers, Reader},
 };
 use crate::{
     error::Result,
     ir::{Model, OpId, Tensor},
     measure::{Probe, Seen},
     ops::axes::{Factor, Flow, Keep},
-    passes::linear::Layer,
 };
 use faer::Mat;
-use std::collections::BTreeMap;
 
 /// Samples that are run.
 const SAMPLES: usize = 256;
@@ -30,8 +28,8 @@ pub(super) struct Look {
     pub(super) removed: usize,
     factor: Factor,
     stay: Vec<usize>,
-    /// New weights of the layers that read it.
-    weights: Vec<(OpId, Vec<Mat<f64>>)>,
+    /// New weights of the maps that read it: the op, which map of it, and the parts.
+    weights: Vec<(OpId, usize, Vec<Mat<f64>>)>,
 }
 
 impl Look {
@@ -42,15 +40,23 @@ impl Look {
         let (gone, stay) = order.split_at(removed);
         let mut stay = stay.to_vec();
         stay.sort_unstable();
-        let weights =
-            read.iter().filter_map(|(reader, moments)| Some((reader.op, moments.without(reader, gone)?)));
+        let weights = read
+            .iter()
+            .filter_map(|(reader, moments)| Some((reader.op, reader.map, moments.without(reader, gone)?)));
         Look { candidate: k, removed, factor: candidate.group.factor, stay, weights: weights.collect() }
     }
-    fn model(&self, model: &Model, flow: &Flow<'_>, layers: &BTreeMap<OpId, Layer>) -> Result<Model> {
+    fn model(&self, model: &Model, flow: &Flow<'_>, layers: &Layers) -> Result<Model> {
         let mut ablated = model.clone();
-        for (op, weights) in &self.weights {
-            if let Some(layer) = layers.get(op) {
-                layer.set(&mut ablated.graph, weights);
+        let g = &mut ablated.graph;
+        for (op, map, weights) in &self.weights {
+            if let Some(layer) = layers.linear.get(op) {
+                layer.set(g, weights);
+            } else if let Some(layer) = layers.recurrent.get(op)
+                && let Some(mut all) = layer.weights(g)
+            {
+                let directions = all.iter_mut().zip(weights);
+                directions.for_each(|(all, new)| all.set_map(&layer.maps[*map], layer.hidden, new));
+                layer.set(g, &all);
             }
         }
         flow.cut(Keep::from([(self.factor, self.stay.clone())])).zero(&mut ablated)?;
@@ -63,7 +69,7 @@ pub(super) fn errors(
     model: &Model,
     flow: &Flow<'_>,
     looks: &[Look],
-    layers: &BTreeMap<OpId, Layer>,
+    layers: &Layers,
     cx: &Context<'_>,
 ) -> Result<Vec<f64>> {
     let g = &model.graph;

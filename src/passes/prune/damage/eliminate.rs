@@ -6,10 +6,7 @@
 //! and Stork 1993, for groups of weights). Positions go one after the other, each time the cheapest.
 
 use super::reader::Reader;
-use crate::{
-    ir::Model,
-    passes::linear::{Layer, Sums},
-};
+use crate::passes::linear::Sums;
 use faer::{Accum, Mat, Par, Side, linalg::matmul::matmul, linalg::solvers::Llt, prelude::Solve};
 use rayon::prelude::*;
 
@@ -18,20 +15,17 @@ const RIDGE: f64 = 1e-3;
 /// Costs are found anew at least so many times in a group; between, several positions go at once.
 const STEPS: usize = 256;
 
-/// What is known of a layer.
+/// What is known of a linear map.
 pub(super) struct Moments {
     /// `H^-1` and `W` of each part.
     parts: Vec<(Mat<f64>, Mat<f64>)>,
-    /// Numbers of each input channel.
-    area: usize,
     /// The sum of squares of what it puts out.
     energy: f64,
 }
 
 impl Moments {
-    /// `None` where the weights cannot be read or nothing arrives at the layer.
-    pub(super) fn of(model: &Model, layer: &Layer, parts: Vec<[Sums; 2]>) -> Option<Moments> {
-        let weights = layer.weights(&model.graph)?;
+    /// Of a map with these weights. `None` where nothing arrives at it.
+    pub(super) fn of(weights: Vec<Mat<f64>>, parts: Vec<[Sums; 2]>) -> Option<Moments> {
         let mut energy = 0.0;
         let mut moments = Vec::with_capacity(parts.len());
         for ([most, held], weights) in parts.into_iter().zip(weights) {
@@ -43,11 +37,11 @@ impl Moments {
             let inverse = Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(Mat::<f64>::identity(n, n));
             moments.push((inverse, weights));
         }
-        (energy > 0.0 && energy.is_finite()).then_some(Moments { parts: moments, area: layer.area, energy })
+        (energy > 0.0 && energy.is_finite()).then_some(Moments { parts: moments, energy })
     }
     /// The weights of each part when these positions of the group are gone.
     pub(super) fn without(&self, reader: &Reader, gone: &[usize]) -> Option<Vec<Mat<f64>>> {
-        let rows: Vec<usize> = gone.iter().flat_map(|p| rows(reader, *p, self.area)).collect();
+        let rows: Vec<usize> = gone.iter().flat_map(|p| reader.rows[*p].iter().copied()).collect();
         let mut new = Vec::with_capacity(self.parts.len());
         for (inverse, weights) in &self.parts {
             let block = Mat::from_fn(rows.len(), rows.len(), |i, j| inverse[(rows[i], rows[j])]);
@@ -65,11 +59,6 @@ impl Moments {
 /// The sum of the products of elements.
 fn product(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
     a.col_iter().zip(b.col_iter()).map(|(a, b)| a.transpose() * b).sum()
-}
-
-/// The unknowns of a position.
-fn rows(reader: &Reader, position: usize, area: usize) -> impl Iterator<Item = usize> {
-    reader.channels[position].iter().flat_map(move |c| c * area..(c + 1) * area)
 }
 
 /// A part of a layer, restricted to what belongs to the group, as positions go.
@@ -92,7 +81,7 @@ pub(super) struct Eliminated {
 /// Removes all positions of a group from the layers that read it.
 pub(super) fn eliminate(readers: &[(&Reader, &Moments)], size: usize) -> Eliminated {
     let mut parts: Vec<Part> =
-        readers.iter().flat_map(|(reader, moments)| restricted(reader, moments, size)).collect();
+        readers.iter().flat_map(|(reader, moments)| restricted(reader, moments)).collect();
     let mut left: Vec<usize> = (0..size).collect();
     let (mut order, mut error) = (Vec::with_capacity(size), vec![0.0]);
     let at_once = size.div_ceil(STEPS);
@@ -114,12 +103,12 @@ pub(super) fn eliminate(readers: &[(&Reader, &Moments)], size: usize) -> Elimina
 }
 
 /// The parts of a layer, restricted to the rows of a group.
-fn restricted(reader: &Reader, moments: &Moments, size: usize) -> Vec<Part> {
-    let all: Vec<usize> = (0..size).flat_map(|p| rows(reader, p, moments.area)).collect();
+fn restricted(reader: &Reader, moments: &Moments) -> Vec<Part> {
+    let all = reader.rows.concat();
     let mut start = 0;
-    let mut own = Vec::with_capacity(size);
-    for position in 0..size {
-        let end = start + reader.channels[position].len() * moments.area;
+    let mut own = Vec::with_capacity(reader.rows.len());
+    for rows in &reader.rows {
+        let end = start + rows.len();
         own.push((start..end).collect::<Vec<_>>());
         start = end;
     }
@@ -181,7 +170,7 @@ mod tests {
         let regular = &gram + faer::Scale(1e-9) * Mat::<f64>::identity(4, 4);
         let inverse = Llt::new(regular.as_ref(), Side::Lower).unwrap().solve(Mat::<f64>::identity(4, 4));
         let energy = product(&weights, &(&gram * &weights));
-        Moments { parts: vec![(inverse, weights)], area: 1, energy }
+        Moments { parts: vec![(inverse, weights)], energy }
     }
     /// The squares that are left of `X W` when the columns `stay` explain it as well as they can.
     fn residual(x: &Mat<f64>, weights: &Mat<f64>, stay: &[usize]) -> f64 {
@@ -200,7 +189,7 @@ mod tests {
         let mut g = Graph::new("g");
         g.add_node(Op::new("MatMul", ""), &[], "y", None);
         let op = g.ops().next().unwrap();
-        let reader = Reader { op, channels: (0..4).map(|k| vec![k]).collect() };
+        let reader = Reader { op, map: 0, rows: (0..4).map(|k| vec![k]).collect() };
         let found = eliminate(&[(&reader, &known)], 4);
         // One of three inputs that tell the same goes for nothing.
         assert!(found.order[0] < 3 && found.error[1] < 1e-6, "{:?} {:?}", found.order, found.error);

@@ -14,17 +14,16 @@ use crate::{
     error::Result,
     ir::{Model, OpId},
     ops::axes::Flow,
-    passes::linear::{Layer, Sight, collect},
+    passes::linear::{Kept, Sight, collect, moments},
 };
-use reader::Reader;
-use std::collections::BTreeMap;
+use eliminate::Moments;
+use reader::{Layers, Reader};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Shares of a group's positions that are removed for a look at the outputs.
 const LOOKS: [f64; 3] = [0.25, 0.5, 0.75];
 /// The bytes of second moments that are held at a time, unless one group alone takes more.
 const MOST_BYTES: usize = 512 << 20;
-/// Layers with more inputs than this are not read: the time to judge them grows with the cube.
-const MOST_UNKNOWNS: usize = 2_304;
 
 /// Scores the positions of all candidates by data and finds what cutting each costs.
 pub(super) fn measure(
@@ -33,9 +32,8 @@ pub(super) fn measure(
     candidates: &mut [Candidate],
     cx: &mut Context<'_>,
 ) -> Result<()> {
-    let layers = layers(model);
-    let readers: Vec<Vec<Reader>> =
-        candidates.iter().map(|c| reader::of_group(flow, &c.group, &layers)).collect();
+    let layers = Layers::of(model);
+    let readers: Vec<Vec<Reader>> = candidates.iter().map(|c| layers.readers(flow, &c.group)).collect();
     let progress = cx.progress();
     progress.begin("judging groups", candidates.len() as u64);
     let mut first = 0;
@@ -51,20 +49,10 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Every layer that can be read, by its op.
-fn layers(model: &Model) -> BTreeMap<OpId, Layer> {
-    let (g, opset) = (&model.graph, model.opset());
-    let found = g.order().into_iter().filter_map(|op| Some((op, Layer::of(g, op, opset)?.ok()?)));
-    found.filter(|(_, layer)| layer.unknowns() <= MOST_UNKNOWNS).collect()
-}
-
 /// How many groups, at least one, can be judged together.
-fn fitting(readers: &[Vec<Reader>], layers: &BTreeMap<OpId, Layer>) -> usize {
-    let bytes = |reader: &Reader| {
-        layers.get(&reader.op).map_or(0, |l| l.groups * l.unknowns().pow(2) * size_of::<f64>())
-    };
+fn fitting(readers: &[Vec<Reader>], layers: &Layers) -> usize {
     let sizes = readers.iter().scan(0usize, |sum, group| {
-        *sum += group.iter().map(bytes).sum::<usize>();
+        *sum += group.iter().map(|reader| layers.bytes(reader.op)).sum::<usize>();
         Some(*sum)
     });
     sizes.take_while(|sum| *sum <= MOST_BYTES).count().max(1)
@@ -73,25 +61,15 @@ fn fitting(readers: &[Vec<Reader>], layers: &BTreeMap<OpId, Layer>) -> usize {
 fn judge(
     model: &Model,
     flow: &Flow<'_>,
-    layers: &BTreeMap<OpId, Layer>,
+    layers: &Layers,
     candidates: &mut [Candidate],
     readers: &[Vec<Reader>],
     cx: &Context<'_>,
 ) -> Result<()> {
-    let ops: BTreeMap<OpId, &Layer> =
-        readers.iter().flatten().filter_map(|r| Some((r.op, layers.get(&r.op)?))).collect();
-    let sights: Vec<Sight<'_>> = ops.values().map(|layer| Sight { layer, target: None }).collect();
-    let keys: Vec<OpId> = ops.keys().copied().collect();
-    let mut known = BTreeMap::new();
-    if !sights.is_empty() {
-        collect(model, model, &sights, cx, |k, found| {
-            let moments = found.ok().and_then(|parts| eliminate::Moments::of(model, sights[k].layer, parts));
-            known.extend(moments.map(|m| (keys[k], m)));
-        })?;
-    }
+    let known = known(model, layers, readers, cx)?;
     let mut looks = Vec::new();
     for (k, (candidate, readers)) in candidates.iter_mut().zip(readers).enumerate() {
-        let read: Vec<_> = readers.iter().filter_map(|r| Some((r, known.get(&r.op)?))).collect();
+        let read: Vec<_> = readers.iter().filter_map(|r| Some((r, known.get(&(r.op, r.map))?))).collect();
         let size = candidate.group.size;
         let mut gone = vec![0.0; size + 1];
         if read.is_empty() {
@@ -121,6 +99,35 @@ fn judge(
         }
     }
     Ok(())
+}
+
+/// What is known of each map that is read.
+fn known(
+    model: &Model,
+    layers: &Layers,
+    readers: &[Vec<Reader>],
+    cx: &Context<'_>,
+) -> Result<BTreeMap<(OpId, usize), Moments>> {
+    let ops: BTreeSet<OpId> = readers.iter().flatten().map(|r| r.op).collect();
+    let linear: Vec<_> = ops.iter().filter_map(|op| layers.linear.get(op)).collect();
+    let sights: Vec<_> = linear.iter().map(|layer| Sight { layer, target: None }).collect();
+    let mut known = BTreeMap::new();
+    collect(model, model, &sights, cx, |k, found| {
+        let weights = linear[k].weights(&model.graph);
+        let moments = weights.zip(found.ok()).and_then(|(weights, parts)| Moments::of(weights, parts));
+        known.extend(moments.map(|m| ((linear[k].op, 0), m)));
+    })?;
+    for layer in ops.iter().filter_map(|op| layers.recurrent.get(op)) {
+        let Some(weights) = layer.weights(&model.graph) else { continue };
+        let Some(parts) = moments(model, layer, &weights, &Kept::all(layer), cx)? else { continue };
+        let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+        for (k, map) in layer.maps.iter().enumerate() {
+            let sums = parts.iter_mut().filter_map(Iterator::next).collect();
+            let weights = weights.iter().map(|w| w.of_map(map, layer.hidden)).collect();
+            known.extend(Moments::of(weights, sums).map(|m| ((layer.op, k), m)));
+        }
+    }
+    Ok(known)
 }
 
 /// Scales a curve so that it goes through what was seen: by factors that are straight lines in between.

@@ -1,35 +1,91 @@
-//! The linear layers that read a group: those that sum over its positions.
+//! The layers that sum over a group's positions.
 
 use crate::{
-    ir::OpId,
-    ops::axes::{Flow, Group},
-    passes::linear::Layer,
+    ir::{Model, OpId},
+    ops::axes::{Flow, Group, Member},
+    passes::linear::{Layer, Recurrent},
 };
 use std::collections::BTreeMap;
 
-/// A layer that sums over a group.
+/// Layers with more inputs than this are not read: the time to judge them grows with the cube.
+const MOST_UNKNOWNS: usize = 2_304;
+
+/// The layers of a model that can be read.
+pub(super) struct Layers {
+    pub(super) linear: BTreeMap<OpId, Layer>,
+    pub(super) recurrent: BTreeMap<OpId, Recurrent>,
+}
+
+/// A linear map that sums over a group: a layer, or one of the maps of a recurrent layer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Reader {
     pub(super) op: OpId,
-    /// For each position of the group the layer's inputs that it is, each of `area` unknowns; the same in each part.
-    pub(super) channels: Vec<Vec<usize>>,
+    /// Which map of the layer.
+    pub(super) map: usize,
+    /// For each position of the group the map's inputs that it is; the same in each part.
+    pub(super) rows: Vec<Vec<usize>>,
 }
 
-/// All layers that read a group.
-pub(super) fn of_group(flow: &Flow<'_>, group: &Group, layers: &BTreeMap<OpId, Layer>) -> Vec<Reader> {
-    let mut readers = Vec::new();
-    for layer in layers.values() {
-        let input = 1 - layer.axis.min(1);
-        let Some(member) = group.members.iter().find(|m| m.value == layer.weight && m.axis == input) else {
-            continue;
-        };
-        let mut channels = vec![Vec::new(); group.size];
-        for (channel, position) in flow.arena.labels(member.factor, group.factor).into_iter().enumerate() {
-            if let Some(position) = position {
-                channels[position].push(channel);
+impl Layers {
+    pub(super) fn of(model: &Model) -> Layers {
+        let (g, opset) = (&model.graph, model.opset());
+        let order = g.order();
+        let linear = order.iter().filter_map(|op| Some((*op, Layer::of(g, *op, opset)?.ok()?)));
+        let recurrent = order.iter().filter_map(|op| Some((*op, Recurrent::of(g, *op)?.ok()?)));
+        Layers {
+            linear: linear.filter(|(_, l)| l.unknowns() <= MOST_UNKNOWNS).collect(),
+            recurrent: recurrent.filter(|(_, l)| l.inputs + l.hidden < MOST_UNKNOWNS).collect(),
+        }
+    }
+    /// The bytes of the second moments of a layer's inputs.
+    pub(super) fn bytes(&self, op: OpId) -> usize {
+        let linear = self.linear.get(&op).map(|l| l.groups * l.unknowns().pow(2));
+        let recurrent =
+            || self.recurrent.get(&op).map(|l| l.backwards.len() * (l.inputs + l.hidden + 1).pow(2));
+        linear.or_else(recurrent).unwrap_or(0) * size_of::<f64>()
+    }
+    /// All maps that read a group.
+    pub(super) fn readers(&self, flow: &Flow<'_>, group: &Group) -> Vec<Reader> {
+        let mut readers = Vec::new();
+        for layer in self.linear.values() {
+            let input = 1 - layer.axis.min(1);
+            if let Some(member) = group.members.iter().find(|m| m.value == layer.weight && m.axis == input) {
+                let rows = |channel: usize| channel * layer.area..(channel + 1) * layer.area;
+                readers.push(Reader { op: layer.op, map: 0, rows: by_position(flow, group, member, rows) });
             }
         }
-        readers.push(Reader { op: layer.op, channels });
+        for layer in self.recurrent.values() {
+            for (k, map) in layer.maps.iter().enumerate() {
+                let inputs = if map.input { layer.inputs } else { 0 };
+                let slots = [(layer.w, 0, map.input), (layer.r, inputs, map.sees_state())];
+                for (weight, start, _) in slots.into_iter().filter(|(_, _, seen)| *seen) {
+                    if let Some(member) = group.members.iter().find(|m| m.value == weight && m.axis == 2) {
+                        let rows = |channel: usize| start + channel..start + channel + 1;
+                        readers.push(Reader {
+                            op: layer.op,
+                            map: k,
+                            rows: by_position(flow, group, member, rows),
+                        });
+                    }
+                }
+            }
+        }
+        readers
     }
-    readers
+}
+
+/// The rows of the channels that each position of a group is along an axis.
+fn by_position(
+    flow: &Flow<'_>,
+    group: &Group,
+    member: &Member,
+    rows: impl Fn(usize) -> std::ops::Range<usize>,
+) -> Vec<Vec<usize>> {
+    let mut found = vec![Vec::new(); group.size];
+    for (channel, position) in flow.arena.labels(member.factor, group.factor).into_iter().enumerate() {
+        if let Some(position) = position {
+            found[position].extend(rows(channel));
+        }
+    }
+    found
 }

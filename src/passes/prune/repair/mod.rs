@@ -4,7 +4,6 @@
 mod fit;
 mod plan;
 mod recurrent;
-mod unroll;
 
 use super::Context;
 use crate::{

@@ -1,7 +1,7 @@
 //! What goes into the gates of a recurrent layer, step by step: inputs and earlier states as rows, and what the original's
 //! weights make of them.
 
-use crate::passes::linear::{Map, Recurrent, State, Weights};
+use super::{Map, Recurrent, State, Weights};
 use faer::{Mat, MatRef};
 
 /// One run of a recurrent layer.

@@ -1,5 +1,10 @@
 //! Recurrent layers: LSTM, GRU and RNN as linear maps from inputs and earlier states to what goes into the gates.
 
+mod moments;
+mod unroll;
+
+pub(crate) use moments::{Kept, moments};
+
 use crate::ir::{Graph, OpId, Origin, Tensor, ValueId};
 use faer::Mat;
 use std::ops::Range;
@@ -31,6 +36,12 @@ pub(crate) struct Map {
     pub(crate) input: bool,
     pub(crate) state: State,
     pub(crate) bias: Bias,
+}
+
+impl Map {
+    pub(crate) fn sees_state(&self) -> bool {
+        self.state != State::Nothing
+    }
 }
 
 /// A recurrent layer (LSTM-22, GRU-22, RNN-22 and before) with `[time, batch, inputs]` in and `[time, directions, batch,
@@ -211,6 +222,6 @@ impl Weights {
     /// How many inputs and states a map sees.
     fn widths(&self, map: &Map) -> (usize, usize) {
         let inputs = if map.input { self.w.ncols() } else { 0 };
-        (inputs, if map.state == State::Nothing { 0 } else { self.r.ncols() })
+        (inputs, if map.sees_state() { self.r.ncols() } else { 0 })
     }
 }
