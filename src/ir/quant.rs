@@ -3,7 +3,7 @@
 //! A scheme maps a real `x` to the integer `saturate(round_half_even(x / scale) + zero_point)` and back by
 //! `(q - zero_point) * scale`, as ONNX's QuantizeLinear and DequantizeLinear do.
 
-use super::{DType, Tensor};
+use super::{DType, Grain, Lay, Tensor};
 use crate::error::{Error, Result};
 use rayon::prelude::*;
 
@@ -23,11 +23,11 @@ pub enum QuantForm {
 /// How a float32 value is represented by integers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantScheme {
-    /// The integer type: int8, uint8 or int32 (biases).
+    /// The integer type: of 2, 4 or 8 bits, or int32 (biases).
     pub dtype: DType,
-    /// The axis with one scale for each index; `None` for one scale over everything.
-    pub axis: Option<usize>,
-    /// Finite and positive; one, or one for each index of the axis.
+    /// Which elements share a scale.
+    pub grain: Grain,
+    /// Finite and positive, as many as the grain makes of the shape.
     pub scales: Vec<f32>,
     /// As many as there are scales, each within the integer type.
     pub zero_points: Vec<i32>,
@@ -39,14 +39,12 @@ impl QuantScheme {
     /// Symmetric int8, the largest magnitude at 127, over the whole tensor or for each index of `axis`. A slice that
     /// is all zero gets scale 1. `None` where the tensor is not float32, has no such axis, or is not finite.
     pub fn symmetric_int8(weight: &Tensor, axis: Option<usize>) -> Option<QuantScheme> {
-        if axis.is_some_and(|a| a >= weight.rank()) {
-            return None;
-        }
+        let grain = axis.map_or(Grain::Tensor, Grain::Axis);
+        let lay = grain.lay(weight.shape())?;
         let values = weight.view::<f32>()?;
-        let (channels, inner) = split(weight.shape(), axis);
-        let mut peaks = vec![0f32; channels];
-        for (run, part) in values.chunks(inner.max(1)).enumerate() {
-            let peak = &mut peaks[run % channels.max(1)];
+        let mut peaks = vec![0f32; lay.scales()];
+        for (run, part) in values.chunks(lay.length.max(1)).enumerate() {
+            let peak = &mut peaks[run % lay.outer];
             for x in part {
                 if !x.is_finite() {
                     return None;
@@ -57,7 +55,7 @@ impl QuantScheme {
         let scale = |peak: f32| if peak == 0.0 { 1.0 } else { (peak / 127.0).max(f32::MIN_POSITIVE) };
         let scales: Vec<f32> = peaks.into_iter().map(scale).collect();
         let zero_points = vec![0; scales.len()];
-        Some(QuantScheme { dtype: DType::I8, axis, scales, zero_points, form: QuantForm::Qdq })
+        Some(QuantScheme { dtype: DType::I8, grain, scales, zero_points, form: QuantForm::Qdq })
     }
 
     /// Asymmetric uint8 over a range, widened so that zero is exact. `None` where the range is not finite.
@@ -70,7 +68,7 @@ impl QuantScheme {
         let scale = if scale == 0.0 { 1.0 } else { scale.max(f32::MIN_POSITIVE) };
         let zero_point = (-min / scale).round_ties_even().clamp(0.0, 255.0) as i32;
         let (scales, zero_points) = (vec![scale], vec![zero_point]);
-        Some(QuantScheme { dtype: DType::U8, axis: None, scales, zero_points, form: QuantForm::Qdq })
+        Some(QuantScheme { dtype: DType::U8, grain: Grain::Tensor, scales, zero_points, form: QuantForm::Qdq })
     }
 
     /// Checks the invariants of the fields, against the shape of the value where it is known.
@@ -88,16 +86,16 @@ impl QuantScheme {
         if self.zero_points.iter().any(|z| !(low..=high).contains(&i64::from(*z))) {
             return fail("a zero point is outside the integer type");
         }
-        let expected = match (self.axis, shape) {
-            (None, _) => Some(1),
-            (Some(_), None) => None,
-            (Some(axis), Some(shape)) => match shape.get(axis) {
-                Some(extent) => Some(*extent),
-                None => return fail("the axis does not exist"),
+        let expected = match (self.grain, shape) {
+            (Grain::Tensor, _) => Some(1),
+            (_, None) => None,
+            (grain, Some(shape)) => match grain.lay(shape) {
+                Some(lay) => Some(lay.scales()),
+                None => return fail("it is for a tensor of more axes"),
             },
         };
         if expected.is_some_and(|n| n != self.scales.len()) {
-            return fail("there is not one scale for each index of the axis");
+            return fail("there is not one scale for each group of elements");
         }
         Ok(())
     }
@@ -109,87 +107,94 @@ impl QuantScheme {
             return Err(Error::unsupported((), format!("{} is quantized from float32 only", tensor.dtype())));
         };
         let shape = tensor.shape();
+        let lay = self.lay(shape)?;
         Ok(match self.dtype {
-            DType::I8 => Tensor::from_vec(shape, self.map(shape, &values, |q| q as i8)),
-            DType::U8 => Tensor::from_vec(shape, self.map(shape, &values, |q| q as u8)),
-            _ => Tensor::from_vec(shape, self.map(shape, &values, |q| q as i32)),
+            DType::U8 => Tensor::from_vec(shape, self.map(lay, &values, |q| q as u8)),
+            DType::I32 => Tensor::from_vec(shape, self.map(lay, &values, |q| q as i32)),
+            dtype => self.integers(dtype, shape, self.map(lay, &values, |q| q as i8)),
         })
+    }
+    fn lay(&self, shape: &[usize]) -> Result<Lay> {
+        let none = || Error::invalid((), "quantization scheme: it is for a tensor of more axes");
+        self.grain.lay(shape).ok_or_else(none)
+    }
+    /// A tensor of at most eight bits an element.
+    fn integers(&self, dtype: DType, shape: &[usize], elements: Vec<i8>) -> Tensor {
+        Tensor::packed(dtype, shape, &elements).unwrap_or_else(|| Tensor::from_vec(shape, elements))
     }
 
     /// Saturated integers, narrowed by `narrow` (which cannot lose anything), computed in parallel runs.
     fn map<T: Send + Copy + Default>(
         &self,
-        shape: &[usize],
+        lay: Lay,
         values: &[f32],
         narrow: impl Fn(i64) -> T + Sync,
     ) -> Vec<T> {
         let (low, high) = bounds(self.dtype).expect("checked by the caller");
-        let (channels, inner) = split(shape, self.axis);
         let mut out = vec![T::default(); values.len()];
-        out.par_chunks_mut(inner.max(1)).zip(values.par_chunks(inner.max(1))).enumerate().for_each(
-            |(run, (out, values))| {
-                let channel = run % channels;
-                let (scale, zero) = (self.scales[channel], i64::from(self.zero_points[channel]));
-                for (q, x) in out.iter_mut().zip(values) {
-                    // A float cast saturates at i64 and takes NaN to 0, so the sum is the only thing to guard.
-                    let steps = (x / scale).round_ties_even() as i64;
-                    *q = narrow(steps.saturating_add(zero).clamp(low, high));
-                }
-            },
-        );
+        out.par_chunks_mut(RUN).zip(values.par_chunks(RUN)).enumerate().for_each(|(run, (out, values))| {
+            for (k, (q, x)) in out.iter_mut().zip(values).enumerate() {
+                let at = lay.scale_of(run * RUN + k);
+                // A float cast saturates at i64 and takes NaN to 0, so the sum is the only thing to guard.
+                let steps = (x / self.scales[at]).round_ties_even() as i64;
+                *q = narrow(steps.saturating_add(i64::from(self.zero_points[at])).clamp(low, high));
+            }
+        });
         out
     }
 
     /// The reals that integers under this scheme stand for.
     pub fn dequantize(&self, tensor: &Tensor) -> Result<Tensor> {
         self.check(Some(tensor.shape()))?;
-        let Some(values) = tensor.to_i64().filter(|_| tensor.dtype() == self.dtype) else {
+        let wide = || Some(tensor.unpacked()?.into_iter().map(i64::from).collect());
+        let values: Option<Vec<i64>> = tensor.to_i64().or_else(wide);
+        let Some(values) = values.filter(|_| tensor.dtype() == self.dtype) else {
             return Err(Error::invalid(
                 (),
                 format!("a {} tensor under a {} scheme", tensor.dtype(), self.dtype),
             ));
         };
-        let (channels, inner) = split(tensor.shape(), self.axis);
+        let lay = self.lay(tensor.shape())?;
         let real = |(i, q): (usize, &i64)| {
-            let channel = i / inner.max(1) % channels;
-            (q - i64::from(self.zero_points[channel])) as f32 * self.scales[channel]
+            let at = lay.scale_of(i);
+            (q - i64::from(self.zero_points[at])) as f32 * self.scales[at]
         };
         Ok(Tensor::from_vec(tensor.shape(), values.iter().enumerate().map(real).collect()))
     }
 
-    /// The scale operand of QuantizeLinear and DequantizeLinear: 0-d, or 1-d along the axis.
-    pub fn scale_tensor(&self) -> Tensor {
-        Tensor::from_vec(self.parameter_shape(), self.scales.clone())
+    /// The scales as a tensor of this shape, which must hold as many.
+    pub fn scale_tensor(&self, shape: &[usize]) -> Tensor {
+        Tensor::from_vec(shape, self.scales.clone())
     }
-    /// The zero point operand, in the integer type.
-    pub fn zero_point_tensor(&self) -> Tensor {
-        let (shape, z) = (self.parameter_shape(), self.zero_points.iter());
+    /// The zero points, in the integer type, as a tensor of this shape, which must hold as many.
+    pub fn zero_point_tensor(&self, shape: &[usize]) -> Tensor {
+        let z = self.zero_points.iter();
         match self.dtype {
-            DType::I8 => Tensor::from_vec(shape, z.map(|z| *z as i8).collect()),
             DType::U8 => Tensor::from_vec(shape, z.map(|z| *z as u8).collect()),
-            _ => Tensor::from_vec(shape, z.copied().collect()),
+            DType::I32 => Tensor::from_vec(shape, z.copied().collect()),
+            dtype => self.integers(dtype, shape, z.map(|z| *z as i8).collect()),
         }
     }
-    fn parameter_shape(&self) -> Vec<usize> {
-        self.axis.map_or_else(Vec::new, |_| vec![self.scales.len()])
+    /// Whether 0 stands for zero everywhere.
+    pub fn is_symmetric(&self) -> bool {
+        self.zero_points.iter().all(|z| *z == 0)
     }
 }
+
+/// Elements that are rounded at a time.
+const RUN: usize = 1 << 12;
 
 /// The bounds of an integer type a scheme may use.
 fn bounds(dtype: DType) -> Option<(i64, i64)> {
     match dtype {
+        DType::I2 => Some((-2, 1)),
+        DType::U2 => Some((0, 3)),
+        DType::I4 => Some((-8, 7)),
+        DType::U4 => Some((0, 15)),
         DType::I8 => Some((-128, 127)),
         DType::U8 => Some((0, 255)),
         DType::I32 => Some((i64::from(i32::MIN), i64::from(i32::MAX))),
         _ => None,
-    }
-}
-
-/// The number of channels along the axis, and how many neighbouring elements share one.
-fn split(shape: &[usize], axis: Option<usize>) -> (usize, usize) {
-    match axis {
-        Some(axis) => (shape[axis], shape[axis + 1..].iter().product()),
-        None => (1, shape.iter().product()),
     }
 }
 
@@ -207,10 +212,10 @@ mod tests {
             let scheme = QuantScheme::symmetric_int8(&w, axis).unwrap();
             let q = scheme.quantize(&w).unwrap();
             let back = scheme.dequantize(&q).unwrap();
-            let (channels, inner) = split(&[2, 3, 4], axis);
+            let lay = scheme.grain.lay(&[2, 3, 4]).unwrap();
             let (a, b) = (w.view::<f32>().unwrap(), back.view::<f32>().unwrap());
             for i in 0..24 {
-                let step = scheme.scales[i / inner % channels];
+                let step = scheme.scales[lay.scale_of(i)];
                 prop_assert!((a[i] - b[i]).abs() <= step * 0.5001, "{} {} {step}", a[i], b[i]);
             }
             prop_assert_eq!(scheme.quantize(&back).unwrap(), q);
@@ -226,7 +231,7 @@ mod tests {
     fn rounding_is_to_even_and_saturates() {
         let s = QuantScheme {
             dtype: DType::U8,
-            axis: None,
+            grain: Grain::Tensor,
             scales: vec![1.0],
             zero_points: vec![10],
             form: QuantForm::Qdq,
@@ -243,5 +248,21 @@ mod tests {
         assert!(QuantScheme { scales: vec![0.0; 2], ..s }.check(None).is_err());
         let nan = Tensor::from_vec([1], vec![f32::NAN]);
         assert!(QuantScheme::symmetric_int8(&nan, None).is_none());
+    }
+    #[test]
+    fn blocks_of_four_bits_saturate_and_come_back() {
+        let scheme = QuantScheme {
+            dtype: DType::U4,
+            grain: Grain::Blocks { first: 1, end: 2, size: 2 },
+            scales: vec![1.0, 0.5, 2.0, 4.0],
+            zero_points: vec![8, 0, 15, 3],
+            form: QuantForm::Qdq,
+        };
+        let x = Tensor::from_vec([2, 3], vec![-20f32, 3.0, 7.0, -30.0, 9.0, -8.0]);
+        let q = scheme.quantize(&x).unwrap();
+        assert_eq!((q.dtype(), q.unpacked().unwrap()), (DType::U4, vec![0, 11, 14, 0, 15, 1]));
+        let back = scheme.dequantize(&q).unwrap();
+        assert_eq!(back.view::<f32>().unwrap()[..], [-8.0, 3.0, 7.0, -30.0, 0.0, -8.0]);
+        assert!(scheme.quantize(&x.reshaped([3, 2])).is_err(), "three scales there");
     }
 }

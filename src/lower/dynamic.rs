@@ -9,7 +9,7 @@
 use crate::{
     error::{Error, Result},
     ir::{
-        DType, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId,
+        DType, Grain, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId,
         Where,
     },
 };
@@ -56,16 +56,21 @@ fn is_dynamic(graph: &Graph, v: ValueId) -> bool {
     graph.value(v).quant.as_ref().is_some_and(|scheme| scheme.form == QuantForm::Dynamic)
 }
 
+/// Whether the kernels take a weight of this scheme.
+fn takes(scheme: &QuantScheme) -> bool {
+    scheme.is_symmetric() && scheme.dtype == DType::I8 && !matches!(scheme.grain, Grain::Blocks { .. })
+}
+
 /// A weight's integers and its scheme.
 fn integers(graph: &Graph, v: ValueId) -> Result<(Tensor, QuantScheme)> {
     let value = graph.value(v);
     match (&value.origin, &value.quant) {
-        (Origin::Initializer(float), Some(scheme)) if scheme.zero_points.iter().all(|z| *z == 0) => {
+        (Origin::Initializer(float), Some(scheme)) if takes(scheme) => {
             Ok((scheme.quantize(float)?, scheme.clone()))
         }
         _ => {
             let at = Where::Value(graph.name_of(v).to_owned());
-            Err(Error::unsupported(at, "only symmetric constants go with operands rounded as the model runs"))
+            Err(Error::unsupported(at, "only symmetric int8 constants go with operands rounded as the model runs"))
         }
     }
 }
@@ -103,7 +108,7 @@ fn multiply(
                 integers = transposed(&integers)?;
             }
             let weight = graph.name_of(w).to_owned();
-            let scales = scheme.axis.map_or_else(Vec::new, |_| vec![scheme.scales.len()]);
+            let scales = if scheme.grain == Grain::Tensor { vec![] } else { vec![scheme.scales.len()] };
             let scale = Tensor::from_vec(scales, scheme.scales);
             let q = graph.add_initializer(&format!("{weight}_quantized"), integers);
             let scale = graph.add_initializer(&format!("{weight}_scale"), scale);
@@ -177,10 +182,8 @@ fn recur(graph: &mut Graph, op: OpId, weights: [ValueId; 2]) -> Result<()> {
         hidden = inner;
         let integers = transposed(&integers)?;
         // Both directions have the scales of the rows they share.
-        let (shape, scales) = match scheme.axis {
-            Some(_) => (vec![directions, gates], scheme.scales.repeat(directions)),
-            None => (vec![directions], scheme.scales.repeat(directions)),
-        };
+        let shape = if scheme.grain == Grain::Tensor { vec![directions] } else { vec![directions, gates] };
+        let scales = scheme.scales.repeat(directions);
         let zeros = Tensor::from_vec(&shape[..], vec![0i8; scales.len()]);
         inputs[k + 1] = Some(graph.add_initializer(&format!("{name}_quantized"), integers));
         let scale = Tensor::from_vec(&shape[..], scales);

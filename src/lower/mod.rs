@@ -18,6 +18,7 @@ pub mod opset;
 pub mod proto;
 mod rope;
 pub mod schemes;
+mod stored;
 mod wire;
 
 pub use export::{ExternalData, SaveOptions, save, tensor_to_proto, to_bytes};

@@ -1,20 +1,19 @@
 //! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads, or arithmetic on integer
 //! constants that every runtime computes when it loads the model.
 
-use super::dynamic;
+use super::{dynamic, stored};
 use crate::{
     error::{Error, Result},
-    ir::{DType, Graph, Model, Op, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId, Where},
+    ir::{Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, TensorType, Type, ValueId, Where},
 };
 
 /// Turns every [`QuantScheme`] of the main graph into operators.
 ///
-/// A constant becomes an integer constant behind DequantizeLinear, or behind Cast, Sub (where a zero point is not zero)
-/// and Mul, as its form says; the last of them now computes the value of the old name. A computed value gets one
-/// QuantizeLinear and one DequantizeLinear that all its users read. Graph inputs and outputs keep their names and types.
-/// A weight of the form [`QuantForm::Dynamic`] changes the ops that read it.
-/// Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the model's operator set
-/// is too old (DequantizeLinear: 10 for one scale, 13 for a scale per channel; broadcasting Mul: 7).
+/// A constant becomes an integer constant and what computes it back, as its form says; the last operator of that now
+/// computes the value of the old name. A computed value gets one QuantizeLinear and one DequantizeLinear that all its
+/// users read. Graph inputs and outputs keep their names and types. A weight of the form [`QuantForm::Dynamic`] changes the
+/// ops that read it. Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the
+/// model's operator set is too old: see [`least_opset`].
 pub fn materialize(model: &mut Model) -> Result<()> {
     dynamic::rewrite(model)?;
     let opset = model.opset();
@@ -23,11 +22,7 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     for v in annotated {
         let at = Where::Value(graph.name_of(v).to_owned());
         let Some(scheme) = graph.value_mut(v).quant.take() else { continue };
-        let least = match (scheme.form, scheme.axis) {
-            (QuantForm::Folded, _) => 7,
-            (_, None) => 10,
-            (_, Some(_)) => 13,
-        };
+        let least = least_opset(&scheme);
         if opset < least {
             let why = format!("this quantization needs operator set {least}, and the model uses {opset}");
             return Err(Error::unsupported(at, why));
@@ -36,9 +31,12 @@ pub fn materialize(model: &mut Model) -> Result<()> {
             Origin::Initializer(_) if graph.is_input(v) => {
                 return Err(Error::invalid(at, "an overridable default cannot be quantized as a constant"));
             }
-            Origin::Initializer(_) => constant(graph, v, &scheme)?,
+            Origin::Initializer(_) => stored::constant(graph, v, &scheme)?,
             Origin::Computed if scheme.form != QuantForm::Qdq => {
                 return Err(Error::invalid(at, "only constants can be dequantized when a model is loaded"));
+            }
+            Origin::Computed if matches!(scheme.grain, Grain::Blocks { .. }) => {
+                return Err(Error::unsupported(at, "only constants are quantized by blocks"));
             }
             Origin::Computed => computed(graph, v, &scheme)?,
             _ => {
@@ -49,46 +47,21 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     Ok(())
 }
 
-/// The integer constant, and the operators that stand for the old one.
-fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
-    let name = graph.name_of(v).to_owned();
-    let Origin::Initializer(float) = std::mem::take(&mut graph.value_mut(v).origin) else {
-        unreachable!("the caller looked")
+/// The oldest operator set that has the operators of a scheme: DequantizeLinear since 10, with a scale for each index of
+/// an axis since 13, with blocks since 21; Mul that broadcasts since 7, Slice by inputs since 10; types of four bits
+/// since 21, of two since 25.
+pub fn least_opset(scheme: &QuantScheme) -> i64 {
+    let form = match (scheme.form, scheme.grain) {
+        (QuantForm::Folded, Grain::Tensor | Grain::Axis(_)) => 7,
+        (QuantForm::Folded, Grain::Blocks { .. }) | (_, Grain::Tensor) => 10,
+        (_, Grain::Axis(_)) => 13,
+        (_, Grain::Blocks { .. }) => 21,
     };
-    graph.value_mut(v).ty = Some(Type::Tensor(float.ty()));
-    let quantized = graph.add_initializer(&format!("{name}_quantized"), scheme.quantize(&float)?);
-    match scheme.form {
-        QuantForm::Qdq | QuantForm::Dynamic => {
-            let (scale, zero) = parameters(graph, &name, scheme);
-            let op = with_axis(Op::new("DequantizeLinear", format!("{name}_dequantize")), scheme);
-            graph.add_op(op, &[Some(quantized), Some(scale), Some(zero)], &[Some(v)]);
-        }
-        QuantForm::Folded => arithmetic(graph, v, quantized, scheme),
+    match scheme.dtype.bits() {
+        2 => 25,
+        4 => form.max(21),
+        _ => form,
     }
-    Ok(())
-}
-
-/// `v = (Cast(quantized) - zero_point) * scale`, in float32 as DequantizeLinear computes it.
-fn arithmetic(graph: &mut Graph, v: ValueId, quantized: ValueId, scheme: &QuantScheme) {
-    let name = graph.name_of(v).to_owned();
-    let ty = graph.value(v).ty.clone();
-    let rank = graph.rank(v).unwrap_or_default();
-    let cast = Op::new("Cast", format!("{name}_cast")).with("to", i64::from(DType::F32.onnx()));
-    let mut real = graph.add_node(cast, &[quantized], &format!("{name}_integers"), ty.clone());
-    // One for each index of the axis, with axes of one element after it, lines up as broadcasting wants it.
-    let parameter = |values: Vec<f32>| {
-        let after = scheme.axis.map_or(0, |axis| rank - axis - 1);
-        let shape: Vec<usize> = scheme.axis.map(|_| values.len()).into_iter().chain(vec![1; after]).collect();
-        Tensor::from_vec(shape, values)
-    };
-    if scheme.zero_points.iter().any(|z| *z != 0) {
-        let zeros = scheme.zero_points.iter().map(|z| *z as f32).collect();
-        let zeros = graph.add_initializer(&format!("{name}_zero_point"), parameter(zeros));
-        let shift = Op::new("Sub", format!("{name}_shift"));
-        real = graph.add_node(shift, &[real, zeros], &format!("{name}_steps"), ty);
-    }
-    let scale = graph.add_initializer(&format!("{name}_scale"), parameter(scheme.scales.clone()));
-    graph.add_op(Op::new("Mul", format!("{name}_rescale")), &[Some(real), Some(scale)], &[Some(v)]);
 }
 
 /// The pair between a computed value and its users.
@@ -133,22 +106,24 @@ fn computed(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
     Ok(())
 }
 
+/// Scales and zero points of a computed value.
 fn parameters(graph: &mut Graph, name: &str, scheme: &QuantScheme) -> (ValueId, ValueId) {
-    let scale = graph.add_initializer(&format!("{name}_scale"), scheme.scale_tensor());
-    (scale, graph.add_initializer(&format!("{name}_zero_point"), scheme.zero_point_tensor()))
+    let shape: &[usize] = if scheme.grain == Grain::Tensor { &[] } else { &[scheme.scales.len()] };
+    let scale = graph.add_initializer(&format!("{name}_scale"), scheme.scale_tensor(shape));
+    (scale, graph.add_initializer(&format!("{name}_zero_point"), scheme.zero_point_tensor(shape)))
 }
 
 fn with_axis(op: Op, scheme: &QuantScheme) -> Op {
-    match scheme.axis {
-        Some(axis) => op.with("axis", axis as i64),
-        None => op,
+    match scheme.grain {
+        Grain::Axis(axis) => op.with("axis", axis as i64),
+        _ => op,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::OpsetImport;
+    use crate::ir::{DType, OpsetImport, Tensor};
 
     fn model(opset: i64) -> Model {
         let mut graph = Graph::new("g");
@@ -192,7 +167,7 @@ mod tests {
         let w = g.find("w").unwrap();
         let form = QuantForm::Folded;
         let (scales, zero_points) = (vec![0.5, 0.25], vec![3, 0]);
-        let scheme = QuantScheme { dtype: DType::I8, axis: Some(0), scales, zero_points, form };
+        let scheme = QuantScheme { dtype: DType::I8, grain: Grain::Axis(0), scales, zero_points, form };
         let expected = scheme.dequantize(&scheme.quantize(g.initializer(w).unwrap()).unwrap()).unwrap();
         g.value_mut(w).quant = Some(scheme);
         for v in [g.inputs[0], g.outputs[0]] {

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{DType, Graph, Model, Op, OpId, QuantForm, QuantScheme, Use, ValueId, Where},
+    ir::{DType, Grain, Graph, Model, Op, OpId, QuantForm, QuantScheme, Use, ValueId, Where},
     measure::{Need, Stat},
     passes::Context,
 };
@@ -182,9 +182,12 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
         }
         let values = bias.to_f32().unwrap_or_default().into_owned();
         let mut weight = weight;
-        if weight.axis.is_none() && weight.scales.len() != 1
-            || weight.axis.is_some() && weight.scales.len() != values.len()
-        {
+        let fits = match weight.grain {
+            Grain::Tensor => weight.scales.len() == 1,
+            Grain::Axis(_) => weight.scales.len() == values.len(),
+            Grain::Blocks { .. } => false,
+        };
+        if !fits {
             cx.missed(at, "the bias does not match the weight's channels, so it stays float");
             continue;
         }
@@ -210,10 +213,10 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
             }
             graph.value_mut(w).quant = Some(weight.clone());
         }
-        let axis = weight.axis.map(|_| 0);
+        let grain = if weight.grain == Grain::Tensor { Grain::Tensor } else { Grain::Axis(0) };
         let zero_points = vec![0; steps.len()];
         let form = QuantForm::Qdq;
         graph.value_mut(b).quant =
-            Some(QuantScheme { dtype: DType::I32, axis, scales: steps, zero_points, form });
+            Some(QuantScheme { dtype: DType::I32, grain, scales: steps, zero_points, form });
     }
 }

@@ -1,0 +1,146 @@
+//! A constant stored as integers, and the operators that compute it back.
+//!
+//! - `Qdq`: `DequantizeLinear(q, scale, zero_point)`. Blocks that run along several axes (the windows of a convolution)
+//!   are stored with those joined, and a Reshape follows.
+//! - `Folded`: `(Cast(q) - Cast(zero_point)) * scale`. Blocks are an axis of their own, so that the scales broadcast:
+//!   `[outer, blocks, size, inner]`; a last block that is not full is filled up, and a Slice cuts the filling off.
+
+use crate::{
+    error::{Error, Result},
+    ir::{DType, Grain, Graph, Lay, Op, Origin, QuantForm, QuantScheme, Tensor, Type, ValueId},
+};
+
+/// Replaces a constant by its integers and what computes it back.
+pub(super) fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
+    let Origin::Initializer(float) = std::mem::take(&mut graph.value_mut(v).origin) else {
+        unreachable!("the caller looked")
+    };
+    graph.value_mut(v).ty = Some(Type::Tensor(float.ty()));
+    let integers = scheme.quantize(&float)?;
+    let name = graph.name_of(v).to_owned();
+    let chain = Chain { graph, name, v, shape: float.shape().to_vec() };
+    match scheme.form {
+        QuantForm::Qdq | QuantForm::Dynamic => chain.dequantize(integers, scheme),
+        QuantForm::Folded => chain.fold(integers, scheme)?,
+    }
+    Ok(())
+}
+
+/// What computes a value back as it is put together.
+struct Chain<'a> {
+    graph: &'a mut Graph,
+    name: String,
+    v: ValueId,
+    /// The value's.
+    shape: Vec<usize>,
+}
+
+impl Chain<'_> {
+    fn constant(&mut self, role: &str, tensor: Tensor) -> ValueId {
+        self.graph.add_initializer(&format!("{}_{role}", self.name), tensor)
+    }
+    /// An op and its output, of this shape.
+    fn node(&mut self, op: Op, role: &str, inputs: &[ValueId], shape: &[usize]) -> ValueId {
+        let ty = Type::tensor(DType::F32, shape.iter().map(|n| (*n).into()));
+        let op = Op { name: format!("{}_{role}", self.name), ..op };
+        self.graph.add_node(op, inputs, &format!("{}_{role}", self.name), Some(ty))
+    }
+    /// The op that computes the value itself.
+    fn last(&mut self, op: Op, role: &str, inputs: &[ValueId]) {
+        let op = Op { name: format!("{}_{role}", self.name), ..op };
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        self.graph.add_op(op, &inputs, &[Some(self.v)]);
+    }
+    fn reshape(&mut self, from: ValueId) {
+        let shape = Tensor::ints(self.shape.iter().map(|n| *n as i64));
+        let shape = self.constant("shape", shape);
+        self.last(Op::new("Reshape", ""), "reshape", &[from, shape]);
+    }
+
+    fn dequantize(mut self, integers: Tensor, scheme: &QuantScheme) {
+        let op = Op::new("DequantizeLinear", "");
+        let count = scheme.scales.len();
+        let (op, stored, parameters) = match scheme.grain {
+            Grain::Tensor => (op, self.shape.clone(), Vec::new()),
+            Grain::Axis(axis) => (op.with("axis", axis as i64), self.shape.clone(), vec![count]),
+            Grain::Blocks { first, end, size } => {
+                let joined = self.shape[first..end].iter().product();
+                let view = |middle| [&self.shape[..first], &[middle], &self.shape[end..]].concat();
+                let op = op.with("axis", first as i64).with("block_size", size as i64);
+                (op, view(joined), view(joined.div_ceil(size)))
+            }
+        };
+        let scale = scheme.scale_tensor(&parameters);
+        let mut inputs =
+            vec![self.constant("quantized", integers.reshaped(&stored[..])), self.constant("scale", scale)];
+        // Integer kernels look for a zero point, which is a number for each channel; for each block it would be a waste.
+        if !(scheme.is_symmetric() && matches!(scheme.grain, Grain::Blocks { .. })) {
+            inputs.push(self.constant("zero_point", scheme.zero_point_tensor(&parameters)));
+        }
+        if stored == self.shape {
+            return self.last(op, "dequantize", &inputs);
+        }
+        let real = self.node(op, "dequantize", &inputs, &stored);
+        self.reshape(real);
+    }
+
+    fn fold(mut self, integers: Tensor, scheme: &QuantScheme) -> Result<()> {
+        let after = |axis: usize| vec![1; self.shape.len() - axis - 1];
+        let (stored, parameters, blocks) = match scheme.grain {
+            Grain::Tensor => (integers, Vec::new(), None),
+            Grain::Axis(axis) => (integers, [vec![scheme.scales.len()], after(axis)].concat(), None),
+            Grain::Blocks { .. } => {
+                let none = || Error::invalid((), "quantization scheme: it is for a tensor of more axes");
+                let lay = scheme.grain.lay(&self.shape).ok_or_else(none)?;
+                (filled(integers, &lay), vec![lay.outer, lay.blocks(), 1, lay.inner], Some(lay))
+            }
+        };
+        let shape = stored.shape().to_vec();
+        let cast = || Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
+        let quantized = self.constant("quantized", stored);
+        let mut real = self.node(cast(), "cast", &[quantized], &shape);
+        if !scheme.is_symmetric() {
+            let zeros = self.constant("zero_point", scheme.zero_point_tensor(&parameters));
+            let zeros = self.node(cast(), "zero_point_cast", &[zeros], &parameters);
+            real = self.node(Op::new("Sub", ""), "shift", &[real, zeros], &shape);
+        }
+        let scale = self.constant("scale", scheme.scale_tensor(&parameters));
+        let Some(lay) = blocks else {
+            self.last(Op::new("Mul", ""), "rescale", &[real, scale]);
+            return Ok(());
+        };
+        real = self.node(Op::new("Mul", ""), "rescale", &[real, scale], &shape);
+        let whole = lay.blocks() * lay.size;
+        if whole != lay.length {
+            let joined = [lay.outer, whole, lay.inner];
+            let rows = self.constant("joined", Tensor::ints(joined.map(|n| n as i64)));
+            real = self.node(Op::new("Reshape", ""), "join", &[real, rows], &joined);
+            let bounds = [("start", 0), ("end", lay.length as i64), ("axis", 1)];
+            let bounds = bounds.map(|(role, n)| self.constant(role, Tensor::ints([n])));
+            let cut = [lay.outer, lay.length, lay.inner];
+            real = self.node(Op::new("Slice", ""), "cut", &[&[real][..], &bounds].concat(), &cut);
+        }
+        self.reshape(real);
+        Ok(())
+    }
+}
+
+/// The integers as `[outer, blocks, size, inner]`, the last block filled up with zeros.
+fn filled(integers: Tensor, lay: &Lay) -> Tensor {
+    let shape = [lay.outer, lay.blocks(), lay.size, lay.inner];
+    let whole = lay.blocks() * lay.size;
+    if whole == lay.length {
+        return integers.reshaped(shape);
+    }
+    let narrow = integers.unpacked();
+    let elements = narrow.unwrap_or_else(|| integers.bytes().iter().map(|b| *b as i8).collect());
+    let mut out = Vec::with_capacity(shape.iter().product());
+    for part in elements.chunks(lay.length * lay.inner) {
+        out.extend_from_slice(part);
+        out.resize(out.len() + (whole - lay.length) * lay.inner, 0);
+    }
+    Tensor::packed(integers.dtype(), shape, &out).unwrap_or_else(|| {
+        let bytes: Vec<u8> = out.into_iter().map(|x| x as u8).collect();
+        Tensor::new(integers.dtype(), shape, bytes).expect("as many bytes as elements")
+    })
+}
