@@ -2,16 +2,18 @@
 //!
 //! - Beside a quantized input, DequantizeLinear becomes part of an integer kernel.
 //! - In front of a large product it becomes part of one too (MatMulNBits, which rounds the other operand to int8 on
-//!   the fly): 0.5 to 1.0 of the time of float32 from 256 rows and columns and 2¹⁷ elements on, up to 1.9 of it below.
-//!   It takes MatMul, and Gemm without transposition or factors.
+//!   the fly): 0.5 to 1.0 of the time of float32 from 256 rows (with four bits, 384) and 256 columns and 2¹⁷ elements on,
+//!   up to 1.9 of it below. It takes MatMul, and Gemm without transposition or factors, with blocks of a power of two.
 //! - Anywhere else it is a step of its own that runs each time, and a table is computed back as a whole for each Gather:
 //!   1.1 to 2.4 of the time of float32. Cast and Mul are done once, when the model is loaded; then it is float32.
 
 use super::{Form, weights::Layers};
-use crate::ir::{Graph, OpId, QuantForm, Use, ValueId};
+use crate::ir::{Grain, Graph, OpId, QuantForm, Use, ValueId};
 
-/// Rows and columns from which on a product with an int8 weight is no slower than one in float32.
-const LEAST_SIDE: usize = 256;
+/// Rows from which on a product with a weight of few bits is no slower than one in float32: with eight, and with fewer.
+const LEAST_ROWS: [usize; 2] = [256, 384];
+/// Columns from which on it is.
+const LEAST_COLUMNS: usize = 256;
 /// Elements from which on it is.
 const LEAST_ELEMENTS: usize = 1 << 17;
 
@@ -47,5 +49,12 @@ fn multiplies_few_bits(graph: &Graph, op: OpId, weight: ValueId) -> bool {
     let plain = |name: &str| node.int(name).unwrap_or(0) == 0;
     let unscaled = |name: &str| node.float(name).unwrap_or(1.0) == 1.0;
     let gemm = node.is("Gemm") && plain("transA") && plain("transB") && unscaled("alpha") && unscaled("beta");
-    (node.is("MatMul") || gemm) && rows.min(columns) >= LEAST_SIDE && rows * columns >= LEAST_ELEMENTS
+    let Some(scheme) = &graph.value(weight).quant else { return false };
+    let fits = match scheme.grain {
+        Grain::Blocks { size, .. } => size.is_power_of_two() && size >= 16,
+        Grain::Tensor | Grain::Axis(_) => true,
+    };
+    let few = usize::from(scheme.dtype.bits() < 8);
+    let large = rows >= LEAST_ROWS[few] && columns >= LEAST_COLUMNS && rows * columns >= LEAST_ELEMENTS;
+    fits && large && (node.is("MatMul") || gemm)
 }

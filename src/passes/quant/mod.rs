@@ -1,4 +1,4 @@
-//! Int8 quantization: weights always, activations where calibration samples tell their ranges.
+//! Quantization: weights in eight bits or fewer always, activations in eight where calibration samples tell their ranges.
 //!
 //! The pass only annotates values with a [`QuantScheme`](crate::ir::QuantScheme); writing the model turns that into
 //! operators.
@@ -7,6 +7,7 @@ mod activations;
 mod dynamic;
 mod form;
 mod placement;
+mod scales;
 mod weights;
 
 use super::{Changed, Context, Named, Needs, Options, Pass, pass::changed_options};
@@ -16,6 +17,7 @@ use crate::{
 };
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use placement::Placement;
+use scales::Integers;
 use serde::{Deserialize, Serialize};
 
 /// What activations become.
@@ -65,6 +67,14 @@ pub struct QuantOptions {
     pub activations: Activations,
     /// Which operators compute a weight back from its integers.
     pub form: Form,
+    /// Bits of a weight's element: 8, 4, 3 or 2. Three are stored in four; so are two, below operator set 25.
+    pub bits: usize,
+    /// Elements along the sum of a product that share a scale, 16 to 256; 0 for one scale for each output channel. Where
+    /// it is not given, 32 with four bits or fewer, otherwise 0.
+    pub block: Option<usize>,
+    /// Whether the integer 0 stands for zero, or each group of elements has its own zero point. Where it is not given,
+    /// eight bits are symmetric and fewer are not.
+    pub symmetric: Option<bool>,
     /// One scale for each output channel of a weight instead of one for all of it.
     pub per_channel: bool,
     /// Globs of node names to leave alone.
@@ -76,13 +86,48 @@ impl Default for QuantOptions {
         QuantOptions {
             activations: Activations::Auto,
             form: Form::Auto,
+            bits: 8,
+            block: None,
+            symmetric: None,
             per_channel: true,
             exclude: Vec::new(),
         }
     }
 }
 
-/// Quantizes weights to symmetric int8, and activations to uint8 where samples are at hand.
+impl QuantOptions {
+    /// Elements in a block; 0 for none.
+    fn block(&self) -> usize {
+        self.block.unwrap_or(if self.bits <= 4 && self.per_channel { 32 } else { 0 })
+    }
+    fn symmetric(&self) -> bool {
+        self.symmetric.unwrap_or(self.bits == 8)
+    }
+    /// Whether weights are what kernels that multiply integers take.
+    fn suits_integer_kernels(&self) -> bool {
+        self.bits == 8 && self.block() == 0 && self.symmetric() && self.form != Form::Folded
+    }
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
+        if !matches!(self.bits, 2 | 3 | 4 | 8) {
+            return wrong(&format!("weights of {} bits cannot be stored", self.bits), "`bits` is 8, 4, 3 or 2");
+        }
+        if !matches!(self.block(), 0 | 16..=256) {
+            return wrong(&format!("blocks of {} elements", self.block()), "`block` is 0 or from 16 to 256");
+        }
+        if self.block() > 0 && !self.per_channel {
+            return wrong("one scale for a weight excludes blocks", "leave out `block` or `per_channel=false`");
+        }
+        let integers = self.activations.is_static(false) || self.activations.is_dynamic(false);
+        if integers && !self.suits_integer_kernels() {
+            let help = "leave out `activations`, or `form=folded`, `bits`, `block` and `symmetric`";
+            return wrong("integer kernels need weights of symmetric int8 in the form `qdq`, without blocks", help);
+        }
+        Ok(())
+    }
+}
+
+/// Quantizes weights to integers of few bits, and activations to uint8 where samples are at hand.
 pub struct Quant {
     options: QuantOptions,
     exclude: GlobSet,
@@ -101,13 +146,7 @@ impl Named for Quant {
     type Options = QuantOptions;
 
     fn new(options: QuantOptions) -> Result<Self> {
-        let integers = options.activations.is_static(false) || options.activations.is_dynamic(false);
-        if options.form == Form::Folded && integers {
-            return Err(Error::usage(
-                "pass `quant`: integer kernels need weights in the form `qdq`",
-                "leave out `form=folded` or `activations`",
-            ));
-        }
+        options.check()?;
         let mut set = GlobSetBuilder::new();
         let bad = |e: globset::Error| {
             Error::usage(format!("option `exclude` of pass `quant`: {e}"), "see `*`, `?`, `[...]`")
@@ -124,19 +163,37 @@ impl Pass for Quant {
         Self::NAME
     }
     fn needs(&self) -> Needs {
-        // DequantizeLinear with a scale per channel came with 13, Mul with broadcasting with 7.
-        Needs { simplified: true, opset: Some(if self.options.form == Form::Folded { 7 } else { 13 }) }
+        // Four bits and DequantizeLinear by blocks came with 21, with a scale per channel with 13; Mul that broadcasts
+        // with 7, Slice by inputs with 10.
+        let opset = match (self.options.form, self.options.block()) {
+            _ if self.options.bits <= 4 => 21,
+            (Form::Folded, 0) => 7,
+            (Form::Folded, _) => 10,
+            (_, 0) => 13,
+            _ => 21,
+        };
+        Needs { simplified: true, opset: Some(opset) }
     }
-    /// Eight bits leave 20 to 45 dB; where noise reaches a tenth of the outputs' power something went wrong.
+    /// Eight bits leave 20 to 45 dB, four 10 to 30; below, only the task can tell.
     fn least_sqnr(&self) -> Option<f64> {
-        Some(10.0)
+        match self.options.bits {
+            8 => Some(10.0),
+            4 => Some(5.0),
+            _ => None,
+        }
     }
     fn options(&self) -> Options {
         changed_options(&self.options, Some(&QuantOptions::default()))
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         let placement = Placement::usual(&self.options, cx.has_samples());
-        let layers = weights::annotate(self, &mut model.graph, placement != Placement::FLOAT, cx);
+        let plan = weights::Plan {
+            pass: self,
+            integers: Integers::of(self.options.bits, self.options.symmetric(), model.opset()),
+            block: self.options.block(),
+            activations: placement != Placement::FLOAT,
+        };
+        let layers = weights::annotate(&plan, &mut model.graph, cx);
         cx.check_cancelled()?;
         dynamic::annotate(&mut model.graph, &layers, &placement);
         if placement.is_static() {

@@ -68,7 +68,7 @@ impl Placement {
     pub(super) fn usual(options: &QuantOptions, samples: bool) -> Placement {
         let (activations, form) = (options.activations, options.form);
         let mut placement = Placement::FLOAT;
-        if form == Form::Folded {
+        if !options.suits_integer_kernels() {
             return placement;
         }
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::FirstConvolution) {

@@ -1,52 +1,88 @@
-//! Which constants become int8, and along which axis they have a scale each.
+//! Which constants become integers, and which of their elements share a scale.
 
 use super::{
     Quant,
     form::computes_in_integers,
     placement::{How, Kind, Placement},
+    scales::{self, Integers},
 };
 use crate::{
-    ir::{DType, Graph, OpId, Origin, QuantForm, QuantScheme, Use, ValueId, Where},
+    ir::{DType, Grain, Graph, OpId, Origin, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
     ops::quantized::dequantized,
     passes::Context,
 };
 
-/// Below this many elements the scales, the zero points and the extra nodes eat most of what int8 saves.
+/// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save.
 const WORTH: usize = 1024;
+
+/// What weights are to become.
+pub(super) struct Plan<'a> {
+    pub pass: &'a Quant,
+    pub integers: Integers,
+    /// Elements in a block; 0 for none.
+    pub block: usize,
+    /// Whether activations become integers too.
+    pub activations: bool,
+}
+
+impl Plan<'_> {
+    fn grain(&self, weight: &Tensor, lie: Lie) -> Grain {
+        let Lie { outputs, first, end } = lie;
+        match self.block {
+            0 if self.pass.options.per_channel => Grain::Axis(outputs),
+            0 => Grain::Tensor,
+            // A block that no sum fills would be stored filled up.
+            block => Grain::Blocks { first, end, size: weight.shape()[first..end].iter().product::<usize>().min(block) },
+        }
+    }
+}
 
 /// What [`annotate`] did.
 pub(super) struct Layers {
-    /// Ops with an integer kernel whose weight is int8 now, oldest first.
+    /// Ops with an integer kernel whose weight is of integers now, oldest first.
     pub ops: Vec<OpId>,
-    /// The constants that are int8 now.
+    /// The constants that are integers now.
     pub weights: Vec<ValueId>,
 }
 
-/// The axis that a weight of this rank in this slot of an op has its output channels on; `None` where none goes there.
-fn axis_of(graph: &Graph, op: OpId, slot: usize, rank: usize) -> Option<usize> {
+/// How a weight lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Lie {
+    /// The axis of its output channels.
+    outputs: usize,
+    /// The axes over which its products are summed up, from this one,
+    first: usize,
+    /// to before this one.
+    end: usize,
+}
+
+/// How a weight of this rank in this slot of an op lies; `None` where none goes there.
+fn lie_of(graph: &Graph, op: OpId, slot: usize, rank: usize) -> Option<Lie> {
     let node = graph.op(op);
     if !node.is_standard() || rank < 2 {
         return None;
     }
-    match (node.op_type.as_str(), slot) {
-        ("Conv", 1) => Some(0),
+    let (outputs, first, end) = match (node.op_type.as_str(), slot) {
+        ("Conv", 1) => (0, 1, rank),
         // With groups, axis 1 of [in, out / groups, ...] mixes channels of all groups, and axis 0 keeps them apart.
-        ("ConvTranspose", 1) => Some(usize::from(node.int("group").unwrap_or(1) == 1)),
-        ("Gemm", 1) => Some(usize::from(node.int("transB").unwrap_or(0) == 0)),
-        ("MatMul", 1) => Some(rank - 1),
+        ("ConvTranspose", 1) => (usize::from(node.int("group").unwrap_or(1) == 1), 0, 1),
+        ("Gemm", 1) if node.int("transB").unwrap_or(0) == 0 => (1, 0, 1),
+        ("Gemm", 1) => (0, 1, 2),
+        ("MatMul", 1) => (rank - 1, rank - 2, rank - 1),
         // Rows of a table differ in size; a scale each keeps the small ones exact.
-        ("Gather", 0) if node.int("axis").unwrap_or(0) == 0 => Some(0),
+        ("Gather", 0) if node.int("axis").unwrap_or(0) == 0 => (0, 1, rank),
         // [directions, gates * hidden, in]
-        ("LSTM" | "GRU" | "RNN", 1 | 2) => Some(1),
-        _ => None,
-    }
+        ("LSTM" | "GRU" | "RNN", 1 | 2) if rank == 3 => (1, 2, 3),
+        _ => return None,
+    };
+    Some(Lie { outputs, first, end })
 }
 
-/// The weight that a use reads as such, and the axis of its output channels.
-fn read(graph: &Graph, at: Use) -> Option<(ValueId, usize)> {
+/// The weight that a use reads as such, and how it lies.
+fn read(graph: &Graph, at: Use) -> Option<(ValueId, Lie)> {
     let Use::Input(op, slot) = at else { return None };
     let v = graph.input(op, slot)?;
-    Some((v, axis_of(graph, op, slot, graph.constant(v)?.rank())?))
+    Some((v, lie_of(graph, op, slot, graph.constant(v)?.rank())?))
 }
 
 /// The weight of a convolution or a product.
@@ -68,22 +104,27 @@ pub(super) fn gathers_more_than_it_multiplies(graph: &Graph, op: OpId) -> bool {
     !grouped && weight.is_some_and(|w| w.rank() > 2 && w.shape()[1] < 4 && w.len() < 2400)
 }
 
-/// Gives every weight that can be int8 its scheme, and says why others cannot.
-pub(super) fn annotate(pass: &Quant, graph: &mut Graph, integers: bool, cx: &mut Context<'_>) -> Layers {
+/// Gives every weight that can be integers its scheme, and says why others cannot.
+pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>) -> Layers {
     let mut layers = Layers { ops: Vec::new(), weights: Vec::new() };
     let constants: Vec<ValueId> = graph.initializers().map(|(v, _)| v).collect();
     for v in constants {
         let uses = graph.uses(v);
-        let Some(axis) = uses.iter().find_map(|at| Some(read(graph, *at)?.1)) else {
+        let Some(lie) = uses.iter().find_map(|at| Some(read(graph, *at)?.1)) else {
             continue;
         };
-        let scheme = match scheme(pass, graph, v, axis, &uses, integers) {
+        let scheme = match scheme(plan, graph, v, lie, &uses) {
             Ok(scheme) => scheme,
             Err(why) => {
                 cx.missed(Where::Value(graph.name_of(v).to_owned()), why);
                 continue;
             }
         };
+        if plan.integers.saturate_early()
+            && let Some(rounded) = graph.initializer(v).and_then(|w| scales::rounded(w, &scheme, plan.integers))
+        {
+            graph.value_mut(v).origin = Origin::Initializer(rounded);
+        }
         graph.value_mut(v).quant = Some(scheme);
         layers.weights.push(v);
         layers.ops.extend(uses.iter().map(|at| at.op()).filter(|op| Kind::of(graph, *op).is_some()));
@@ -99,17 +140,17 @@ pub(super) fn annotate(pass: &Quant, graph: &mut Graph, integers: bool, cx: &mut
 pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx: &mut Context<'_>) {
     for v in &layers.weights {
         let name = graph.name_of(*v).to_owned();
-        let dynamic = graph.value(*v).quant.as_ref().is_some_and(|s| s.form == QuantForm::Dynamic);
-        let linked = dynamic || graph.uses(*v).iter().any(|at| computes_in_integers(graph, at.op()));
+        let Some((form, dtype)) = graph.value(*v).quant.as_ref().map(|s| (s.form, s.dtype)) else { continue };
+        let linked = form == QuantForm::Dynamic || graph.uses(*v).iter().any(|at| computes_in_integers(graph, at.op()));
         let len = graph.constant(*v).map_or(0, |t| t.len());
         if len < WORTH && !linked {
             graph.value_mut(*v).quant = None;
-            cx.missed(Where::Value(name), too_few(len));
+            cx.missed(Where::Value(name), too_few(len, dtype));
             continue;
         }
         cx.count("weights", 1);
         if let Some(at) = graph.uses(*v).first() {
-            cx.applied(graph.place(at.op()), format!("weight `{name}` is int8"));
+            cx.applied(graph.place(at.op()), format!("weight `{name}` is {dtype}"));
         }
     }
     if *placement == Placement::FLOAT {
@@ -131,8 +172,8 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
     }
 }
 
-fn too_few(len: usize) -> String {
-    format!("its {len} elements are too few to gain from int8")
+fn too_few(len: usize, dtype: DType) -> String {
+    format!("its {len} elements are too few to gain from {dtype}")
 }
 
 /// Says of which layers the model came with weights of few bits.
@@ -141,7 +182,7 @@ fn stored_before(graph: &Graph, cx: &mut Context<'_>) {
     for op in graph.order().into_iter().filter(|_| !stored.is_empty()) {
         for (slot, v) in graph.inputs_of(op).into_iter().enumerate() {
             let Some(v) = v.filter(|v| stored.contains(v)) else { continue };
-            if graph.rank(v).is_some_and(|rank| axis_of(graph, op, slot, rank).is_some()) {
+            if graph.rank(v).is_some_and(|rank| lie_of(graph, op, slot, rank).is_some()) {
                 cx.missed(graph.place(op), format!("its weight `{}` is quantized already", graph.name_of(v)));
             }
         }
@@ -149,12 +190,11 @@ fn stored_before(graph: &Graph, cx: &mut Context<'_>) {
 }
 
 fn scheme(
-    pass: &Quant,
+    plan: &Plan<'_>,
     graph: &Graph,
     v: ValueId,
-    axis: usize,
+    lie: Lie,
     uses: &[Use],
-    integers: bool,
 ) -> Result<QuantScheme, String> {
     let value = graph.value(v);
     let Origin::Initializer(tensor) = &value.origin else { return Err("it is no dense constant".into()) };
@@ -169,21 +209,21 @@ fn scheme(
         return Err("it is part of the graph's interface".into());
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
-    let links = integers && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
+    let links = plan.activations && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
     if !links && tensor.len() < WORTH {
-        return Err(too_few(tensor.len()));
+        return Err(too_few(tensor.len(), plan.integers.dtype));
     }
-    if let Some(at) = uses.iter().find(|at| pass.excludes(graph, at.op())) {
+    if let Some(at) = uses.iter().find(|at| plan.pass.excludes(graph, at.op())) {
         return Err(format!("`{}` is excluded", graph.place(at.op()).name()));
     }
     for at in uses {
         let place = graph.place(at.op());
         match read(graph, *at) {
-            Some((_, a)) if a == axis => {}
+            Some((_, other)) if other == lie => {}
             Some(_) => return Err(format!("`{}` needs its scales on another axis", place.name())),
             None => return Err(format!("`{}` needs it in float as well", place.name())),
         }
     }
-    let axis = pass.options.per_channel.then_some(axis);
-    QuantScheme::symmetric_int8(tensor, axis).ok_or_else(|| "it holds infinities or NaN".into())
+    scales::fit(tensor, plan.grain(tensor, lie), plan.integers, |_| 1.0)
+        .ok_or_else(|| "it holds infinities or NaN".into())
 }

@@ -1,0 +1,221 @@
+//! The scales and zero points that represent a weight best.
+//!
+//! Eight bits span a group of elements from end to end. With fewer, steps matter more than the ends: a span is shrunk so
+//! that the squared error is smallest, outliers saturating; then integers and scale are fitted to each other in turns.
+
+use crate::ir::{DType, Grain, Lay, QuantForm, QuantScheme, Tensor};
+use rayon::prelude::*;
+
+/// Spans that are tried, as shares of the whole one.
+const SHRINKS: std::ops::RangeInclusive<u32> = 35..=100;
+/// How often a scale is fitted to the integers, and they to it.
+const TURNS: usize = 4;
+
+/// What integers a weight becomes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Integers {
+    /// The type that holds them.
+    pub dtype: DType,
+    /// The smallest and largest that are used.
+    pub low: i32,
+    /// See `low`.
+    pub high: i32,
+    /// Whether 0 stands for zero; otherwise each group has its own zero point.
+    pub symmetric: bool,
+    /// Whether spans are shrunk for the smallest squared error.
+    pub clip: bool,
+}
+
+impl Integers {
+    /// Of so many bits; of two only where the model's operator set has them (25), otherwise in four.
+    pub(super) fn of(bits: usize, symmetric: bool, opset: i64) -> Integers {
+        let container = match bits {
+            2 if opset >= 25 => 2,
+            2..=4 => 4,
+            _ => 8,
+        };
+        let dtype = match (container, symmetric) {
+            (2, true) => DType::I2,
+            (2, false) => DType::U2,
+            (4, true) => DType::I4,
+            (4, false) => DType::U4,
+            (_, true) => DType::I8,
+            (_, false) => DType::U8,
+        };
+        let high = if symmetric { (1 << (bits - 1)) - 1 } else { (1 << bits) - 1 };
+        // Of eight bits -128 is left out, as kernels that multiply integers like it.
+        let low = if symmetric { -high - i32::from(bits < 8) } else { 0 };
+        Integers { dtype, low, high, symmetric, clip: bits <= 4 }
+    }
+    /// Whether elements may be outside of the integers where the type does not saturate, so that rounding to the type
+    /// alone would not do.
+    pub(super) fn saturate_early(&self) -> bool {
+        self.clip && 1 << self.dtype.bits() > self.high - self.low + 1
+    }
+    /// The real that `x` becomes.
+    pub(super) fn round(&self, x: f64, scale: f32, zero: i32) -> f64 {
+        let scale = f64::from(scale);
+        let steps = (x / scale).round_ties_even();
+        // Integers know no -0.
+        steps.clamp(f64::from(self.low - zero), f64::from(self.high - zero)) * scale + 0.0
+    }
+    /// The scale and zero point for elements, each with how much its error counts.
+    fn fit(&self, elements: &[(f32, f32)]) -> (f32, i32) {
+        let ends = |(low, high): (f64, f64), (x, _): &(f32, f32)| (low.min(f64::from(*x)), high.max(f64::from(*x)));
+        let (low, high) = elements.iter().fold((0.0, 0.0), ends);
+        if low == high {
+            return (1.0, if self.symmetric { 0 } else { self.low });
+        }
+        let spanning = |share: f64| {
+            let (low, high) = (low * share, high * share);
+            if self.symmetric {
+                let peak = (high / f64::from(self.high)).max(-low / f64::from(-self.low));
+                return (peak as f32, 0);
+            }
+            let scale = (high - low) / f64::from(self.high - self.low);
+            let zero = (f64::from(self.low) - low / scale).round_ties_even() as i32;
+            (scale as f32, zero.clamp(self.low, self.high))
+        };
+        let usable = |scale: f32| scale.clamp(f32::MIN_POSITIVE, f32::MAX);
+        let whole = spanning(1.0);
+        let whole = (usable(whole.0), whole.1);
+        if !self.clip {
+            return whole;
+        }
+        let mut best = (f64::INFINITY, whole);
+        for share in SHRINKS.rev() {
+            let (scale, zero) = spanning(f64::from(share) / 100.0);
+            let candidate = (usable(scale), zero);
+            let error = self.error(elements, candidate);
+            if error < best.0 {
+                best = (error, candidate);
+            }
+        }
+        for _ in 0..TURNS {
+            let candidate = (usable(self.refit(elements, best.1)), best.1.1);
+            let error = self.error(elements, candidate);
+            if error >= best.0 {
+                break;
+            }
+            best = (error, candidate);
+        }
+        best.1
+    }
+    fn error(&self, elements: &[(f32, f32)], (scale, zero): (f32, i32)) -> f64 {
+        let error = |(x, weight): &(f32, f32)| {
+            let x = f64::from(*x);
+            f64::from(*weight) * (self.round(x, scale, zero) - x).powi(2)
+        };
+        elements.iter().map(error).sum()
+    }
+    /// The scale that is nearest to the elements with the integers that they have now.
+    fn refit(&self, elements: &[(f32, f32)], (scale, zero): (f32, i32)) -> f32 {
+        let (mut both, mut squares) = (0.0, 0.0);
+        for (x, weight) in elements {
+            let (x, weight) = (f64::from(*x), f64::from(*weight));
+            let steps = self.round(x, scale, zero) / f64::from(scale);
+            both += weight * steps * x;
+            squares += weight * steps * steps;
+        }
+        if squares > 0.0 && both > 0.0 { (both / squares) as f32 } else { scale }
+    }
+}
+
+/// The scheme of a float32 weight. `counts` says how much the error of an element counts. `None` where the weight is
+/// not float32, lacks the grain's axes, or is not finite.
+pub(super) fn fit(
+    weight: &Tensor,
+    grain: Grain,
+    integers: Integers,
+    counts: impl Fn(usize) -> f32 + Sync,
+) -> Option<QuantScheme> {
+    let lay = grain.lay(weight.shape())?;
+    let values = weight.view::<f32>()?;
+    if !values.iter().all(|x| x.is_finite()) {
+        return None;
+    }
+    let fitted = |scale: usize| {
+        let elements: Vec<_> = elements(&lay, values.len(), scale).map(|at| (values[at], counts(at))).collect();
+        integers.fit(&elements)
+    };
+    let (scales, zero_points) = (0..lay.scales()).into_par_iter().map(fitted).unzip();
+    Some(QuantScheme { dtype: integers.dtype, grain, scales, zero_points, form: QuantForm::Qdq })
+}
+
+/// Where the elements with a scale stand, in a tensor of `len` elements.
+fn elements(lay: &Lay, len: usize, scale: usize) -> impl Iterator<Item = usize> + '_ {
+    let (row, column) = (scale / lay.inner, scale % lay.inner);
+    let (outer, block) = (row / lay.blocks(), row % lay.blocks());
+    let period = lay.outer * lay.length;
+    let run = block * lay.size..(block * lay.size + lay.size).min(lay.length);
+    let repeats = len / (period * lay.inner).max(1);
+    (0..repeats).flat_map(move |repeat| {
+        run.clone().map(move |at| (repeat * period + outer * lay.length + at) * lay.inner + column)
+    })
+}
+
+/// The weight as its integers give it back, where those are fewer than their type has: the type alone would not keep to
+/// them.
+pub(super) fn rounded(weight: &Tensor, scheme: &QuantScheme, integers: Integers) -> Option<Tensor> {
+    let (lay, values) = (scheme.grain.lay(weight.shape())?, weight.view::<f32>()?);
+    let round = |(at, x): (usize, &f32)| {
+        let scale = lay.scale_of(at);
+        integers.round(f64::from(*x), scheme.scales[scale], scheme.zero_points[scale]) as f32
+    };
+    Some(Tensor::from_vec(weight.shape(), values.par_iter().enumerate().map(round).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn error(weight: &Tensor, scheme: &QuantScheme, integers: Integers) -> f64 {
+        let back = rounded(weight, scheme, integers).unwrap();
+        let (a, b) = (weight.view::<f32>().unwrap(), back.view::<f32>().unwrap());
+        a.iter().zip(b.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn shrinking_never_costs_and_rounding_is_stable(
+            values in proptest::collection::vec(-1f32..4.0, 60), bits in 2usize..5, symmetric: bool,
+        ) {
+            let w = Tensor::from_vec([4, 15], values);
+            let grain = Grain::Blocks { first: 1, end: 2, size: 8 };
+            let integers = Integers::of(bits, symmetric, 21);
+            let best = fit(&w, grain, integers, |_| 1.0).unwrap();
+            let whole = fit(&w, grain, Integers { clip: false, ..integers }, |_| 1.0).unwrap();
+            best.check(Some(w.shape())).unwrap();
+            prop_assert!(error(&w, &best, integers) <= error(&w, &whole, integers) * 1.000001);
+            let stored = rounded(&w, &best, integers).unwrap();
+            let back = best.dequantize(&best.quantize(&stored).unwrap()).unwrap();
+            prop_assert_eq!(&back, &stored);
+            prop_assert!(integers.saturate_early() || best.quantize(&w).unwrap() == best.quantize(&stored).unwrap());
+        }
+    }
+    #[test]
+    fn groups_are_the_elements_with_their_scale() {
+        for grain in [Grain::Tensor, Grain::Axis(1), Grain::Blocks { first: 1, end: 2, size: 2 }] {
+            let lay = grain.lay(&[2, 3, 2]).unwrap();
+            for scale in 0..lay.scales() {
+                let expected: Vec<usize> = (0..12).filter(|at| lay.scale_of(*at) == scale).collect();
+                assert_eq!(elements(&lay, 12, scale).collect::<Vec<_>>(), expected, "{grain:?} {scale}");
+            }
+        }
+    }
+    #[test]
+    fn zeros_outliers_and_extremes() {
+        let (three, whole) = (Integers::of(3, false, 21), Grain::Tensor);
+        assert_eq!((three.low, three.high, three.dtype), (0, 7, DType::U4));
+        assert!(three.saturate_early() && !Integers::of(2, true, 25).saturate_early());
+        let fit = |values: Vec<f32>, integers| fit(&Tensor::from_vec([values.len()], values), whole, integers, |_| 1.0);
+        assert_eq!(fit(vec![0.0; 4], three).unwrap().scales, [1.0]);
+        assert!(fit(vec![f32::NAN], three).is_none());
+        let outlier = [&[8.0][..], &[0.9, -1.0, 1.1, -0.8].repeat(16)].concat();
+        let shrunk = fit(outlier.clone(), Integers::of(2, false, 21)).unwrap().scales[0];
+        assert!(shrunk < 2.0, "one outlier does not set the steps of all: {shrunk}");
+        let huge = fit(vec![f32::MAX, -f32::MAX], Integers::of(8, false, 21)).unwrap();
+        huge.check(Some(&[2])).unwrap();
+    }
+}
