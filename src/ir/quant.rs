@@ -68,7 +68,13 @@ impl QuantScheme {
         let scale = if scale == 0.0 { 1.0 } else { scale.max(f32::MIN_POSITIVE) };
         let zero_point = (-min / scale).round_ties_even().clamp(0.0, 255.0) as i32;
         let (scales, zero_points) = (vec![scale], vec![zero_point]);
-        Some(QuantScheme { dtype: DType::U8, grain: Grain::Tensor, scales, zero_points, form: QuantForm::Qdq })
+        Some(QuantScheme {
+            dtype: DType::U8,
+            grain: Grain::Tensor,
+            scales,
+            zero_points,
+            form: QuantForm::Qdq,
+        })
     }
 
     /// Checks the invariants of the fields, against the shape of the value where it is known.

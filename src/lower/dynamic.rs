@@ -9,8 +9,8 @@
 use crate::{
     error::{Error, Result},
     ir::{
-        DType, Grain, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId,
-        Where,
+        DType, Grain, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type,
+        ValueId, Where,
     },
 };
 use std::collections::HashMap;
@@ -70,7 +70,10 @@ fn integers(graph: &Graph, v: ValueId) -> Result<(Tensor, QuantScheme)> {
         }
         _ => {
             let at = Where::Value(graph.name_of(v).to_owned());
-            Err(Error::unsupported(at, "only symmetric int8 constants go with operands rounded as the model runs"))
+            Err(Error::unsupported(
+                at,
+                "only symmetric int8 constants go with operands rounded as the model runs",
+            ))
         }
     }
 }

@@ -110,18 +110,27 @@ impl QuantOptions {
     fn check(&self) -> Result<()> {
         let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
         if !matches!(self.bits, 2 | 3 | 4 | 8) {
-            return wrong(&format!("weights of {} bits cannot be stored", self.bits), "`bits` is 8, 4, 3 or 2");
+            return wrong(
+                &format!("weights of {} bits cannot be stored", self.bits),
+                "`bits` is 8, 4, 3 or 2",
+            );
         }
         if !matches!(self.block(), 0 | 16..=256) {
             return wrong(&format!("blocks of {} elements", self.block()), "`block` is 0 or from 16 to 256");
         }
         if self.block() > 0 && !self.per_channel {
-            return wrong("one scale for a weight excludes blocks", "leave out `block` or `per_channel=false`");
+            return wrong(
+                "one scale for a weight excludes blocks",
+                "leave out `block` or `per_channel=false`",
+            );
         }
         let integers = self.activations.is_static(false) || self.activations.is_dynamic(false);
         if integers && !self.suits_integer_kernels() {
             let help = "leave out `activations`, or `form=folded`, `bits`, `block` and `symmetric`";
-            return wrong("integer kernels need weights of symmetric int8 in the form `qdq`, without blocks", help);
+            return wrong(
+                "integer kernels need weights of symmetric int8 in the form `qdq`, without blocks",
+                help,
+            );
         }
         Ok(())
     }

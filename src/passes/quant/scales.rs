@@ -61,7 +61,8 @@ impl Integers {
     }
     /// The scale and zero point for elements, each with how much its error counts.
     fn fit(&self, elements: &[(f32, f32)]) -> (f32, i32) {
-        let ends = |(low, high): (f64, f64), (x, _): &(f32, f32)| (low.min(f64::from(*x)), high.max(f64::from(*x)));
+        let ends =
+            |(low, high): (f64, f64), (x, _): &(f32, f32)| (low.min(f64::from(*x)), high.max(f64::from(*x)));
         let (low, high) = elements.iter().fold((0.0, 0.0), ends);
         if low == high {
             return (1.0, if self.symmetric { 0 } else { self.low });
@@ -135,7 +136,8 @@ pub(super) fn fit(
         return None;
     }
     let fitted = |scale: usize| {
-        let elements: Vec<_> = elements(&lay, values.len(), scale).map(|at| (values[at], counts(at))).collect();
+        let elements: Vec<_> =
+            elements(&lay, values.len(), scale).map(|at| (values[at], counts(at))).collect();
         integers.fit(&elements)
     };
     let (scales, zero_points) = (0..lay.scales()).into_par_iter().map(fitted).unzip();
@@ -209,7 +211,9 @@ mod tests {
         let (three, whole) = (Integers::of(3, false, 21), Grain::Tensor);
         assert_eq!((three.low, three.high, three.dtype), (0, 7, DType::U4));
         assert!(three.saturate_early() && !Integers::of(2, true, 25).saturate_early());
-        let fit = |values: Vec<f32>, integers| fit(&Tensor::from_vec([values.len()], values), whole, integers, |_| 1.0);
+        let fit = |values: Vec<f32>, integers| {
+            fit(&Tensor::from_vec([values.len()], values), whole, integers, |_| 1.0)
+        };
         assert_eq!(fit(vec![0.0; 4], three).unwrap().scales, [1.0]);
         assert!(fit(vec![f32::NAN], three).is_none());
         let outlier = [&[8.0][..], &[0.9, -1.0, 1.1, -0.8].repeat(16)].concat();

@@ -32,7 +32,11 @@ impl Plan<'_> {
             0 if self.pass.options.per_channel => Grain::Axis(outputs),
             0 => Grain::Tensor,
             // A block that no sum fills would be stored filled up.
-            block => Grain::Blocks { first, end, size: weight.shape()[first..end].iter().product::<usize>().min(block) },
+            block => Grain::Blocks {
+                first,
+                end,
+                size: weight.shape()[first..end].iter().product::<usize>().min(block),
+            },
         }
     }
 }
@@ -121,7 +125,8 @@ pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>)
             }
         };
         if plan.integers.saturate_early()
-            && let Some(rounded) = graph.initializer(v).and_then(|w| scales::rounded(w, &scheme, plan.integers))
+            && let Some(rounded) =
+                graph.initializer(v).and_then(|w| scales::rounded(w, &scheme, plan.integers))
         {
             graph.value_mut(v).origin = Origin::Initializer(rounded);
         }
@@ -141,7 +146,8 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
     for v in &layers.weights {
         let name = graph.name_of(*v).to_owned();
         let Some((form, dtype)) = graph.value(*v).quant.as_ref().map(|s| (s.form, s.dtype)) else { continue };
-        let linked = form == QuantForm::Dynamic || graph.uses(*v).iter().any(|at| computes_in_integers(graph, at.op()));
+        let linked = form == QuantForm::Dynamic
+            || graph.uses(*v).iter().any(|at| computes_in_integers(graph, at.op()));
         let len = graph.constant(*v).map_or(0, |t| t.len());
         if len < WORTH && !linked {
             graph.value_mut(*v).quant = None;
@@ -189,13 +195,7 @@ fn stored_before(graph: &Graph, cx: &mut Context<'_>) {
     }
 }
 
-fn scheme(
-    plan: &Plan<'_>,
-    graph: &Graph,
-    v: ValueId,
-    lie: Lie,
-    uses: &[Use],
-) -> Result<QuantScheme, String> {
+fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie, uses: &[Use]) -> Result<QuantScheme, String> {
     let value = graph.value(v);
     let Origin::Initializer(tensor) = &value.origin else { return Err("it is no dense constant".into()) };
     if value.quant.is_some() || !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64)
