@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(fit(vec![0.0; 4], three).unwrap().scales, [1.0]);
         assert!(fit(vec![f32::NAN], three).is_none());
         let outlier = [&[8.0][..], &[0.9, -1.0, 1.1, -0.8].repeat(16)].concat();
-        let shrunk = fit(outlier.clone(), Integers::of(2, false, 21)).unwrap().scales[0];
+        let shrunk = fit(outlier, Integers::of(2, false, 21)).unwrap().scales[0];
         assert!(shrunk < 2.0, "one outlier does not set the steps of all: {shrunk}");
         let huge = fit(vec![f32::MAX, -f32::MAX], Integers::of(8, false, 21)).unwrap();
         huge.check(Some(&[2])).unwrap();
