@@ -7,59 +7,120 @@
 //! ```
 //!
 //! BatchNormalization at inference is `s = scale/√(var+ε)`, `t = bias - mean·s`; Mul, Div, Add and Sub by a constant
-//! and Neg are such maps too. The channels of `w` are: Conv, axis 0; ConvTranspose, axis 1 within each group; Gemm, the axis of `B`
-//! that `transB` says; MatMul, the last. The weight is new, never changed in place: another op may share the old one.
+//! and Neg are such maps too, and so is what is taken from a constant: `c - h = h·(-1) + c`. The channels of `w` are:
+//! Conv, axis 0; ConvTranspose, axis 1 within each group; Gemm, the axis of `B` that `transB` says; MatMul, the last.
+//! The weight is new, never changed in place: another op may share the old one.
 
+use super::weights::{Runs, floats, rescaled, rounded};
 use crate::{
-    ir::{DType, Op, Tensor},
+    ir::{Graph, Op, OpId, Tensor, ValueId},
     passes::rules::{Bindings, Match, Miss, Rule},
 };
-use rayon::prelude::*;
-use std::borrow::Cow;
+
+/// The channels of a value.
+#[derive(Clone, Copy)]
+pub(super) struct Channels {
+    pub(super) count: usize,
+    /// Rank of the value, where one has to know it.
+    pub(super) rank: Option<usize>,
+    pub(super) axis: usize,
+}
+
+impl Channels {
+    /// A constant that meets the value, one number per channel; an error where it varies along other axes.
+    pub(super) fn numbers(&self, t: &Tensor) -> Result<Vec<f64>, Miss> {
+        let rank = self.rank.ok_or("the rank of the layer's output is not known")?;
+        let lead = rank.checked_sub(t.rank()).ok_or("the constant adds dimensions")?;
+        let mut shape = t.shape().iter().enumerate();
+        if !shape.all(|(k, n)| *n == 1 || k + lead == self.axis && *n == self.count) {
+            return Err("the constant is not one per output channel");
+        }
+        let values = floats(t)?;
+        Ok(if values.len() == 1 { vec![values[0]; self.count] } else { values })
+    }
+}
 
 /// `y = h·scale + shift`, one of each per channel.
-struct Affine {
-    scale: Vec<f64>,
-    shift: Vec<f64>,
+pub(super) struct Affine {
+    pub(super) scale: Vec<f64>,
+    pub(super) shift: Vec<f64>,
+}
+
+impl Affine {
+    /// The map that an op applies to the value `h`.
+    pub(super) fn of(g: &Graph, op: OpId, h: ValueId, channels: Channels, opset: i64) -> Result<Self, Miss> {
+        let (node, inputs, n) = (g.op(op), g.inputs_of(op), channels.count);
+        if opset < 7 && !node.is("BatchNormalization") {
+            return Err("before operator set 7 broadcasting is an attribute");
+        }
+        let constant =
+            |slot: usize| inputs.get(slot).copied().flatten().and_then(|v| g.constant(v)).ok_or("");
+        let (ones, zeros) = (vec![1.0; n], vec![0.0; n]);
+        let minus = vec![-1.0; n];
+        let at = inputs.iter().position(|v| *v == Some(h)).ok_or("")?;
+        let other = || channels.numbers(constant(1 - at.min(1))?);
+        Ok(match (&*node.op_type, at) {
+            ("BatchNormalization", 0) => {
+                let [a, b, c, d] = [1, 2, 3, 4].map(constant);
+                return batch_norm(node, [a?, b?, c?, d?], n, opset);
+            }
+            ("Neg", _) => Affine { scale: minus, shift: zeros },
+            ("Mul", _) => Affine { scale: other()?, shift: zeros },
+            ("Div", 0) => Affine { scale: other()?.iter().map(|x| 1.0 / x).collect(), shift: zeros },
+            ("Add", _) => Affine { scale: ones, shift: other()? },
+            ("Sub", 0) => Affine { scale: ones, shift: other()?.iter().map(|x| -x).collect() },
+            ("Sub", _) => Affine { scale: minus, shift: other()? },
+            _ => return Err(""),
+        })
+    }
+}
+
+fn batch_norm(op: &Op, statistics: [&Tensor; 4], channels: usize, opset: i64) -> Result<Affine, Miss> {
+    if op.int("training_mode").unwrap_or(0) != 0 || (opset < 7 && op.int("is_test").unwrap_or(0) == 0) {
+        return Err("BatchNormalization in training mode");
+    }
+    let of = |t: &Tensor| match floats(t)? {
+        v if v.len() == channels => Ok(v),
+        _ => Err("the statistics are not one per output channel"),
+    };
+    let [scale, bias, mean, var] = statistics.map(of);
+    let (scale, bias, mean, var) = (scale?, bias?, mean?, var?);
+    let epsilon = f64::from(op.float("epsilon").unwrap_or(1e-5));
+    let scale: Vec<f64> = scale.iter().zip(var).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
+    let shift = (0..channels).map(|c| bias[c] - mean[c] * scale[c]).collect();
+    Ok(Affine { scale, shift })
 }
 
 /// A linear layer as the folding sees it.
-struct Layer<'a> {
-    op: &'a Op,
+pub(super) struct Layer<'a> {
+    pub(super) op: &'a Op,
     weight: &'a Tensor,
-    channels: usize,
-    /// Rank of the output, where one has to know it.
-    rank: Option<usize>,
-    /// The output axis of the channels.
-    axis: usize,
-}
-
-const NOT_FLOAT: Miss = "a constant is not 16- or 32-bit floating point";
-
-fn float(t: &Tensor) -> Result<Cow<'_, [f32]>, Miss> {
-    // Double precision would lose digits on its way through f32.
-    let exact = t.dtype() != DType::F64;
-    t.to_f32().filter(|_| exact).ok_or(NOT_FLOAT)
-}
-
-/// The elements, in double precision.
-pub(super) fn floats(t: &Tensor) -> Result<Vec<f64>, Miss> {
-    Ok(float(t)?.iter().map(|x| f64::from(*x)).collect())
+    bias: Option<&'a Tensor>,
+    /// Those of its output.
+    pub(super) channels: Channels,
 }
 
 impl<'a> Layer<'a> {
-    fn of(m: &Match<'a>) -> Result<Self, Miss> {
-        let (op, weight) = (m.op("h").ok_or("")?, m.tensor("w").ok_or("")?);
+    /// The layer that an op is, with a constant weight and bias.
+    pub(super) fn of(g: &'a Graph, id: OpId) -> Result<Self, Miss> {
+        let (op, inputs) = (g.op(id), g.inputs_of(id));
+        if !op.is_standard() {
+            return Err("");
+        }
+        let constant =
+            |slot| g.input(id, slot).and_then(|v| g.constant(v)).ok_or("the weight is not constant");
+        let weight = constant(1)?;
+        let bias = inputs.get(2).copied().flatten().map(|_| constant(2)).transpose()?;
         let (shape, group) = (weight.shape(), op.int("group").unwrap_or(1).max(1) as usize);
         let convolution = shape.len() > 2;
-        let (channels, rank, axis) = match op.op_type.as_str() {
+        let (count, rank, axis) = match op.op_type.as_str() {
             "Conv" if convolution => (shape[0], Some(shape.len()), 1),
             "ConvTranspose" if convolution => (shape[1].saturating_mul(group), Some(shape.len()), 1),
             "Gemm" if shape.len() == 2 => {
                 (shape[usize::from(op.int("transB").unwrap_or(0) == 0)], Some(2), 1)
             }
             "MatMul" if shape.len() == 2 => {
-                let rank = m.ty("x").and_then(|t| t.rank()).filter(|r| *r >= 2);
+                let rank = g.input(id, 0).and_then(|x| g.rank(x)).filter(|r| *r >= 2);
                 (shape[1], rank, rank.map_or(0, |r| r - 1))
             }
             _ => return Err("the weight does not have the rank of its layer"),
@@ -67,133 +128,68 @@ impl<'a> Layer<'a> {
         if weight.is_empty() || shape[0] % group != 0 {
             return Err("the weight is empty or does not divide into its groups");
         }
-        Ok(Layer { op, weight, channels, rank, axis })
+        Ok(Layer { op, weight, bias, channels: Channels { count, rank, axis } })
     }
-    /// The weight with each channel times its scale, rounded once.
+    /// Weight and bias of the layer that does both itself and the map. Gemm's `beta` becomes 1.
+    pub(super) fn followed_by(&self, Affine { scale, shift }: &Affine) -> Result<(Tensor, Tensor), Miss> {
+        let mut bias = self.bias()?;
+        for ((b, scale), shift) in bias.iter_mut().zip(scale).zip(shift) {
+            *b = *b * scale + shift;
+        }
+        let weight = match scale.iter().all(|s| *s == 1.0) {
+            true => self.weight.clone(),
+            false => self.rescaled(scale)?,
+        };
+        Ok((weight, rounded(self.weight, &[self.channels.count], bias)?))
+    }
+    /// The weight with each channel times its scale.
     fn rescaled(&self, scale: &[f64]) -> Result<Tensor, Miss> {
         let shape = self.weight.shape();
         let inner: usize = shape[1..].iter().product();
-        // Runs of `run` elements share a channel. They stand in rows of `columns` runs; after `rows` of these begin the
-        // channels of the next group.
-        let (run, columns, rows) = match self.op.op_type.as_str() {
-            "Conv" => (inner, 1, 1),
-            "ConvTranspose" => {
-                let group = self.op.int("group").unwrap_or(1).max(1) as usize;
-                (inner / shape[1], shape[1], shape[0] / group)
-            }
-            "Gemm" if self.op.int("transB").unwrap_or(0) != 0 => (inner, 1, 1),
-            _ => (1, inner, shape[0]),
-        };
-        let mut values = float(self.weight)?.into_owned();
-        values.par_chunks_mut(run * columns).enumerate().for_each(|(row, values)| {
-            let channels = &scale[row / rows * columns..];
-            for (run, scale) in values.chunks_mut(run).zip(channels) {
-                run.iter_mut().for_each(|x| *x = (f64::from(*x) * scale) as f32);
-            }
-        });
-        let rescaled = made(self.weight, shape, values)?;
-        self.weight.release();
-        Ok(rescaled)
-    }
-    /// A constant that meets the output, one value per channel; an error where it varies along other axes.
-    fn per_channel(&self, t: &Tensor) -> Result<Vec<f64>, Miss> {
-        let rank = self.rank.ok_or("the rank of the layer's output is not known")?;
-        let lead = rank.checked_sub(t.rank()).ok_or("the constant adds dimensions")?;
-        let mut shape = t.shape().iter().enumerate();
-        if !shape.all(|(k, n)| *n == 1 || k + lead == self.axis && *n == self.channels) {
-            return Err("the constant is not one per output channel");
-        }
-        let values = floats(t)?;
-        Ok(if values.len() == 1 { vec![values[0]; self.channels] } else { values })
-    }
-    /// The map that the root op applies to the layer's output.
-    fn follow_up(&self, m: &Match<'_>) -> Result<Affine, Miss> {
-        let op = m.op("y").ok_or("")?;
-        let n = self.channels;
-        if op.op_type == "BatchNormalization" {
-            return batch_norm(m, op, n);
-        }
-        if op.op_type == "Neg" {
-            return Ok(Affine { scale: vec![-1.0; n], shift: vec![0.0; n] });
-        }
-        let c = self.per_channel(m.tensor("c").ok_or("")?)?;
-        let (ones, zeros) = (vec![1.0; n], vec![0.0; n]);
-        Ok(match op.op_type.as_str() {
-            "Mul" => Affine { scale: c, shift: zeros },
-            "Div" => Affine { scale: c.iter().map(|x| 1.0 / x).collect(), shift: zeros },
-            "Add" => Affine { scale: ones, shift: c },
-            _ => Affine { scale: ones, shift: c.iter().map(|x| -x).collect() },
-        })
-    }
-}
-
-fn batch_norm(m: &Match<'_>, op: &Op, channels: usize) -> Result<Affine, Miss> {
-    if op.int("training_mode").unwrap_or(0) != 0 || (m.opset < 7 && op.int("is_test").unwrap_or(0) == 0) {
-        return Err("BatchNormalization in training mode");
-    }
-    let of = |name| match floats(m.tensor(name).ok_or("")?)? {
-        v if v.len() == channels => Ok(v),
-        _ => Err("the statistics are not one per output channel"),
-    };
-    let (scale, bias, mean, var) = (of("scale")?, of("bias")?, of("mean")?, of("var")?);
-    let epsilon = f64::from(op.float("epsilon").unwrap_or(1e-5));
-    let scale: Vec<f64> = scale.iter().zip(var).map(|(s, v)| s / (v + epsilon).sqrt()).collect();
-    let shift = (0..channels).map(|c| bias[c] - mean[c] * scale[c]).collect();
-    Ok(Affine { scale, shift })
-}
-
-/// A constant of the type of another, rounded once.
-pub(super) fn rounded(like: &Tensor, shape: &[usize], values: Vec<f64>) -> Result<Tensor, Miss> {
-    made(like, shape, values.into_iter().map(|x| x as f32).collect())
-}
-
-fn made(like: &Tensor, shape: &[usize], values: Vec<f32>) -> Result<Tensor, Miss> {
-    let t = Tensor::from_f32(like.dtype(), shape, values).ok_or(NOT_FLOAT)?;
-    match t.to_f32() {
-        Some(v) if v.iter().all(|x| x.is_finite()) => Ok(t),
-        _ => Err("the folded weight would not be finite"),
-    }
-}
-
-fn fold(m: &Match<'_>) -> Result<Bindings, Miss> {
-    let layer = Layer::of(m)?;
-    let batch_norm = m.op("y").is_some_and(|op| op.is("BatchNormalization"));
-    if m.opset < 7 && (!batch_norm || layer.op.is("Gemm")) {
-        return Err("before operator set 7 broadcasting is an attribute");
-    }
-    let Affine { scale, shift } = layer.follow_up(m)?;
-    let (op, weight, n) = (layer.op, layer.weight, layer.channels);
-    let mut found = Bindings::default();
-    let beta = match op.op_type.as_str() {
-        "Gemm" => op.float("beta").map_or(1.0, f64::from),
-        _ => 1.0,
-    };
-    let mut bias = match m.tensor("b") {
-        Some(b) => layer.per_channel_bias(b)?,
-        None => vec![0.0; n],
-    };
-    for (c, b) in bias.iter_mut().enumerate() {
-        *b = *b * beta * scale[c] + shift[c];
-    }
-    if op.op_type == "Gemm" {
-        found = found.attr("beta", 1.0);
-    }
-    let rescaled = match scale.iter().all(|s| *s == 1.0) {
-        true => weight.clone(),
-        false => layer.rescaled(&scale)?,
-    };
-    Ok(found.tensor("weight", rescaled).tensor("shift", rounded(weight, &[n], bias)?))
-}
-
-impl Layer<'_> {
-    /// The layer's own bias: a vector for convolutions, anything that broadcasts along rows for Gemm.
-    fn per_channel_bias(&self, b: &Tensor) -> Result<Vec<f64>, Miss> {
+        let transposed = self.op.int("transB").unwrap_or(0) != 0;
         match self.op.op_type.as_str() {
-            "Conv" | "ConvTranspose" if b.shape() == [self.channels] => floats(b),
-            "Gemm" => self.per_channel(b),
+            "ConvTranspose" => {
+                let columns = shape[1];
+                let rows = shape[0] / self.op.int("group").unwrap_or(1).max(1) as usize;
+                // The channels of the next group begin after as many rows as one has inputs.
+                let runs = Runs { run: inner / columns, columns };
+                rescaled(self.weight, runs, scale, |row| row / rows * columns)
+            }
+            "Gemm" if !transposed => rescaled(self.weight, Runs { run: 1, columns: inner }, scale, |_| 0),
+            "MatMul" => rescaled(self.weight, Runs { run: 1, columns: inner }, scale, |_| 0),
+            _ => rescaled(self.weight, Runs { run: inner, columns: 1 }, scale, |row| row),
+        }
+    }
+    /// The layer's own bias: a vector for convolutions, anything that broadcasts along rows for Gemm.
+    fn bias(&self) -> Result<Vec<f64>, Miss> {
+        let Some(b) = self.bias else { return Ok(vec![0.0; self.channels.count]) };
+        match self.op.op_type.as_str() {
+            "Conv" | "ConvTranspose" if b.shape() == [self.channels.count] => floats(b),
+            "Gemm" => {
+                let beta = self.op.float("beta").map_or(1.0, f64::from);
+                Ok(self.channels.numbers(b)?.into_iter().map(|b| b * beta).collect())
+            }
             _ => Err("the bias is not one per output channel"),
         }
     }
+}
+
+/// The ops that give `h` and `y`.
+fn ids(m: &Match<'_>) -> Option<(OpId, OpId)> {
+    let id = |name| Some(m.graph.producer(m.value(name)?)?.0);
+    Some((id("h")?, id("y")?))
+}
+
+fn fold(m: &Match<'_>) -> Result<Bindings, Miss> {
+    let ((h, y), value) = (ids(m).ok_or("")?, m.value("h").ok_or("")?);
+    let layer = Layer::of(m.graph, h)?;
+    if m.opset < 7 && layer.op.is("Gemm") {
+        return Err("before operator set 7 broadcasting is an attribute");
+    }
+    let affine = Affine::of(m.graph, y, value, layer.channels, m.opset)?;
+    let (weight, shift) = layer.followed_by(&affine)?;
+    let found = Bindings::default().tensor("weight", weight).tensor("shift", shift);
+    Ok(if layer.op.is("Gemm") { found.attr("beta", 1.0) } else { found })
 }
 
 /// A matrix product of two dimensions can carry a bias as Gemm.
@@ -201,7 +197,7 @@ fn as_gemm(m: &Match<'_>) -> Result<Bindings, Miss> {
     if m.opset < 7 {
         return Err("Gemm before operator set 7 does not broadcast");
     }
-    match Layer::of(m)?.rank {
+    match Layer::of(m.graph, ids(m).ok_or("")?.0)?.channels.rank {
         Some(2) => {}
         Some(_) => return Err("the input is not a matrix"),
         None => return Err("the rank of the input is not known"),
@@ -221,6 +217,7 @@ macro_rules! follow_ups {
         after!($layer, concat!("div-into-", $op), "Div(h, $c)", $rhs, fold),
         after!($layer, concat!("add-into-", $op), "Add(h, $c)", $rhs, fold),
         after!($layer, concat!("sub-into-", $op), "Sub(h, $c)", $rhs, fold),
+        after!($layer, concat!("difference-into-", $op), "Sub($c, h)", $rhs, fold),
         after!($layer, concat!("negative-into-", $op), "Neg(h)", $rhs, fold),
     )*] };
 }
@@ -236,6 +233,7 @@ pub(super) const MATMUL_RULES: &[Rule] = &[
     after!("MatMul(x, $w)", "negative-into-matmul", "Neg(h)", "y = MatMul(x, weight)", fold),
     after!("MatMul(x, $w)", "matmul-add-to-gemm", "Add(h, $c)", "y = Gemm(x, weight, shift)", as_gemm),
     after!("MatMul(x, $w)", "matmul-sub-to-gemm", "Sub(h, $c)", "y = Gemm(x, weight, shift)", as_gemm),
+    after!("MatMul(x, $w)", "difference-to-gemm", "Sub($c, h)", "y = Gemm(x, weight, shift)", as_gemm),
     after!(
         "MatMul(x, $w)",
         "batch-norm-into-matmul",

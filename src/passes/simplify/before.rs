@@ -10,8 +10,8 @@
 //! MatMul, the first. A shift passes only where the layer has a bias and no input is padded: zeros are not shifted.
 
 use super::{
-    affine::{floats, rounded},
     recognize::ends_pattern,
+    weights::{Runs, float, floats, rescaled, rounded},
 };
 use crate::{
     ir::{Op, Tensor},
@@ -70,17 +70,27 @@ impl<'a> Layer<'a> {
         }
         Ok(if values.len() == 1 { vec![values[0]; channels] } else { values })
     }
-    /// For each element of the weight its output channel and its input channel.
-    fn channels(&self) -> impl Iterator<Item = (usize, usize)> {
-        let [out, each, kernel] = self.extents;
-        let (turned, group) = (self.turned, out / self.groups);
-        (0..out * each * kernel).map(move |at| match turned {
-            true => (at % out, at / out),
-            false => {
-                let o = at / (each * kernel);
-                (o, o / group * each + at / kernel % each)
+    /// How its input channels lie in the weight, and the first one of a row of it.
+    fn runs(&self) -> (Runs, impl Fn(usize) -> usize + Sync + use<>) {
+        let ([out, each, kernel], turned) = (self.extents, self.turned);
+        let group = out / self.groups;
+        let runs = if turned { Runs { run: out, columns: 1 } } else { Runs { run: kernel, columns: each } };
+        (runs, move |row| if turned { row } else { row / group * each })
+    }
+    /// The weight applied to an input that is the same everywhere: one number for each output channel.
+    fn applied_to(&self, input: &[f64]) -> Result<Vec<f64>, Miss> {
+        let (Runs { run, columns }, first) = self.runs();
+        let mut sums = vec![0.0; self.extents[0]];
+        for (row, line) in float(self.weight)?.chunks(run * columns).enumerate() {
+            for (run, x) in line.chunks(run).zip(&input[first(row)..]) {
+                match self.turned {
+                    true => sums.iter_mut().zip(run).for_each(|(sum, w)| *sum += f64::from(*w) * x),
+                    false => sums[row] += run.iter().copied().map(f64::from).sum::<f64>() * x,
+                }
             }
-        })
+        }
+        self.weight.release();
+        Ok(sums)
     }
 }
 
@@ -99,9 +109,8 @@ fn scaled(m: &Match<'_>) -> Result<Bindings, Miss> {
             layer.per_channel(m.tensor("c").ok_or("")?)?.into_iter().map(|c| c.powi(power)).collect()
         }
     };
-    let values = floats(layer.weight)?.into_iter().zip(layer.channels());
-    let values = values.map(|(w, (_, input))| w * scale[input]).collect();
-    Ok(Bindings::default().tensor("weight", rounded(layer.weight, layer.weight.shape(), values)?))
+    let (runs, first) = layer.runs();
+    Ok(Bindings::default().tensor("weight", rescaled(layer.weight, runs, &scale, first)?))
 }
 
 fn shifted(m: &Match<'_>) -> Result<Bindings, Miss> {
@@ -124,8 +133,8 @@ fn shifted(m: &Match<'_>) -> Result<Bindings, Miss> {
         Some(_) => return Err("the bias is not one per output channel"),
     };
     let alpha = layer.op.float("alpha").map_or(1.0, f64::from);
-    for (w, (output, input)) in floats(layer.weight)?.into_iter().zip(layer.channels()) {
-        bias[output] += alpha * w * sign * shift[input];
+    for (b, sum) in bias.iter_mut().zip(layer.applied_to(&shift)?) {
+        *b += alpha * sign * sum;
     }
     let found = if layer.op.is("Gemm") { Bindings::default().attr("beta", 1.0) } else { Bindings::default() };
     Ok(found.tensor("bias", rounded(layer.weight, &[out], bias)?))

@@ -2,7 +2,7 @@
 //!
 //! - To stay within `[a, b]` and then within `[c, d]` is to stay within `[a', b']`, the first bounds moved into the
 //!   second; Relu is to stay above 0.
-//! - `max(max(x, a), b) = max(x, max(a, b))`, and so for min.
+//! - `max(max(x, a), b) = max(x, max(a, b))`, and so for min; `min(max(x, a), b)` stays within `[a, b]`.
 //! - A Cast that loses nothing need not come before another.
 //! - Slices of different axes are one Slice.
 
@@ -71,6 +71,24 @@ fn extreme(m: &Match<'_>) -> Result<Bindings, Miss> {
         Some(t) => Ok(Bindings::default().tensor("c", t)),
         None => Err("the constants do not join into one"),
     }
+}
+
+/// The range that what is larger than one number and smaller than another stays within.
+fn between(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.opset < 11 || m.ty("x").and_then(|t| t.dtype) != Some(DType::F32) {
+        return Err("");
+    }
+    let rank = m.ty("x").and_then(|t| t.rank()).ok_or("")?;
+    let number = |name| {
+        let one = m.tensor(name).filter(|t| t.rank() <= rank).and_then(Tensor::scalar_f32);
+        one.filter(|n| !n.is_nan()).ok_or("the bounds are not one number each")
+    };
+    let relu = ["h", "y"].iter().any(|name| m.op(name).is_some_and(|op| op.is("Relu")));
+    let (low, high) = (if relu { 0.0 } else { number("a")? }, number("b")?);
+    if low > high {
+        return Err("the bounds are out of order");
+    }
+    Ok(Bindings::default().tensor("low", Tensor::scalar(low)).tensor("high", Tensor::scalar(high)))
 }
 
 /// Bits that a type holds of an integer's absolute value, or of a float's fraction and exponent.
@@ -159,6 +177,18 @@ pub(super) const RULES: &[Rule] = &[
     },
     Rule { name: "max-of-max", lhs: "h = Max(x, $a)  y = Max(h, $b)", rhs: "y = Max(x, c)", bind: extreme },
     Rule { name: "min-of-min", lhs: "h = Min(x, $a)  y = Min(h, $b)", rhs: "y = Min(x, c)", bind: extreme },
+    Rule {
+        name: "extremes-to-clip",
+        lhs: "h = Max(x, $a) | Relu(x)  y = Min(h, $b)",
+        rhs: "y = Clip(x, low, high)",
+        bind: between,
+    },
+    Rule {
+        name: "extremes-to-clip",
+        lhs: "h = Min(x, $b)  y = Max(h, $a) | Relu(h)",
+        rhs: "y = Clip(x, low, high)",
+        bind: between,
+    },
     Rule { name: "cast-of-cast", lhs: "h* = Cast(x)  y = Cast(h)", rhs: "y = Cast(x)", bind: shorter_cast },
     Rule {
         name: "slice-of-slice",

@@ -9,8 +9,8 @@
 //! subtract 2²³ is a way to round.
 
 use super::{
-    affine::{floats, rounded},
     recognize::ends_pattern,
+    weights::{floats, rounded},
 };
 use crate::{
     ir::{DType, Op, Tensor},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Two constants joined element by element.
-fn joined(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, Miss> {
+pub(super) fn joined(a: &Tensor, b: &Tensor, f: impl Fn(f64, f64) -> f64) -> Result<Tensor, Miss> {
     if a.dtype() != b.dtype() || !matches!(a.dtype(), DType::F32 | DType::F16 | DType::BF16) {
         return Err("");
     }

@@ -6,6 +6,8 @@
 mod affine;
 mod alike;
 mod before;
+mod branches;
+mod carry;
 mod chain;
 mod concat;
 mod constants;
@@ -15,7 +17,10 @@ mod fold;
 mod functions;
 mod growth;
 mod layout;
+mod left;
 mod lift;
+mod masked;
+mod merge;
 mod no_op;
 mod normalized;
 mod ones;
@@ -24,6 +29,7 @@ mod recognize;
 mod recurrent;
 mod share;
 mod sink;
+mod weights;
 
 use super::{
     Changed, Context, Named, Options, Pass,
@@ -48,6 +54,8 @@ static RULES: LazyLock<RuleSet> = LazyLock::new(|| {
         normalized::RULES,
         before::SCALES,
         before::SHIFTS,
+        left::RULES,
+        merge::RULES,
         constants::RULES,
         pad::RULES,
         ones::RULES,
@@ -159,6 +167,7 @@ impl Work {
             let local = fold::local(&mut model.graph, opset);
             let folded = known + local + fold::fold(model, &mut self.bounds, &mut self.learned, cx);
             let decided = control::inline(&mut model.graph, opset);
+            let chosen = masked::choices(&mut model.graph);
             let joined = concat::flatten(&mut model.graph);
             let equal = share::constants(&mut model.graph);
             let shared = share::ops(&mut model.graph);
@@ -168,6 +177,7 @@ impl Work {
             cx.count("constant-to-initializer", lifted as u64);
             cx.count("constant-folded", folded as u64);
             cx.count("decided-control-flow", decided as u64);
+            cx.count("choice-of-parts", chosen as u64);
             cx.count("concat-of-concat", joined as u64);
             cx.count("equal-constant", equal as u64);
             cx.count("equal-op", shared as u64);
@@ -179,12 +189,17 @@ impl Work {
                 false => 0,
             };
             let ruled = recognized + RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
+            let branched = branches::maps(&mut model.graph, opset);
+            let carried = carry::scales(&mut model.graph, opset);
             let early = early::gathers(&mut model.graph);
             let sunk = sink::transposes(&mut model.graph, opset);
+            cx.count("map-into-branches", branched as u64);
+            cx.count("map-carried-to-layer", carried as u64);
             cx.count("early-gather", early as u64);
             cx.count("transposes-joined", sunk as u64);
             let shrunk = equal + shared + states + dead;
-            if inputs + lifted + folded + decided + joined + shrunk + ruled + early + sunk == 0 {
+            let moved = chosen + branched + carried + early + sunk;
+            if inputs + lifted + folded + decided + joined + shrunk + ruled + moved == 0 {
                 break;
             }
             (first, changed) = (false, Changed::Yes);

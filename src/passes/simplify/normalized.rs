@@ -7,7 +7,7 @@
 //! with `s` and `t` constants over the axes that have their own `g`: for LayerNormalization and RMSNormalization the
 //! last axes, for the others axis 1. RMSNormalization has no `b`, so it takes no `t`.
 
-use super::affine::{floats, rounded};
+use super::weights::{floats, rounded};
 use crate::{
     ir::Tensor,
     ops::fold::index::{axis, broadcast_strides, walk},

@@ -2,7 +2,9 @@
 //! element or along an axis, with `f'` the same along the axis that stands there before.
 //!
 //! Two in a row are one. Where all inputs of a Concat or a sum come from Transposes of one permutation, one after it
-//! takes their place. Only then does one move, so each move leaves fewer of them: nothing moves back and forth.
+//! takes their place. A reduction that drops axes needs none before it where the others come in the same order without,
+//! and a Split none where each part is turned again. Only then does one move, so each move leaves fewer of them: nothing
+//! moves back and forth.
 
 use crate::{
     ir::{Dim, Graph, Op, OpId, Shape, Tensor, Type, ValueId},
@@ -85,9 +87,84 @@ struct Changes {
 pub(super) fn transposes(g: &mut Graph, opset: i64) -> usize {
     let mut gone = 0;
     for op in g.order() {
-        gone += join(g, op, opset).unwrap_or(0);
+        gone += join(g, op, opset).or_else(|| drop_axes(g, op, opset)).or_else(|| split(g, op)).unwrap_or(0);
     }
     gone
+}
+
+/// Takes away the Transpose over a reduction whose result has its axes in the same order without it.
+fn drop_axes(g: &mut Graph, op: OpId, opset: i64) -> Option<usize> {
+    if !any(g.op(op), REDUCTIONS) || g.op(op).int("keepdims").unwrap_or(1) != 0 {
+        return None;
+    }
+    let v = g.input(op, 0)?;
+    let rank = g.rank(v)?;
+    let perm = over(g, v, rank)?;
+    let chain = chain(g, v, op, &perm, opset).filter(|chain| !chain.shared)?;
+    let (changes, dropped) = reduction(g, op, &perm)?;
+    let kept: Vec<usize> = perm.iter().copied().filter(|k| !dropped.contains(k)).collect();
+    kept.is_sorted().then_some(())?;
+    apply(g, chain, &perm);
+    amend(g, op, changes);
+    Some(1)
+}
+
+/// Moves a Transpose past a Split of which only Transposes read the parts.
+fn split(g: &mut Graph, op: OpId) -> Option<usize> {
+    let (v, sides) = (g.input(op, 0)?, g.outputs_of(op));
+    let (above, _) = g.producer(v).filter(|_| g.op(op).is("Split") && g.sole_use(v).is_some())?;
+    let rank = g.rank(v)?;
+    let perm = if g.op(above).is("Transpose") { permutation(g.op(above), rank)? } else { return None };
+    let along = axis(g.op(op).int("axis").unwrap_or(0), rank)?;
+    let mut readers = Vec::new();
+    for part in sides.iter().flatten() {
+        if g.is_output(*part) {
+            return None;
+        }
+        for reader in g.uses(*part).into_iter().map(|u| u.op()) {
+            let own =
+                if g.op(reader).is("Transpose") { permutation(g.op(reader), rank)? } else { return None };
+            readers.push((reader, own.iter().map(|k| perm[*k] as i64).collect::<Vec<i64>>()));
+        }
+    }
+    if readers.is_empty() {
+        return None;
+    }
+    let x = g.input(above, 0)?;
+    g.set_input(op, 0, Some(x));
+    g.op_mut(op).set("axis", perm[along] as i64);
+    for part in sides.into_iter().flatten() {
+        g.value_mut(part).ty = before(g, part, &perm);
+    }
+    for (reader, both) in readers {
+        g.op_mut(reader).set("perm", both);
+    }
+    g.remove_op(above);
+    g.remove_value_if_unused(v);
+    Some(1)
+}
+
+/// What a reduction needs to do the same before a permutation, and the axes it then reduces.
+fn reduction(g: &Graph, op: OpId, perm: &[usize]) -> Option<(Changes, Vec<usize>)> {
+    let (node, rank) = (g.op(op), perm.len());
+    let list = match (node.ints("axes"), g.input(op, 1)) {
+        (Some(list), _) => Some(list.to_vec()),
+        (None, Some(v)) => Some(g.constant(v)?.to_i64()?),
+        (None, None) => None,
+    };
+    let mut changes = Changes::default();
+    // None given may mean all or, where the op says so, no axis at all: then nothing is to change.
+    let Some(list) = list.filter(|list| !list.is_empty()) else {
+        let none = node.int("noop_with_empty_axes").unwrap_or(0) != 0;
+        return Some((changes, if none { Vec::new() } else { (0..rank).collect() }));
+    };
+    let own: Vec<usize> = axes(&list, rank)?.into_iter().map(|k| perm[k]).collect();
+    let moved = list.iter().map(|a| Some(perm[axis(*a, rank)?] as i64)).collect::<Option<Vec<i64>>>()?;
+    match node.ints("axes") {
+        Some(_) => changes.attrs.push(("axes", moved)),
+        None => changes.inputs.push((1, Tensor::ints(moved))),
+    }
+    Some((changes, own))
 }
 
 /// Moves the Transposes over the inputs of an op past it.
@@ -209,12 +286,7 @@ fn changes(g: &Graph, op: OpId, perm: &[usize], opset: i64) -> Option<Changes> {
         return Some(changes);
     }
     if any(node, REDUCTIONS) && node.int("keepdims").unwrap_or(1) != 0 {
-        match (node.ints("axes"), g.input(op, 1)) {
-            (Some(list), _) => changes.attrs.push(("axes", mapped(list)?)),
-            (None, Some(_)) => changes.inputs.push((1, Tensor::ints(mapped(&constant(1)?.to_i64()?)?))),
-            (None, None) => {}
-        }
-        return Some(changes);
+        return Some(reduction(g, op, perm)?.0);
     }
     if node.is("Slice") && opset >= 10 && constant(1).is_some() && constant(2).is_some() {
         let given = match g.input(op, 3) {
@@ -241,7 +313,7 @@ fn changes(g: &Graph, op: OpId, perm: &[usize], opset: i64) -> Option<Changes> {
 }
 
 /// A constant that meets a permuted value, as it meets that value before.
-fn turned_back(c: &Tensor, perm: &[usize], opset: i64) -> Option<Tensor> {
+pub(super) fn turned_back(c: &Tensor, perm: &[usize], opset: i64) -> Option<Tensor> {
     if c.len() == 1 {
         return (c.rank() <= perm.len()).then(|| c.clone());
     }
@@ -268,22 +340,26 @@ fn apply(g: &mut Graph, chain: Chain, perm: &[usize]) {
         g.remove_value_if_unused(u);
     }
     for (op, changes) in chain.past {
-        for (name, list) in changes.attrs {
-            g.op_mut(op).set(name, list);
-        }
-        if let Some(axis) = changes.axis {
-            g.op_mut(op).set("axis", axis);
-        }
-        for (slot, tensor) in changes.inputs {
-            let old = g.input(op, slot);
-            if old.and_then(|v| g.constant(v)) != Some(&tensor) {
-                let hint = old.map_or_else(|| format!("{}_axes", g.op(op).name), |v| g.name_of(v).to_owned());
-                let new = g.add_initializer(&hint, tensor);
-                g.set_input(op, slot, Some(new));
-            }
-        }
+        amend(g, op, changes);
         if let Some(v) = g.output(op, 0) {
             g.value_mut(v).ty = before(g, v, perm);
+        }
+    }
+}
+
+fn amend(g: &mut Graph, op: OpId, changes: Changes) {
+    for (name, list) in changes.attrs {
+        g.op_mut(op).set(name, list);
+    }
+    if let Some(axis) = changes.axis {
+        g.op_mut(op).set("axis", axis);
+    }
+    for (slot, tensor) in changes.inputs {
+        let old = g.input(op, slot);
+        if old.and_then(|v| g.constant(v)) != Some(&tensor) {
+            let hint = old.map_or_else(|| format!("{}_axes", g.op(op).name), |v| g.name_of(v).to_owned());
+            let new = g.add_initializer(&hint, tensor);
+            g.set_input(op, slot, Some(new));
         }
     }
 }
