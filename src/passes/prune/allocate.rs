@@ -106,7 +106,7 @@ mod tests {
             let mut arena = Arena::default();
             let candidates: Vec<_> = curves.into_iter().map(|c| candidate(&mut arena, c)).collect();
             let options = PruneOptions { round: 1, ..PruneOptions::default() };
-            let plan = Plan { arena: &arena, prices: &[], candidates: &candidates, options: &options };
+            let plan = Plan { arena: &arena, prices: &[], weights: &[], candidates: &candidates, options: &options };
             // Neighbours multiply, as channels in and out do.
             let cost = |kept: &[Option<usize>]| {
                 let widths: Vec<_> = candidates.iter().zip(kept).map(|(c, n)| n.unwrap_or(c.group.size) as u64).collect();
@@ -128,8 +128,9 @@ mod tests {
         let candidates =
             [vec![0.0, 1.0, 2.0, 3.0, 4.0], vec![0.0, 0.0, 0.0, 5.0, 9.0]].map(|c| candidate(&mut arena, c));
         let options = PruneOptions { round: 1, ..PruneOptions::default() };
-        let plan = Plan { arena: &arena, prices: &[], candidates: &candidates, options: &options };
-        let positions = |kept: &[Option<usize>]| plan.positions(kept) as u64;
+        let plan =
+            Plan { arena: &arena, prices: &[], weights: &[], candidates: &candidates, options: &options };
+        let positions = |kept: &[Option<usize>]| plan.positions(kept);
         assert_eq!(plan.least_damage(6, positions).unwrap(), [None, Some(2)]);
         assert_eq!(plan.least_damage(5, positions).unwrap(), [Some(3), Some(2)]);
     }

@@ -27,7 +27,9 @@ use crate::{
     },
 };
 use globset::GlobSet;
-use select::{Candidate, Plan};
+use options::Budget;
+use rand::{SeedableRng, rngs::ChaCha8Rng};
+use select::{Candidate, Plan, Weight};
 use std::collections::{BTreeMap, HashSet};
 
 /// Integers do not tell what matters: their scales stand elsewhere.
@@ -87,7 +89,7 @@ impl Prune {
     /// Chooses the positions that stay, without changing the model, and says so through remarks. Fails with
     /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
     pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Keep> {
-        let (mut open, left_alone) = self.candidates(model, flow);
+        let (mut open, left_alone) = self.candidates(model, flow, cx.seed);
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
         }
@@ -100,7 +102,9 @@ impl Prune {
             damage::measure(model, flow, &mut open, cx)?;
         }
         let prices = flow.prices();
-        let plan = Plan { arena: &flow.arena, prices: &prices, candidates: &open, options: &self.options };
+        let weights = weights(model, flow);
+        let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
+        let plan = Plan { arena, prices, weights, candidates: &open, options: &self.options };
         let before = plan.macs(&vec![None; open.len()]);
         let kept = self.choose(&plan, before).map_err(|e| explain(e, &left_alone, &locked))?;
         for (candidate, n) in open.iter().zip(&kept) {
@@ -127,12 +131,18 @@ impl Prune {
             }
             Criterion::Damage => Ok(true),
             Criterion::Auto => Ok(cx.has_samples()),
-            Criterion::L1 | Criterion::L2 => Ok(false),
+            _ => Ok(false),
         }
     }
     /// Groups to choose from, scored by their weights, and those left alone with the reason.
-    fn candidates(&self, model: &Model, flow: &Flow<'_>) -> (Vec<Candidate>, Vec<(Group, &'static str)>) {
+    fn candidates(
+        &self,
+        model: &Model,
+        flow: &Flow<'_>,
+        seed: u64,
+    ) -> (Vec<Candidate>, Vec<(Group, &'static str)>) {
         let (mut open, mut left_alone) = (Vec::new(), Vec::new());
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
         for group in flow.groups() {
             if self.excluded(model, &group) {
                 left_alone.push((group, "excluded by name"));
@@ -141,7 +151,7 @@ impl Prune {
             } else if group.members.iter().any(|m| is_quantized(&model.graph, m.value)) {
                 left_alone.push((group, QUANTIZED));
             } else if let Some(scores) =
-                score::of_group(&model.graph, &flow.arena, &group, self.options.criterion)
+                score::of_group(&model.graph, &flow.arena, &group, self.options.criterion, &mut random)
             {
                 open.push(Candidate { group, scores, damage: None });
             } else {
@@ -166,34 +176,22 @@ impl Prune {
         }
         let by_damage =
             self.options.scope == Scope::Global && plan.candidates.iter().any(|c| c.damage.is_some());
-        let kept = match self.options.macs {
-            None => {
-                let share = self.options.ratio.unwrap_or(PruneOptions::RATIO);
-                let all: usize = plan.candidates.iter().map(|c| c.group.size).sum();
-                let target = ((1.0 - share) * all as f64) as u64;
-                let least = || plan.least_damage(target, |kept| plan.positions(kept) as u64).ok();
-                by_damage.then(least).flatten().unwrap_or_else(|| plan.at_level(share))
+        let whole: Vec<Option<usize>> = vec![None; plan.candidates.len()];
+        let kept = match self.options.budget() {
+            Budget::Positions(share) => {
+                let target = (share * plan.positions(&whole) as f64) as u64;
+                let least = || plan.least_damage(target, |kept| plan.positions(kept)).ok();
+                by_damage.then(least).flatten().unwrap_or_else(|| plan.at_level(1.0 - share))
             }
-            Some(share) => {
-                if before == 0 {
-                    return Err(Error::BelowBar(
-                        "no convolution or matrix product of known cost is there".into(),
-                    ));
-                }
-                let target = (share * before as f64) as u64;
-                let found = match by_damage {
-                    true => plan.least_damage(target, |kept| plan.macs(kept)),
-                    false => plan.at_most(target),
-                };
-                found.map_err(|least| {
-                    let least = 100.0 * least as f64 / before as f64;
-                    let text = format!(
-                        "pruning cannot reach {:.1} % of the multiply-accumulates; the nearest is {least:.1} %",
-                        100.0 * share
-                    );
-                    Error::BelowBar(text)
-                })?
+            Budget::Macs(_) if before == 0 => {
+                return Err(Error::BelowBar(
+                    "no convolution or matrix product of known cost is there".into(),
+                ));
             }
+            Budget::Macs(share) => {
+                met(plan, by_damage, share, "multiply-accumulates", |kept| plan.macs(kept))?
+            }
+            Budget::Params(share) => met(plan, by_damage, share, "parameters", |kept| plan.params(kept))?,
         };
         if kept.iter().all(Option::is_none) {
             let text = format!(
@@ -204,6 +202,34 @@ impl Prune {
         }
         Ok(kept)
     }
+}
+
+/// The best choice that leaves at most this share of a cost, or the error that says what can be had.
+fn met(
+    plan: &Plan<'_>,
+    by_damage: bool,
+    share: f64,
+    what: &str,
+    cost: impl Fn(&[Option<usize>]) -> u64,
+) -> Result<Vec<Option<usize>>> {
+    let before = cost(&vec![None; plan.candidates.len()]) as f64;
+    let target = (share * before) as u64;
+    let found = match by_damage {
+        true => plan.least_damage(target, cost),
+        false => plan.at_most(target, cost),
+    };
+    found.map_err(|least| {
+        let (wanted, least) = (100.0 * share, 100.0 * least as f64 / before);
+        Error::BelowBar(format!(
+            "pruning cannot reach {wanted:.1} % of the {what}; the nearest is {least:.1} %"
+        ))
+    })
+}
+
+/// Every weight of the main graph.
+fn weights(model: &Model, flow: &Flow<'_>) -> Vec<Weight> {
+    let floats = model.graph.initializers().filter(|(_, t)| t.dtype().is_float());
+    floats.map(|(v, t)| Weight { elements: t.len(), axes: flow.known_dims(v).into() }).collect()
 }
 
 /// Whether a weight is integers already, or will be when the model is written.
@@ -304,7 +330,13 @@ mod tests {
 
     #[test]
     fn the_weakest_positions_go() {
-        for text in ["prune(ratio=0.5)", "prune(macs=0.5)", "prune(ratio=0.5,scope=layer,criterion=l1)"] {
+        for text in [
+            "prune(ratio=0.5)",
+            "prune(macs=0.5)",
+            "prune(params=0.5)",
+            "prune(ratio=0.5,scope=layer,criterion=l1)",
+            "prune(ratio=0.5,criterion=lamp)",
+        ] {
             let mut model = mlp();
             let remarks = run(text, &mut model).unwrap();
             assert_eq!(remarks[0], "32 -> 16 positions, in w1, w2", "{text}");

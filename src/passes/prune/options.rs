@@ -15,6 +15,12 @@ pub enum Criterion {
     L1,
     /// The root of the mean square weight.
     L2,
+    /// The mean square weight over that of all positions of the group that weigh as much or more (LAMP, Lee et al. 2021).
+    Lamp,
+    /// The mean distance from the other positions' weights: what others can stand in for goes (FPGM, He et al. 2019).
+    Fpgm,
+    /// Chance, by the seed: what any other criterion has to beat.
+    Random,
     /// What is lost when the layers that read a position make up for it as well as they can, on calibration samples.
     Damage,
 }
@@ -41,14 +47,26 @@ pub enum Repair {
     None,
 }
 
-/// Options of the pass. At most one of `ratio` and `macs` may be given.
+/// What may be left.
+pub(super) enum Budget {
+    /// A share of the positions.
+    Positions(f64),
+    /// A share of the multiply-accumulates.
+    Macs(f64),
+    /// A share of the elements of weights.
+    Params(f64),
+}
+
+/// Options of the pass. At most one of `ratio`, `macs` and `params` may be given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PruneOptions {
-    /// The share of positions to cut, 0 to 1; 0.3 where `macs` is not given either.
+    /// The share of positions to cut, 0 to 1; 0.3 where nothing else is given.
     pub ratio: Option<f64>,
     /// The share of the multiply-accumulates to keep, 0 to 1.
     pub macs: Option<f64>,
+    /// The share of the parameters to keep, 0 to 1.
+    pub params: Option<f64>,
     /// How positions are ranked.
     pub criterion: Criterion,
     /// Whether positions compete within the model or within their group.
@@ -68,6 +86,7 @@ impl Default for PruneOptions {
         PruneOptions {
             ratio: None,
             macs: None,
+            params: None,
             criterion: Criterion::default(),
             scope: Scope::default(),
             round: 8,
@@ -82,6 +101,14 @@ impl PruneOptions {
     /// The share of positions that is cut where no target is given.
     pub const RATIO: f64 = 0.3;
 
+    /// What may be left.
+    pub(super) fn budget(&self) -> Budget {
+        match (self.macs, self.params) {
+            (Some(share), _) => Budget::Macs(share),
+            (_, Some(share)) => Budget::Params(share),
+            _ => Budget::Positions(1.0 - self.ratio.unwrap_or(Self::RATIO)),
+        }
+    }
     /// Refuses values that make no sense; returns the compiled globs.
     pub(super) fn check(&self) -> Result<GlobSet> {
         let share = |name: &str, value: Option<f64>| match value {
@@ -92,8 +119,11 @@ impl PruneOptions {
         };
         share("ratio", self.ratio)?;
         share("macs", self.macs)?;
-        if self.ratio.is_some() && self.macs.is_some() {
-            return Err(Error::usage("`ratio` and `macs` are both given", "give one of them"));
+        share("params", self.params)?;
+        let given = [("ratio", self.ratio), ("macs", self.macs), ("params", self.params)];
+        let given: Vec<_> = given.iter().filter(|g| g.1.is_some()).map(|g| format!("`{}`", g.0)).collect();
+        if given.len() > 1 {
+            return Err(Error::usage(format!("{} are given", given.join(" and ")), "give one of them"));
         }
         if self.round == 0 {
             return Err(Error::usage("`round` is 0", "1 turns rounding off"));

@@ -1,17 +1,45 @@
-//! How much each position of a group matters: the norm of all weights that go with it.
+//! How much each position of a group matters, by its weights in all members of the group.
 //!
-//! With `W_k` the weights at position `k` in all members, `l1 = sum |w| / |W_k|` and `l2 = sqrt(sum w^2 / |W_k|)`.
-//! Scores are divided by their mean over the group, so that groups of different scale compare.
+//! With `w` the `n` weights of a position: `l1 = sum |w| / n`, `l2 = sqrt(sum w^2 / n)`, and `fpgm` is the mean distance
+//! `|w - v|` to the weights `v` of the other positions. These are divided by their mean over the group, so that groups of
+//! different scale compare. `lamp` is `|w|^2` over the sum of the `|v|^2` that are no smaller, and compares as it is.
 
 use super::Criterion;
 use crate::{
     ir::Graph,
     ops::axes::{Arena, Group},
 };
+use faer::Mat;
+use rand::{RngExt, rngs::ChaCha8Rng};
 
 /// One score a position; `None` where no member holds floating-point weights.
-pub(super) fn of_group(g: &Graph, arena: &Arena, group: &Group, criterion: Criterion) -> Option<Vec<f64>> {
-    let (mut sums, mut counts) = (vec![0.0; group.size], vec![0usize; group.size]);
+pub(super) fn of_group(
+    g: &Graph,
+    arena: &Arena,
+    group: &Group,
+    criterion: Criterion,
+    random: &mut ChaCha8Rng,
+) -> Option<Vec<f64>> {
+    let weights = weights(g, arena, group)?;
+    let mean_of = |f: fn(f64) -> f64| -> Vec<f64> {
+        let mean = |w: &Vec<f32>| w.iter().map(|w| f(f64::from(*w))).sum::<f64>() / w.len() as f64;
+        weights.iter().map(mean).collect()
+    };
+    Some(match criterion {
+        Criterion::L1 => relative(mean_of(f64::abs)),
+        Criterion::Lamp => lamp(&mean_of(|w| w * w)),
+        Criterion::Fpgm => relative(distances(&weights)),
+        Criterion::Random => weights.iter().map(|_| random.random()).collect(),
+        // Without an order by data, that of the weights.
+        Criterion::L2 | Criterion::Damage | Criterion::Auto => {
+            relative(mean_of(|w| w * w).into_iter().map(f64::sqrt).collect())
+        }
+    })
+}
+
+/// The weights of each position, in the same order for all.
+fn weights(g: &Graph, arena: &Arena, group: &Group) -> Option<Vec<Vec<f32>>> {
+    let mut found = vec![Vec::new(); group.size];
     for member in &group.members {
         let Some(tensor) = g.initializer(member.value) else { continue };
         let Some(weights) = tensor.to_f32() else { continue };
@@ -21,28 +49,58 @@ pub(super) fn of_group(g: &Graph, arena: &Arena, group: &Group, criterion: Crite
             continue;
         }
         for (k, block) in weights.chunks_exact(row).enumerate() {
-            let Some(at) = labels[k % labels.len()] else { continue };
-            sums[at] += block
-                .iter()
-                .map(|w| f64::from(*w))
-                .map(|w| match criterion {
-                    Criterion::L1 => w.abs(),
-                    _ => w * w,
-                })
-                .sum::<f64>();
-            counts[at] += row;
+            if let Some(at) = labels[k % labels.len()] {
+                found[at].extend_from_slice(block);
+            }
         }
     }
-    if counts.contains(&0) {
-        return None;
-    }
-    let mut scores: Vec<f64> = sums.iter().zip(counts).map(|(s, n)| s / n as f64).collect();
-    if criterion != Criterion::L1 {
-        scores.iter_mut().for_each(|s| *s = s.sqrt());
-    }
+    found.iter().all(|w| !w.is_empty()).then_some(found)
+}
+
+/// Divided by their mean.
+fn relative(mut scores: Vec<f64>) -> Vec<f64> {
     let mean = scores.iter().sum::<f64>() / scores.len() as f64;
     if mean > 0.0 && mean.is_finite() {
         scores.iter_mut().for_each(|s| *s /= mean);
     }
-    Some(scores)
+    scores
+}
+
+fn lamp(squares: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..squares.len()).collect();
+    order.sort_by(|a, b| squares[*b].total_cmp(&squares[*a]));
+    let (mut scores, mut sum) = (vec![0.0; squares.len()], 0.0);
+    for k in order {
+        sum += squares[k];
+        scores[k] = if sum > 0.0 { squares[k] / sum } else { 0.0 };
+    }
+    scores
+}
+
+fn distances(weights: &[Vec<f32>]) -> Vec<f64> {
+    let most = weights.iter().map(Vec::len).max().unwrap_or(0);
+    let at = |k: usize, i: usize| weights[k].get(i).map_or(0.0, |w| f64::from(*w));
+    let all = Mat::from_fn(weights.len(), most, at);
+    let products = &all * all.transpose();
+    let square = |a: usize, b: usize| products[(a, a)] + products[(b, b)] - 2.0 * products[(a, b)];
+    let others = (weights.len() - 1).max(1) as f64;
+    let mean = |a: usize| (0..weights.len()).map(|b| square(a, b).max(0.0).sqrt()).sum::<f64>() / others;
+    (0..weights.len()).map(mean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_stand_in_for_is_nearest_to_them() {
+        let weights = [[0.0, 0.0], [3.0, 4.0], [3.0, 4.0], [6.0, 8.0]].map(Vec::from);
+        let sums: Vec<f64> = distances(&weights).into_iter().map(|d| (3.0 * d).round()).collect();
+        assert_eq!(sums, [20.0, 10.0, 10.0, 20.0]);
+    }
+    #[test]
+    fn lamp_compares_with_what_weighs_no_less() {
+        assert_eq!(lamp(&[1.0, 4.0, 3.0]), [0.125, 1.0, 3.0 / 7.0]);
+        assert_eq!(lamp(&[0.0, 0.0]), [0.0, 0.0]);
+    }
 }

@@ -1,11 +1,11 @@
 //! How many positions of each group stay.
 //!
 //! One number, the level in `[0, 1]`, decides: the share each group loses (`scope=layer`), or the quantile of all
-//! scores below which positions go (`scope=global`). A target for the multiply-accumulates is met by bisecting it. Where
+//! scores below which positions go (`scope=global`). A target for the multiply-accumulates or the parameters is met by bisecting it. Where
 //! the damage of cutting is known, `scope=global` allocates by that instead; see [`super::allocate`].
 
 use super::{PruneOptions, Scope};
-use crate::ops::axes::{Arena, Factor, Group, Keep, Price};
+use crate::ops::axes::{Arena, Factor, Factors, Group, Keep, Price};
 use std::collections::HashMap;
 
 /// A group with a score for each of its positions.
@@ -29,10 +29,17 @@ impl Candidate {
 /// accuracy with it.
 const LEAST_SHARE: f64 = 0.1;
 
+/// A weight: how many elements it has, and the factors of its axes where they are known.
+pub(super) struct Weight {
+    pub(super) elements: usize,
+    pub(super) axes: Factors,
+}
+
 /// What there is to choose from.
 pub(super) struct Plan<'a> {
     pub(super) arena: &'a Arena,
     pub(super) prices: &'a [Price],
+    pub(super) weights: &'a [Weight],
     pub(super) candidates: &'a [Candidate],
     pub(super) options: &'a PruneOptions,
 }
@@ -53,10 +60,14 @@ impl Plan<'_> {
         };
         self.candidates.iter().map(stay).collect()
     }
-    /// The mildest choice that costs at most `target` multiply-accumulates; else the least cost that can be had.
-    pub(super) fn at_most(&self, target: u64) -> Result<Vec<Option<usize>>, u64> {
+    /// The mildest choice whose `cost` is at most `target`; else the least cost that can be had.
+    pub(super) fn at_most(
+        &self,
+        target: u64,
+        cost: impl Fn(&[Option<usize>]) -> u64,
+    ) -> Result<Vec<Option<usize>>, u64> {
         let strongest = self.at_level(1.0);
-        let least = self.macs(&strongest);
+        let least = cost(&strongest);
         if least > target {
             return Err(least);
         }
@@ -64,7 +75,7 @@ impl Plan<'_> {
         for _ in 0..40 {
             let middle = f64::midpoint(low, high);
             let kept = self.at_level(middle);
-            if self.macs(&kept) <= target {
+            if cost(&kept) <= target {
                 (high, best) = (middle, kept);
             } else {
                 low = middle;
@@ -73,16 +84,28 @@ impl Plan<'_> {
         Ok(best)
     }
     /// The positions of a choice.
-    pub(super) fn positions(&self, kept: &[Option<usize>]) -> usize {
-        self.candidates.iter().zip(kept).map(|(c, n)| n.unwrap_or(c.group.size)).sum()
+    pub(super) fn positions(&self, kept: &[Option<usize>]) -> u64 {
+        self.candidates.iter().zip(kept).map(|(c, n)| n.unwrap_or(c.group.size) as u64).sum()
     }
     /// The multiply-accumulates of a choice.
     pub(super) fn macs(&self, kept: &[Option<usize>]) -> u64 {
-        let pairs = self.candidates.iter().zip(kept);
-        let counts: HashMap<Factor, usize> =
-            pairs.filter_map(|(c, n)| Some((c.group.factor, (*n)?))).collect();
+        let counts = self.by_factor(kept);
         let kept = |f: Factor| counts.get(&f).copied();
         self.prices.iter().map(|p| p.macs(self.arena, &kept)).sum()
+    }
+    /// The elements of all weights of a choice.
+    pub(super) fn params(&self, kept: &[Option<usize>]) -> u64 {
+        let counts = self.by_factor(kept);
+        let kept = |f: Factor| counts.get(&f).copied();
+        let elements = |weight: &Weight| match weight.axes.is_empty() {
+            true => weight.elements as u64,
+            false => weight.axes.iter().map(|f| self.arena.extent(*f, &kept) as u64).product(),
+        };
+        self.weights.iter().map(elements).sum()
+    }
+    fn by_factor(&self, kept: &[Option<usize>]) -> HashMap<Factor, usize> {
+        let pairs = self.candidates.iter().zip(kept);
+        pairs.filter_map(|(c, n)| Some((c.group.factor, (*n)?))).collect()
     }
     /// The positions that stay: those of the highest scores, the earlier of equal ones.
     pub(super) fn keep(&self, kept: &[Option<usize>]) -> Keep {
