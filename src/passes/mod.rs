@@ -5,6 +5,7 @@
 
 mod context;
 mod functions;
+mod globs;
 pub mod interface;
 mod linear;
 mod pass;
@@ -13,6 +14,7 @@ pub mod prune;
 pub mod quant;
 pub mod rules;
 pub mod simplify;
+pub mod svd;
 
 pub use context::{Context, Progress, Remark, RemarkKind};
 pub use functions::inline_functions;
@@ -21,5 +23,9 @@ pub use pipeline::Pipeline;
 pub(crate) use pipeline::run_pass;
 
 /// Every pass that pipeline text can name, sorted.
-pub const PASSES: &[PassInfo] =
-    &[PassInfo::of::<prune::Prune>(), PassInfo::of::<quant::Quant>(), PassInfo::of::<simplify::Simplify>()];
+pub const PASSES: &[PassInfo] = &[
+    PassInfo::of::<prune::Prune>(),
+    PassInfo::of::<quant::Quant>(),
+    PassInfo::of::<simplify::Simplify>(),
+    PassInfo::of::<svd::Svd>(),
+];

@@ -1,7 +1,10 @@
 //! What a user may ask of pruning.
 
-use crate::error::{Error, Result};
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use crate::{
+    error::{Error, Result},
+    passes::globs,
+};
+use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
 /// How positions are ranked.
@@ -128,11 +131,6 @@ impl PruneOptions {
         if self.round == 0 {
             return Err(Error::usage("`round` is 0", "1 turns rounding off"));
         }
-        let mut globs = GlobSetBuilder::new();
-        for text in &self.exclude {
-            let bad = |e: globset::Error| Error::usage(format!("`exclude`: {e}"), "write it like `layer4*`");
-            globs.add(Glob::new(text).map_err(bad)?);
-        }
-        globs.build().map_err(|e| Error::usage(format!("`exclude`: {e}"), "use fewer or simpler globs"))
+        globs::excluded(&self.exclude)
     }
 }

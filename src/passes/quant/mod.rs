@@ -10,12 +10,12 @@ mod placement;
 mod scales;
 mod weights;
 
-use super::{Changed, Context, Named, Needs, Options, Pass, pass::changed_options};
+use super::{Changed, Context, Named, Needs, Options, Pass, globs, pass::changed_options};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, OpId, ValueId},
 };
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 use placement::Placement;
 use scales::Integers;
 use serde::{Deserialize, Serialize};
@@ -156,14 +156,7 @@ impl Named for Quant {
 
     fn new(options: QuantOptions) -> Result<Self> {
         options.check()?;
-        let mut set = GlobSetBuilder::new();
-        let bad = |e: globset::Error| {
-            Error::usage(format!("option `exclude` of pass `quant`: {e}"), "see `*`, `?`, `[...]`")
-        };
-        for glob in &options.exclude {
-            set.add(Glob::new(glob).map_err(bad)?);
-        }
-        Ok(Quant { exclude: set.build().map_err(bad)?, options })
+        Ok(Quant { exclude: globs::excluded(&options.exclude)?, options })
     }
 }
 

@@ -1,0 +1,240 @@
+//! The ways to split a layer.
+//!
+//! Weights are a matrix `W` from inputs `(channel, kernel position)` to outputs.
+//!
+//! | form | `W` becomes | layers |
+//! |---|---|---|
+//! | `Outputs` | `A B` | the old kernel to fewer outputs, then a pointwise layer |
+//! | `Inputs` | `P C` | a pointwise layer to fewer channels, then the old kernel |
+//! | `Spatial` | `P C` | along the height to fewer channels, then along the width |
+//! | `Tucker` | `P C B` | a pointwise layer to fewer channels, the old kernel to fewer outputs, a pointwise layer |
+//!
+//! `P` makes fewer of the channels (`Spatial`: of the channels under a column of the kernel) at every kernel position
+//! (at every column) alike. It spans the directions that matter most where positions are taken to be independent; `C` is
+//! then the best there is behind it, and `A B` and `C B` the best of their rank: what a split loses is known exactly.
+
+use super::{
+    metric::{Metric, inner},
+    spectrum::Spectrum,
+};
+use faer::Mat;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Outputs,
+    Inputs,
+    Spatial,
+    Tucker,
+}
+
+impl Form {
+    /// Those that a kernel of this extent can be split by.
+    pub(super) fn of(kernel: &[usize]) -> &'static [Form] {
+        match kernel {
+            [height, width] if *height > 1 && *width > 1 => {
+                &[Form::Outputs, Form::Inputs, Form::Spatial, Form::Tucker]
+            }
+            _ if kernel.iter().product::<usize>() > 1 => &[Form::Outputs, Form::Inputs, Form::Tucker],
+            _ => &[Form::Outputs],
+        }
+    }
+    /// Kernel positions at which `P` is the same; `None` where there is none.
+    pub(super) fn free(self, kernel: &[usize]) -> Option<usize> {
+        match self {
+            Form::Outputs => None,
+            Form::Spatial => kernel.last().copied(),
+            Form::Inputs | Form::Tucker => Some(kernel.iter().product()),
+        }
+    }
+    /// Whether a pointwise layer comes last.
+    pub(super) fn ends_pointwise(self) -> bool {
+        matches!(self, Form::Outputs | Form::Tucker)
+    }
+}
+
+/// The ranks of a split: of `P` and of `B`. What a form lacks is 0.
+pub(super) type Ranks = [usize; 2];
+
+/// Weights and what their error is measured in.
+pub(super) struct Whole<'a> {
+    pub(super) weights: &'a Mat<f64>,
+    pub(super) metric: &'a Metric,
+    pub(super) kernel: &'a [usize],
+    pub(super) seed: u64,
+}
+
+impl Whole<'_> {
+    /// The ranks of a form that are wanted, each with the share of the squares that it loses. `inner` and `outer` list
+    /// the wanted ranks of `P` and of `B`, rising.
+    pub(super) fn losses(
+        &self,
+        form: Form,
+        inner: &[usize],
+        outer: &[usize],
+    ) -> Result<Vec<(Ranks, f64)>, String> {
+        let size = self.metric.square(self.weights);
+        if size == 0.0 {
+            return Err("its weights are all zeros".into());
+        }
+        let most = outer.last().copied().unwrap_or(0);
+        let mut found = Vec::new();
+        let Some(free) = form.free(self.kernel) else {
+            let spectrum = Spectrum::of(self.weights, self.metric, most, self.seed)?;
+            found.extend(spectrum.ranks(outer).map(|b| ([0, b], spectrum.lost(b) / size)));
+            return Ok(found);
+        };
+        let most_inner = inner.last().copied().unwrap_or(0);
+        let directions = self.directions(free, most_inner)?;
+        for p in directions.spectrum.ranks(inner) {
+            let behind = self.behind(&directions, free, p)?;
+            let lost = (size - behind.square).max(0.0);
+            if form.ends_pointwise() {
+                let spectrum = Spectrum::of(&behind.weights, &behind.metric, most, self.seed)?;
+                found.extend(spectrum.ranks(outer).map(|b| ([p, b], (lost + spectrum.lost(b)) / size)));
+            } else {
+                found.push(([p, 0], lost / size));
+            }
+        }
+        Ok(found)
+    }
+    /// The kernels of a split, in the order of its layers; rows are inputs and columns outputs.
+    pub(super) fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
+        let Some(free) = form.free(self.kernel) else { return self.pointwise(self.weights, self.metric, b) };
+        let behind = self.behind(&self.directions(free, p)?, free, p)?;
+        let mut kernels = vec![behind.map];
+        match form.ends_pointwise() {
+            true => kernels.extend(self.pointwise(&behind.weights, &behind.metric, b)?),
+            false => kernels.push(behind.weights),
+        }
+        Ok(kernels)
+    }
+    /// `A` and `B` of this rank, whose rows and columns of each direction are of like size, as few bits need it.
+    fn pointwise(&self, weights: &Mat<f64>, metric: &Metric, rank: usize) -> Result<Vec<Mat<f64>>, String> {
+        let mut second = Spectrum::of(weights, metric, rank, self.seed)?.first(rank);
+        let mut first = weights * &second;
+        balance(&mut first, &mut second);
+        Ok(vec![first, second.transpose().to_owned()])
+    }
+    /// The directions of the outputs of all kernel positions together: `P` is what leads to the first of them.
+    fn directions(&self, free: usize, most: usize) -> Result<Directions, String> {
+        let w = self.weights;
+        let (rows, outputs) = (w.nrows() / free, w.ncols());
+        let unfolded = Mat::from_fn(rows, free * outputs, |q, j| w[(q * free + j / outputs, j % outputs)]);
+        let spectrum = Spectrum::of(&unfolded, &self.metric.folded(free), most, self.seed)?;
+        Ok(Directions { unfolded, spectrum })
+    }
+    /// The best weights behind `P` of this rank.
+    fn behind(&self, directions: &Directions, free: usize, rank: usize) -> Result<Behind, String> {
+        let mut z = directions.spectrum.first(rank);
+        let mut map = &directions.unfolded * &z;
+        balance(&mut map, &mut z);
+        let (metric, moments) = self.metric.behind(&map, free);
+        let right = moments * self.weights;
+        let weights = metric.solve(&right).ok_or("it cannot be solved behind fewer channels")?;
+        let square = inner(&weights, &right);
+        Ok(Behind { map, weights, metric, square })
+    }
+}
+
+struct Directions {
+    /// The weights with a row for each input of `P` and a column for each kernel position and output.
+    unfolded: Mat<f64>,
+    spectrum: Spectrum,
+}
+
+struct Behind {
+    map: Mat<f64>,
+    weights: Mat<f64>,
+    metric: Metric,
+    /// The squares that are not lost.
+    square: f64,
+}
+
+/// Divides each column of `a` by a number that makes it as long as that of `b` times it.
+fn balance(a: &mut Mat<f64>, b: &mut Mat<f64>) {
+    for k in 0..a.ncols() {
+        let (size, other) = (a.col(k).norm_l2(), b.col(k).norm_l2());
+        if size > 0.0 && other > 0.0 {
+            let root = (size / other).sqrt();
+            a.col_mut(k).iter_mut().for_each(|x| *x /= root);
+            b.col_mut(k).iter_mut().for_each(|x| *x *= root);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::linear::Sums;
+    use proptest::prelude::*;
+
+    fn numbers(n: usize, seed: u64) -> impl Fn(usize, usize) -> f64 {
+        move |i, j| ((i * n + j) as f64 * 12.9898 + seed as f64 * 78.233).sin() * 43_758.545_3 % 1.0
+    }
+    /// Rows whose inputs are mixed, so that some directions hold more than others.
+    fn seen(inputs: usize, rows: usize, seed: u64) -> (Mat<f64>, Sums) {
+        let noise = Mat::from_fn(rows, inputs, numbers(inputs, seed));
+        let mix =
+            Mat::from_fn(inputs, inputs, |i, j| numbers(inputs, seed + 1)(i, j) / (1.0 + i as f64));
+        let x = noise * mix;
+        let mut sums = Sums::new(inputs, 0);
+        let by_rows: Vec<f64> = (0..rows).flat_map(|i| (0..inputs).map(move |j| (i, j))).map(|at| x[at]).collect();
+        sums.add(&by_rows);
+        (x, sums)
+    }
+    /// What the kernels of a split make of a matrix of inputs.
+    fn product(form: Form, kernel: &[usize], kernels: &[Mat<f64>]) -> Mat<f64> {
+        let Some(free) = form.free(kernel) else { return &kernels[0] * &kernels[1] };
+        let map = &kernels[0];
+        let expanded = Mat::from_fn(map.nrows() * free, map.ncols() * free, |i, j| {
+            if i % free == j % free { map[(i / free, j / free)] } else { 0.0 }
+        });
+        kernels[1..].iter().fold(expanded, |product, k| product * k)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn a_split_loses_what_it_says_and_nothing_at_full_rank(
+            channels in 1..5usize, height in 1..4usize, width in 1..4usize, outputs in 1..7usize,
+            ranks in [1..6usize, 1..6usize], seed in 0..1000u64,
+        ) {
+            let kernel = [height, width];
+            let inputs = channels * height * width;
+            let weights = Mat::from_fn(inputs, outputs, numbers(outputs, seed));
+            let (x, sums) = seen(inputs, 3 * inputs, seed + 5);
+            for (metric, seen) in [(Metric::plain(), None), (Metric::of(&sums, false), Some(&x))] {
+                let whole = Whole { weights: &weights, metric: &metric, kernel: &kernel, seed: 0 };
+                for form in Form::of(&kernel) {
+                    let side = form.free(&kernel).map_or(0, |f| (inputs / f).min(f * outputs));
+                    let full = [side, if form.ends_pointwise() { inputs.min(outputs) } else { 0 }];
+                    for ranks in [full, [ranks[0].min(full[0]), ranks[1].min(full[1])]] {
+                        let lost = whole.losses(*form, &[ranks[0]], &[ranks[1]]).unwrap();
+                        prop_assert_eq!(lost[0].0, ranks);
+                        let kernels = whole.split(*form, ranks).unwrap();
+                        let difference = &weights - product(*form, &kernel, &kernels);
+                        let found = metric.square(&difference) / metric.square(&weights);
+                        prop_assert!((found - lost[0].1).abs() < 1e-6, "{:?} {:?}: {} for {}", form, ranks, found, lost[0].1);
+                        if ranks == full {
+                            prop_assert!(found < 1e-6, "{:?}: {}", form, found);
+                        }
+                        if let Some(x) = seen && *form == Form::Outputs {
+                            // The data's own error is no larger than with weights chosen without it.
+                            let plain = Whole { metric: &Metric::plain(), ..whole };
+                            let plain = product(*form, &kernel, &plain.split(*form, ranks).unwrap());
+                            let error = |w: &Mat<f64>| (x * w).squared_norm_l2();
+                            let (here, there) = (error(&difference), error(&(&weights - plain)));
+                            prop_assert!(here <= there * (1.0 + 1e-3) + 2e-4 * error(&weights), "{} {}", here, there);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    #[test]
+    fn nothing_but_zeros_is_said() {
+        let weights = Mat::zeros(4, 4);
+        let whole = Whole { weights: &weights, metric: &Metric::plain(), kernel: &[], seed: 0 };
+        assert!(whole.losses(Form::Outputs, &[], &[1]).is_err());
+    }
+}

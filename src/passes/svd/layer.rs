@@ -1,0 +1,169 @@
+//! Which layers can be split, by which forms, and what each costs.
+
+use super::{Svd, form::{Form, Ranks}};
+use crate::{
+    ir::{Graph, Model, OpId, ValueId},
+    ops::{cost, quantized::dequantized},
+    passes::{Context, linear::Layer},
+};
+
+const QUANTIZED: &str = "left whole: its weights are quantized; factor first, then quantize";
+/// Ranks of the first kernel that are looked at where a second rank or a whole solution depends on them.
+const STEPS: usize = 12;
+
+/// A layer that can be split.
+pub(super) struct Candidate {
+    pub(super) layer: Layer,
+    /// The extents of its kernel; none for matrices.
+    pub(super) kernel: Vec<usize>,
+    /// What it costs as it is.
+    pub(super) whole: Price,
+    /// How often each element of a kernel works: at each position of the input, of what lies between the two kernels of
+    /// [`Form::Spatial`], and of the output.
+    positions: [u64; 3],
+}
+
+/// What a layer or what it becomes costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Price {
+    pub(super) macs: u64,
+    /// Elements of weights, bias left out.
+    pub(super) params: u64,
+}
+
+impl Price {
+    fn of(kernels: &[(u64, usize)]) -> Price {
+        let macs = kernels.iter().map(|(positions, elements)| positions * *elements as u64).sum();
+        Price { macs, params: kernels.iter().map(|(_, elements)| *elements as u64).sum() }
+    }
+    /// Whether it is less in both.
+    fn saves(self, whole: Price) -> bool {
+        self.macs < whole.macs && self.params < whole.params
+    }
+}
+
+/// Every layer that can be split, in the graph's order; why others cannot is remarked.
+pub(super) fn find(pass: &Svd, model: &Model, cx: &mut Context<'_>) -> Vec<Candidate> {
+    let g = &model.graph;
+    let quantized = dequantized(g);
+    let mut found = Vec::new();
+    for op in g.order() {
+        let candidate = match Layer::of(g, op, model.opset()) {
+            _ if g.input(op, 1).is_some_and(|w| quantized.contains(&w)) && linear(g, op) => {
+                cx.missed(g.place(op), QUANTIZED);
+                continue;
+            }
+            None => continue,
+            Some(layer) => layer.map_err(str::to_owned).and_then(|layer| candidate(pass, g, layer)),
+        };
+        match candidate {
+            Ok(candidate) => found.push(candidate),
+            Err(why) => cx.missed(g.place(op), format!("left whole: {why}")),
+        }
+    }
+    found
+}
+
+fn linear(g: &Graph, op: OpId) -> bool {
+    ["Conv", "Gemm", "MatMul"].iter().any(|name| g.op(op).is(name))
+}
+
+fn candidate(pass: &Svd, g: &Graph, layer: Layer) -> Result<Candidate, String> {
+    let op = layer.op;
+    if pass.exclude.is_match(g.place(op).name()) || pass.exclude.is_match(g.name_of(layer.weight)) {
+        return Err("it is excluded by name".into());
+    }
+    if layer.groups != 1 {
+        return Err("its channels are in groups".into());
+    }
+    let shape = g.constant(layer.weight).map(|t| t.shape().to_vec()).unwrap_or_default();
+    let kernel = if layer.is_convolution() { shape[2..].to_vec() } else { Vec::new() };
+    let params: u64 = shape.iter().map(|n| *n as u64).product();
+    let macs = cost::of_op(g, op).macs;
+    let output = macs / params.max(1);
+    if output == 0 {
+        return Err("its multiply-accumulates are not known".into());
+    }
+    // The first kernel of two leaves the width as it is.
+    let width = |v: ValueId| extents(g, v).last().copied().unwrap_or(1).max(1);
+    let between = output / width(layer.output) * width(layer.input);
+    let input = if layer.is_convolution() { extents(g, layer.input).iter().product() } else { output };
+    let whole = Price { macs, params };
+    let candidate = Candidate { layer, kernel, whole, positions: [input, between, output] };
+    match candidate.grid(1).is_empty() {
+        true => Err("no rank saves both weights and multiply-accumulates".into()),
+        false => Ok(candidate),
+    }
+}
+
+/// The known extents of a value but that of its channels; others count as 1.
+fn extents(g: &Graph, v: ValueId) -> Vec<u64> {
+    let shape = g.shape(v);
+    let all = shape.iter().flat_map(|s| s.iter().enumerate()).filter(|(axis, _)| *axis != 1);
+    all.map(|(_, d)| d.known().unwrap_or(1) as u64).collect()
+}
+
+/// The step between ranks of a side so wide.
+fn step(side: usize, round: usize) -> usize {
+    if side >= 2 * round { round } else { 1 }
+}
+
+impl Candidate {
+    fn area(&self) -> usize {
+        self.kernel.iter().product()
+    }
+    /// What it costs in a form.
+    pub(super) fn price(&self, form: Form, [p, b]: Ranks) -> Price {
+        let (channels, area, outputs) = (self.layer.channels, self.area(), self.layer.outputs);
+        let [at_input, between, at_output] = self.positions;
+        let free = form.free(&self.kernel).unwrap_or(1);
+        match form {
+            Form::Outputs => Price::of(&[(at_output, channels * area * b), (at_output, b * outputs)]),
+            Form::Inputs => Price::of(&[(at_input, channels * p), (at_output, p * area * outputs)]),
+            Form::Spatial => Price::of(&[(between, channels * area / free * p), (at_output, p * free * outputs)]),
+            Form::Tucker => {
+                Price::of(&[(at_input, channels * p), (at_output, p * area * b), (at_output, b * outputs)])
+            }
+        }
+    }
+    /// For each form that saves something, the ranks that may: of the first kernel and of the last.
+    pub(super) fn grid(&self, round: usize) -> Vec<(Form, Vec<usize>, Vec<usize>)> {
+        let (inputs, outputs) = (self.layer.channels * self.area(), self.layer.outputs);
+        let mut found = Vec::new();
+        for form in Form::of(&self.kernel) {
+            let inner = match form.free(&self.kernel) {
+                Some(free) => spaced((inputs / free).min(free * outputs), round),
+                None => vec![0],
+            };
+            let outer = match form.ends_pointwise() {
+                true => ranks(inputs.min(outputs), round),
+                false => vec![0],
+            };
+            let saves = |p: usize, b: usize| self.price(*form, [p, b]).saves(self.whole);
+            let (least_p, least_b) = (inner[0], outer[0]);
+            let inner: Vec<usize> = inner.into_iter().filter(|p| saves(*p, least_b)).collect();
+            let outer: Vec<usize> = outer.into_iter().filter(|b| saves(least_p, *b)).collect();
+            if !inner.is_empty() && !outer.is_empty() {
+                found.push((*form, inner, outer));
+            }
+        }
+        found
+    }
+    /// Whether a form saves something at these ranks.
+    pub(super) fn saves(&self, form: Form, ranks: Ranks) -> bool {
+        self.price(form, ranks).saves(self.whole)
+    }
+}
+
+/// The ranks of a side so wide.
+fn ranks(side: usize, round: usize) -> Vec<usize> {
+    let step = step(side, round);
+    (1..=(side / step).max(1)).map(|k| (k * step).min(side)).collect()
+}
+
+/// Some of them, evenly spread.
+fn spaced(side: usize, round: usize) -> Vec<usize> {
+    let all = ranks(side, round);
+    let stride = all.len().div_ceil(STEPS);
+    all.into_iter().skip(stride - 1).step_by(stride).collect()
+}

@@ -1,0 +1,68 @@
+//! What a user may ask of the factorization.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Options of the pass. At most one of `ratio`, `macs`, `energy` and `error` may be given.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SvdOptions {
+    /// The share of the weights of all layers that can be split to keep, 0 to 1; 0.5 where no other target is given.
+    pub ratio: Option<f64>,
+    /// The share of the model's multiply-accumulates to keep, 0 to 1.
+    pub macs: Option<f64>,
+    /// The least share of the squares of a layer's outputs (without samples: of its weights) to keep, 0 to 1.
+    pub energy: Option<f64>,
+    /// The largest error of a layer's outputs (without samples: of its weights), relative to their size, 0 to 1.
+    pub error: Option<f64>,
+    /// Ranks are multiples of this in layers at least twice as wide.
+    pub round: usize,
+    /// Globs of names of ops and weights to leave alone.
+    pub exclude: Vec<String>,
+}
+
+impl Default for SvdOptions {
+    fn default() -> Self {
+        SvdOptions { ratio: None, macs: None, energy: None, error: None, round: 8, exclude: Vec::new() }
+    }
+}
+
+/// What decides the ranks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Target {
+    /// The share of the weights of all layers that can be split that stays.
+    Params(f64),
+    /// The share of the model's multiply-accumulates that stays.
+    Macs(f64),
+    /// The largest squared relative error of each layer.
+    Lost(f64),
+}
+
+impl SvdOptions {
+    /// The share of the weights that stays where no target is given.
+    pub const RATIO: f64 = 0.5;
+
+    /// Refuses values that make no sense; returns the target.
+    pub(super) fn target(&self) -> Result<Target> {
+        let given = [
+            ("ratio", self.ratio.map(|v| (v, Target::Params(v)))),
+            ("macs", self.macs.map(|v| (v, Target::Macs(v)))),
+            ("energy", self.energy.map(|v| (v, Target::Lost(1.0 - v)))),
+            ("error", self.error.map(|v| (v, Target::Lost(v * v)))),
+        ];
+        if self.round == 0 {
+            return Err(Error::usage("`round` is 0", "1 turns rounding off"));
+        }
+        let given: Vec<_> = given.into_iter().filter_map(|(name, v)| Some((name, v?))).collect();
+        match given[..] {
+            [] => Ok(Target::Params(Self::RATIO)),
+            [(_, (value, target))] if value > 0.0 && value < 1.0 => Ok(target),
+            [(name, (value, _))] => {
+                Err(Error::usage(format!("`{name}` is {value}"), "give a share between 0 and 1"))
+            }
+            [(first, _), (second, _), ..] => {
+                Err(Error::usage(format!("`{first}` and `{second}` are both given"), "give one of them"))
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Layers in the place of one.
+
+use super::form::Form;
+use crate::{
+    ir::{DType, Graph, Op, Tensor, ValueId},
+    passes::linear::Layer,
+};
+use faer::Mat;
+
+/// Attributes of a convolution that concern its kernel.
+const OF_KERNEL: [&str; 5] = ["kernel_shape", "strides", "dilations", "pads", "auto_pad"];
+
+/// Puts layers with these kernels in the place of one. The last of them stays the op that was there, with its bias.
+/// `None`, and the graph as it was, where the kernels do not fit the layer's type of numbers.
+pub(super) fn replace(g: &mut Graph, layer: &Layer, form: Form, kernels: &[Mat<f64>]) -> Option<()> {
+    let weight = g.constant(layer.weight)?;
+    let (dtype, shape) = (weight.dtype(), weight.shape().to_vec());
+    let spatial = shape.get(2..).filter(|_| layer.is_convolution()).unwrap_or(&[]);
+    let tensors = kernels.iter().enumerate().map(|(k, kernel)| {
+        let last = k + 1 == kernels.len();
+        if !layer.is_convolution() {
+            return tensor(dtype, kernel, &[], last && layer.axis == 0);
+        }
+        let ones = vec![1; spatial.len()];
+        let extents = match form {
+            Form::Spatial if last => vec![1, spatial[1]],
+            Form::Spatial => vec![spatial[0], 1],
+            Form::Inputs if last => spatial.to_vec(),
+            Form::Outputs if !last => spatial.to_vec(),
+            Form::Tucker if k == 1 => spatial.to_vec(),
+            _ => ones,
+        };
+        tensor(dtype, kernel, &extents, true)
+    });
+    let tensors = tensors.collect::<Option<Vec<_>>>()?;
+    let name = g.name_of(layer.weight).to_owned();
+    let n = tensors.len();
+    let weights: Vec<ValueId> =
+        tensors.into_iter().enumerate().map(|(k, t)| g.add_initializer(&format!("{name}_{}", k + 1), t)).collect();
+    let op = g.op(layer.op).clone();
+    let hint = g.output(layer.op, 0).map(|y| g.name_of(y).to_owned()).unwrap_or_default();
+    let mut input = layer.input;
+    for (k, kernel) in weights[..n - 1].iter().enumerate() {
+        let mut before = if layer.is_convolution() { op.clone() } else { Op::new("MatMul", "") };
+        before.name = format!("{}_{}", op.name, k + 1);
+        before.carried = Default::default();
+        shape_to(&mut before, form, k, n);
+        input = g.add_node(before, &[input, *kernel], &format!("{hint}_{}", k + 1), None);
+    }
+    shape_to(g.op_mut(layer.op), form, n - 1, n);
+    g.set_input(layer.op, 0, Some(input));
+    g.set_input(layer.op, 1, weights.last().copied());
+    g.remove_value_if_unused(layer.weight);
+    Some(())
+}
+
+/// A kernel as a tensor: rows are inputs, the positions of the kernel among them, and columns outputs. `turned`, outputs
+/// come first. `None` where numbers of the type cannot hold it.
+fn tensor(dtype: DType, kernel: &Mat<f64>, extents: &[usize], turned: bool) -> Option<Tensor> {
+    let (rows, columns) = (kernel.nrows(), kernel.ncols());
+    let area: usize = extents.iter().product();
+    let at = |i: usize, j: usize| kernel[(i, j)] as f32;
+    let (shape, values): (_, Vec<f32>) = match turned {
+        true => {
+            let shape = [&[columns, rows / area], extents].concat();
+            (shape, (0..columns).flat_map(|j| (0..rows).map(move |i| at(i, j))).collect())
+        }
+        false => {
+            (vec![rows, columns], (0..rows).flat_map(|i| (0..columns).map(move |j| at(i, j))).collect())
+        }
+    };
+    let tensor = Tensor::from_f32(dtype, shape, values)?;
+    let finite = tensor.to_f32()?.iter().all(|x| x.is_finite());
+    finite.then_some(tensor)
+}
+
+/// Gives layer `k` of `n` what of a convolution's attributes concerns it.
+fn shape_to(op: &mut Op, form: Form, k: usize, n: usize) {
+    let keeps = match form {
+        Form::Outputs => k == 0,
+        Form::Inputs => k + 1 == n,
+        Form::Tucker => k == 1,
+        Form::Spatial => return along(op, k),
+    };
+    if !keeps && op.is("Conv") {
+        OF_KERNEL.iter().for_each(|attr| drop(op.unset(attr)));
+    }
+}
+
+/// Makes a two-dimensional convolution work along one spatial axis, and be pointwise along the other.
+fn along(conv: &mut Op, axis: usize) {
+    for (attr, neutral) in [("kernel_shape", 1), ("strides", 1), ("dilations", 1), ("pads", 0)] {
+        if let Some(values) = conv.ints(attr) {
+            let kept = values.iter().enumerate().map(|(k, v)| if k % 2 == axis { *v } else { neutral });
+            let kept: Vec<i64> = kept.collect();
+            conv.set(attr, kept);
+        }
+    }
+}

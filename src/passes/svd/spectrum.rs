@@ -1,0 +1,161 @@
+//! The directions of a layer's outputs that hold most of them.
+//!
+//! The nearest weights of rank `r` to `W`, measured by `tr E'GE`, are `W Z Z'` with `Z` the first `r` eigenvectors of
+//! `W'GW`, and what they lose is the sum of the other eigenvalues (Eckart, Young and Mirsky). With `G` the identity
+//! that is the truncated singular value decomposition. `G` need not be regular.
+//!
+//! Of large matrices, where few directions are wanted, only a space is decomposed that all but contains them (Halko,
+//! Martinsson and Tropp 2011): an orthonormal basis of the image of a random matrix, some columns wider than what is
+//! wanted, under powers of the matrix, until what it captures all but stops to grow.
+
+use super::metric::Metric;
+use faer::{Mat, Side};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+
+/// From this many rows on a matrix is large.
+const LARGE: usize = 512;
+/// A random space is the faster way up to this share of the matrix.
+const WORTH: f64 = 0.35;
+/// Columns of the random matrix beyond the wanted ones.
+const OVERSAMPLING: usize = 16;
+/// Most multiplications by the matrix.
+const ITERATIONS: usize = 8;
+/// Iterations stop where the last one added a smaller share than this to what is captured.
+const SETTLED: f64 = 1e-4;
+/// Eigenvalues below this share of the first one are noise of rounding.
+const NOISE: f64 = 1e-13;
+
+/// Leading eigenvalues and vectors of a positive semidefinite matrix.
+pub(super) struct Spectrum {
+    /// The largest first.
+    values: Vec<f64>,
+    /// A column each.
+    vectors: Mat<f64>,
+    /// The sum of all eigenvalues, also of those left out.
+    total: f64,
+}
+
+impl Spectrum {
+    /// Of `M'GM`, up to `most` eigenvalues.
+    pub(super) fn of(m: &Mat<f64>, metric: &Metric, most: usize, seed: u64) -> Result<Spectrum, String> {
+        if m.ncols() <= m.nrows() {
+            return Spectrum::leading(&(m.transpose() * metric.times(m)), most, seed);
+        }
+        // Fewer eigenvalues than columns are not 0: those of `SMM'S'`, with the vectors turned to the columns' side.
+        let tall = metric.whitened(m).ok_or("the second moments of its inputs are no numbers")?;
+        let mut spectrum = Spectrum::leading(&(&tall * tall.transpose()), most, seed)?;
+        spectrum.vectors = tall.transpose() * spectrum.vectors;
+        for (k, value) in spectrum.values.iter().enumerate() {
+            spectrum.vectors.col_mut(k).iter_mut().for_each(|x| *x /= value.sqrt());
+        }
+        Ok(spectrum)
+    }
+    fn leading(m: &Mat<f64>, most: usize, seed: u64) -> Result<Spectrum, String> {
+        let n = m.nrows();
+        let total = (0..n).map(|k| m[(k, k)]).sum();
+        let width = most.min(n) + OVERSAMPLING;
+        let mut spectrum = if n >= LARGE && width as f64 <= WORTH * n as f64 {
+            let space = space(m, width, seed);
+            let mut inside = Spectrum::whole(&(space.transpose() * (m * &space)), total)?;
+            inside.vectors = space * inside.vectors;
+            inside
+        } else {
+            Spectrum::whole(m, total)?
+        };
+        let first = spectrum.values.first().copied().unwrap_or(0.0);
+        spectrum.values.truncate(most);
+        spectrum.values.truncate(spectrum.values.partition_point(|v| *v > NOISE * first));
+        spectrum.vectors.truncate(n, spectrum.values.len());
+        Ok(spectrum)
+    }
+    fn whole(m: &Mat<f64>, total: f64) -> Result<Spectrum, String> {
+        let finite = m.is_all_finite();
+        let found = finite.then(|| m.self_adjoint_eigen(Side::Lower).ok()).flatten();
+        let found = found.ok_or("its weights or what it sees are no finite numbers")?;
+        let (values, n) = (found.S().column_vector(), m.nrows());
+        Ok(Spectrum {
+            values: (0..n).rev().map(|k| values[k]).collect(),
+            vectors: found.U().reverse_cols().to_owned(),
+            total,
+        })
+    }
+    /// These ranks as far as they tell anything: no more directions are there than hold something.
+    pub(super) fn ranks(&self, wanted: &[usize]) -> impl Iterator<Item = usize> {
+        wanted.iter().map(|rank| (*rank).min(self.values.len()))
+    }
+    /// What is lost with so many directions.
+    pub(super) fn lost(&self, rank: usize) -> f64 {
+        (self.total - self.values.iter().take(rank).sum::<f64>()).max(0.0)
+    }
+    /// The first directions.
+    pub(super) fn first(&self, rank: usize) -> Mat<f64> {
+        self.vectors.subcols(0, rank.min(self.vectors.ncols())).to_owned()
+    }
+}
+
+/// An orthonormal basis, so many columns wide, of nearly all that a positive semidefinite matrix maps to.
+fn space(m: &Mat<f64>, width: usize, seed: u64) -> Mat<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    // Uniform numbers of mean 0 span as well as normal ones.
+    let random = Mat::from_fn(m.nrows(), width, |_, _| rng.random::<f64>() - 0.5);
+    let mut space = random.qr().compute_thin_Q();
+    let mut captured = 0.0;
+    for _ in 0..ITERATIONS {
+        let image = m * &space;
+        let now = super::metric::inner(&space, &image);
+        space = image.qr().compute_thin_Q();
+        if now < captured * (1.0 + SETTLED) {
+            break;
+        }
+        captured = now;
+    }
+    space
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(rows: usize, columns: usize, seed: u64) -> Mat<f64> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Mat::from_fn(rows, columns, |_, _| rng.random::<f64>() - 0.5)
+    }
+    fn error(m: &Mat<f64>, spectrum: &Spectrum, rank: usize) -> f64 {
+        let z = spectrum.first(rank);
+        (m - m * &z * z.transpose()).squared_norm_l2()
+    }
+
+    #[test]
+    fn what_is_of_low_rank_is_recovered() {
+        for (rows, columns) in [(40, 60), (60, 40), (1, 9), (9, 1), (640, 530)] {
+            let rank = rows.min(columns).min(5);
+            let m = random(rows, rank, 1) * random(rank, columns, 2);
+            let spectrum = Spectrum::of(&m, &Metric::plain(), rank, 3).unwrap();
+            assert!(error(&m, &spectrum, rank) < 1e-18 * m.squared_norm_l2(), "{rows} x {columns}");
+            assert!(spectrum.lost(rank) < 1e-10 * spectrum.total);
+        }
+    }
+    #[test]
+    fn a_random_space_is_as_good_as_the_whole() {
+        // Singular values that fall slowly, as those of trained layers do.
+        let (rows, columns, rank) = (600, 560, 60);
+        let mut m = random(rows, columns, 4);
+        for j in 0..columns {
+            let scale = 1.0 / (1.0 + j as f64 / 30.0);
+            m.col_mut(j).iter_mut().for_each(|x| *x *= scale);
+        }
+        let sketched = Spectrum::of(&m, &Metric::plain(), rank, 5).unwrap();
+        let full = Spectrum::of(&m, &Metric::plain(), columns, 5).unwrap();
+        let (found, best) = (error(&m, &sketched, rank), error(&m, &full, rank));
+        assert!((best - full.lost(rank)).abs() < 1e-9 * full.total, "the loss is the squared error");
+        assert!((found - sketched.lost(rank)).abs() < 1e-9 * full.total);
+        assert!(found < 1.005 * best, "{found} against {best}");
+        let again = Spectrum::of(&m, &Metric::plain(), rank, 5).unwrap();
+        assert!(again.vectors == sketched.vectors, "seeded, so the same each time");
+    }
+    #[test]
+    fn what_is_no_number_is_said() {
+        let m = Mat::from_fn(2, 2, |i, j| if i + j == 2 { f64::NAN } else { 1.0 });
+        assert!(Spectrum::of(&m, &Metric::plain(), 2, 0).is_err());
+    }
+}
