@@ -6,6 +6,7 @@ use crate::{
     passes::linear::Layer,
 };
 use faer::Mat;
+use std::collections::HashSet;
 
 /// Attributes of a convolution that concern its kernel.
 const OF_KERNEL: [&str; 5] = ["kernel_shape", "strides", "dilations", "pads", "auto_pad"];
@@ -42,7 +43,7 @@ pub(super) fn replace(g: &mut Graph, layer: &Layer, form: Form, kernels: &[Mat<f
     let mut input = layer.input;
     for (k, kernel) in weights[..n - 1].iter().enumerate() {
         let mut before = if layer.is_convolution() { op.clone() } else { Op::new("MatMul", "") };
-        before.name = format!("{}_{}", op.name, k + 1);
+        before.name = unused_name(g, &format!("{}_{}", op.name, k + 1));
         before.carried = Default::default();
         shape_to(&mut before, form, k, n);
         input = g.add_node(before, &[input, *kernel], &format!("{hint}_{}", k + 1), None);
@@ -52,6 +53,13 @@ pub(super) fn replace(g: &mut Graph, layer: &Layer, form: Form, kernels: &[Mat<f
     g.set_input(layer.op, 1, weights.last().copied());
     g.remove_value_if_unused(layer.weight);
     Some(())
+}
+
+/// This name, or one made from it where an op has it: ONNX Runtime refuses two ops of one name.
+fn unused_name(g: &Graph, hint: &str) -> String {
+    let taken: HashSet<&str> = g.ops().map(|op| &*g.op(op).name).collect();
+    let others = (1..).map(|k| format!("{hint}_{k}"));
+    std::iter::once(hint.to_owned()).chain(others).find(|name| !taken.contains(&**name)).unwrap_or_default()
 }
 
 /// A kernel as a tensor: rows are inputs, the positions of the kernel among them, and columns outputs. `turned`, outputs
