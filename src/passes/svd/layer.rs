@@ -8,6 +8,7 @@ use crate::{
 };
 
 const QUANTIZED: &str = "left whole: its weights are quantized; factor first, then quantize";
+const RECURRENT: &str = "a recurrent operator takes its matrices whole";
 /// Ranks of the first kernel that are looked at where a second rank or a whole solution depends on them.
 const STEPS: usize = 12;
 
@@ -53,6 +54,7 @@ pub(super) fn find(pass: &Svd, model: &Model, cx: &mut Context<'_>) -> Vec<Candi
                 cx.missed(g.place(op), QUANTIZED);
                 continue;
             }
+            None if ["LSTM", "GRU", "RNN"].iter().any(|name| g.op(op).is(name)) => Err(RECURRENT.to_owned()),
             None => continue,
             Some(layer) => layer.map_err(str::to_owned).and_then(|layer| candidate(pass, g, layer)),
         };
