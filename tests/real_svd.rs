@@ -7,9 +7,7 @@ use onnx_compress::{
     lower, ops,
     ops::cost::{self, Cost},
     passes::{Context, Pipeline},
-    runtime::{
-        Measurer, Runtime, Samples, Session, SessionOptions, ValidateOptions, read_labels, validate,
-    },
+    runtime::{Measurer, Runtime, Samples, Session, SessionOptions, ValidateOptions, read_labels, validate},
 };
 use support::{setup_dir, zoo, zoo_data};
 
@@ -54,7 +52,8 @@ fn trained_models_become_smaller_and_run() {
         run("svd(ratio=0.6)", &mut model, &mut Context::new());
         let (before, after) = (costs(&original), costs(&model));
         assert!(after.macs < before.macs && after.params < before.params, "{name}: {before:?} -> {after:?}");
-        Session::new(&runtime(), &model, &SessionOptions::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        Session::new(&runtime(), &model, &SessionOptions::default())
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
     }
 }
 #[test]

@@ -174,11 +174,11 @@ mod tests {
     /// Rows whose inputs are mixed, so that some directions hold more than others.
     fn seen(inputs: usize, rows: usize, seed: u64) -> (Mat<f64>, Sums) {
         let noise = Mat::from_fn(rows, inputs, numbers(inputs, seed));
-        let mix =
-            Mat::from_fn(inputs, inputs, |i, j| numbers(inputs, seed + 1)(i, j) / (1.0 + i as f64));
+        let mix = Mat::from_fn(inputs, inputs, |i, j| numbers(inputs, seed + 1)(i, j) / (1.0 + i as f64));
         let x = noise * mix;
         let mut sums = Sums::new(inputs, 0);
-        let by_rows: Vec<f64> = (0..rows).flat_map(|i| (0..inputs).map(move |j| (i, j))).map(|at| x[at]).collect();
+        let by_rows: Vec<f64> =
+            (0..rows).flat_map(|i| (0..inputs).map(move |j| (i, j))).map(|at| x[at]).collect();
         sums.add(&by_rows);
         (x, sums)
     }

@@ -1,6 +1,9 @@
 //! Which layers can be split, by which forms, and what each costs.
 
-use super::{Svd, form::{Form, Ranks}};
+use super::{
+    Svd,
+    form::{Form, Ranks},
+};
 use crate::{
     ir::{Graph, Model, OpId, ValueId},
     ops::{cost, quantized::dequantized},
@@ -122,7 +125,9 @@ impl Candidate {
         match form {
             Form::Outputs => Price::of(&[(at_output, channels * area * b), (at_output, b * outputs)]),
             Form::Inputs => Price::of(&[(at_input, channels * p), (at_output, p * area * outputs)]),
-            Form::Spatial => Price::of(&[(between, channels * area / free * p), (at_output, p * free * outputs)]),
+            Form::Spatial => {
+                Price::of(&[(between, channels * area / free * p), (at_output, p * free * outputs)])
+            }
             Form::Tucker => {
                 Price::of(&[(at_input, channels * p), (at_output, p * area * b), (at_output, b * outputs)])
             }

@@ -31,7 +31,8 @@ use metric::Metric;
 use options::Target;
 use ranks::{Choice, Offer};
 
-const UNSEEN: &str = "errors are those of the weights: with samples of its inputs (`--calib`) they are those of the outputs";
+const UNSEEN: &str =
+    "errors are those of the weights: with samples of its inputs (`--calib`) they are those of the outputs";
 
 /// The pass.
 pub struct Svd {
@@ -114,8 +115,7 @@ impl Svd {
         progress.begin("decomposing weights", candidates.len() as u64);
         let mut judged = Vec::with_capacity(candidates.len());
         if cx.has_samples() {
-            let sights: Vec<_> =
-                candidates.iter().map(|c| Sight { layer: &c.layer, target: None }).collect();
+            let sights: Vec<_> = candidates.iter().map(|c| Sight { layer: &c.layer, target: None }).collect();
             collect(model, model, &sights, cx, |k, found| {
                 let metric = found.map(|parts| {
                     let [train, held] = &parts[0];
@@ -182,9 +182,7 @@ impl Svd {
             .collect();
         let chosen = match self.target {
             Target::Lost(lost) => offers.iter().map(|offer| ranks::alone(offer, lost)).collect(),
-            Target::Macs(share) => {
-                within(&offers, |p| p.macs, macs, share, "of the multiply-accumulates")?
-            }
+            Target::Macs(share) => within(&offers, |p| p.macs, macs, share, "of the multiply-accumulates")?,
             Target::Params(share) => {
                 let all = offers.iter().map(|o| o.whole.params).sum();
                 within(&offers, |p| p.params, all, share, "of the weights of layers that can be split")?
@@ -208,19 +206,17 @@ fn within(
 ) -> Result<Vec<Option<Choice>>> {
     ranks::together(offers, unit, before, (share * before as f64) as u64).map_err(|least| {
         let (wanted, least) = (100.0 * share, 100.0 * least as f64 / before.max(1) as f64);
-        Error::BelowBar(format!("splitting cannot reach {wanted:.1} % {of_what}; the nearest is {least:.1} %"))
+        Error::BelowBar(format!(
+            "splitting cannot reach {wanted:.1} % {of_what}; the nearest is {least:.1} %"
+        ))
     })
 }
 
 /// Splits a layer as chosen.
 fn split(model: &mut Model, candidate: &Candidate, judged: &Judged, choice: &Choice, cx: &mut Context<'_>) {
     let at = model.graph.place(candidate.layer.op);
-    let whole = Whole {
-        weights: &judged.weights,
-        metric: &judged.metric,
-        kernel: &candidate.kernel,
-        seed: cx.seed,
-    };
+    let whole =
+        Whole { weights: &judged.weights, metric: &judged.metric, kernel: &candidate.kernel, seed: cx.seed };
     let kernels = whole.split(choice.form, choice.ranks);
     let done = kernels.and_then(|kernels| {
         replace::replace(&mut model.graph, &candidate.layer, choice.form, &kernels)

@@ -88,7 +88,12 @@ mod tests {
 
     fn offer(points: &[(u64, f64)]) -> Offer {
         let price = |n: u64| Price { macs: n, params: n };
-        let choice = |k: usize, (n, lost): (u64, f64)| Choice { form: Form::Outputs, ranks: [0, k], price: price(n), lost };
+        let choice = |k: usize, (n, lost): (u64, f64)| Choice {
+            form: Form::Outputs,
+            ranks: [0, k],
+            price: price(n),
+            lost,
+        };
         let choices = points.iter().enumerate().map(|(k, p)| choice(k, *p)).collect();
         Offer { whole: price(100), choices, weight: 1.0 }
     }

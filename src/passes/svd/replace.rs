@@ -36,8 +36,11 @@ pub(super) fn replace(g: &mut Graph, layer: &Layer, form: Form, kernels: &[Mat<f
     let tensors = tensors.collect::<Option<Vec<_>>>()?;
     let name = g.name_of(layer.weight).to_owned();
     let n = tensors.len();
-    let weights: Vec<ValueId> =
-        tensors.into_iter().enumerate().map(|(k, t)| g.add_initializer(&format!("{name}_{}", k + 1), t)).collect();
+    let weights: Vec<ValueId> = tensors
+        .into_iter()
+        .enumerate()
+        .map(|(k, t)| g.add_initializer(&format!("{name}_{}", k + 1), t))
+        .collect();
     let op = g.op(layer.op).clone();
     let hint = g.output(layer.op, 0).map(|y| g.name_of(y).to_owned()).unwrap_or_default();
     let mut input = layer.input;
@@ -73,9 +76,7 @@ fn tensor(dtype: DType, kernel: &Mat<f64>, extents: &[usize], turned: bool) -> O
             let shape = [&[columns, rows / area], extents].concat();
             (shape, (0..columns).flat_map(|j| (0..rows).map(move |i| at(i, j))).collect())
         }
-        false => {
-            (vec![rows, columns], (0..rows).flat_map(|i| (0..columns).map(move |j| at(i, j))).collect())
-        }
+        false => (vec![rows, columns], (0..rows).flat_map(|i| (0..columns).map(move |j| at(i, j))).collect()),
     };
     let tensor = Tensor::from_f32(dtype, shape, values)?;
     let finite = tensor.to_f32()?.iter().all(|x| x.is_finite());
