@@ -76,6 +76,15 @@ pub struct Seen<'a> {
     pub values: &'a [Vec<Tensor>],
 }
 
+/// How long models take on one batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timed {
+    /// Samples in the batch.
+    pub samples: usize,
+    /// For each model the least seconds of several runs, taken in turns; infinite where it does not run.
+    pub seconds: Vec<f64>,
+}
+
 /// Runs models. Implemented over ONNX Runtime; absent where no runtime library is installed.
 pub trait Measure {
     /// Whether there are real calibration samples (not synthesized ones).
@@ -93,6 +102,11 @@ pub trait Measure {
         most: usize,
         each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()>;
+    /// Times models side by side, as they would be written: on one sample and on a batch of them, where the model takes
+    /// both. Nothing where there is no clock to ask.
+    fn latency(&self, _models: &[&Model]) -> Result<Vec<Timed>> {
+        Ok(Vec::new())
+    }
 }
 
 /// The error of a pass that needs the runtime where there is none.

@@ -5,6 +5,7 @@ mod support;
 use onnx_compress::{
     ir::Model,
     lower::{self, SaveOptions, schemes::materialize},
+    measure::Measure,
     passes::{
         Changed, Context, Named, Pass, Pipeline,
         quant::{Quant, QuantOptions},
@@ -27,7 +28,7 @@ fn load(path: &Path) -> Model {
 
 /// The model with weights and activations quantized, from the zoo's calibration images.
 fn static_uint8(original: &Model) -> Model {
-    calibrated(original, "quant")
+    calibrated(original, "quant(latency=any)")
 }
 
 /// The model after this pass, which has the zoo's calibration images.
@@ -106,11 +107,11 @@ fn an_lstm_multiplies_integers_with_and_without_samples() {
     for name in ["lstm", "lstm_dynamo21"] {
         let original = load(&zoo(name));
         let mut without = original.clone();
-        let pipeline: Pipeline = "simplify,quant(activations=dynamic)".parse().unwrap();
+        let pipeline: Pipeline = "simplify,quant(latency=any,activations=dynamic)".parse().unwrap();
         assert_eq!(pipeline.run(&mut without, &mut Context::new()).unwrap(), Changed::Yes);
         materialize(&mut without).unwrap();
         for (quantized, head) in
-            [(without, "DynamicQuantizeMatMul"), (calibrated(&original, "quant"), "QGemm")]
+            [(without, "DynamicQuantizeMatMul"), (calibrated(&original, "quant(latency=any)"), "QGemm")]
         {
             let kernels = kernels(&quantized);
             for kind in ["DynamicQuantizeLSTM", head] {
@@ -128,7 +129,7 @@ fn an_lstm_multiplies_integers_with_and_without_samples() {
 fn products_round_what_they_multiply_as_they_run() {
     let original = load(&zoo("vit"));
     let mut quantized = original.clone();
-    let pipeline: Pipeline = "simplify,quant(activations=dynamic)".parse().unwrap();
+    let pipeline: Pipeline = "simplify,quant(latency=any,activations=dynamic)".parse().unwrap();
     assert_eq!(pipeline.run(&mut quantized, &mut Context::new()).unwrap(), Changed::Yes);
     materialize(&mut quantized).unwrap();
     let kernels = kernels(&quantized);
@@ -137,6 +138,35 @@ fn products_round_what_they_multiply_as_they_run() {
     assert_eq!(of("MatMulInteger") + of("Gemm"), 0, "{kernels:?}");
     let (lost, sqnr) = cost(&original, &quantized);
     assert!(lost <= 0.3 && sqnr > 30.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
+fn a_guarded_model_is_no_slower_than_float() {
+    for name in ["simplecnn", "lstm", "vit"] {
+        let original = load(&zoo(name));
+        let samples = Samples::load(&zoo_data("zoo_calib.npz"), &original, 32, Some(64)).unwrap();
+        let measurer = Measurer::new(runtime(), samples, SessionOptions::default());
+        let mut model = original.clone();
+        let mut cx = Context::new().with_measure(&measurer);
+        let pipeline: Pipeline = "simplify,quant".parse().unwrap();
+        assert_eq!(pipeline.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+        assert!(cx.remarks.iter().any(|r| r.text.starts_with("timed here: ")), "{name}: {:?}", cx.remarks);
+        // A model that no runtime takes is no candidate, and no error.
+        let mut broken = original.clone();
+        broken.require_domain("nowhere", 1);
+        let (op, _) = broken.graph.producer(broken.graph.outputs[0]).unwrap();
+        broken.graph.op_mut(op).domain = "nowhere".into();
+        let timed = measurer.latency(&[&original, &model, &broken]).unwrap();
+        assert_eq!(timed.iter().map(|t| t.samples).collect::<Vec<_>>(), [1, 32], "{name}");
+        for t in &timed {
+            // Twice the guard's noise, and what else the machine does.
+            assert!(t.seconds[1] < 1.15 * t.seconds[0], "{name}: {timed:?}");
+            assert_eq!(t.seconds[2], f64::INFINITY, "{name}");
+        }
+        materialize(&mut model).unwrap();
+        let (lost, sqnr) = cost(&original, &model);
+        assert!(lost <= 0.3 && sqnr > 30.0, "{name}: {lost} points, {sqnr} dB");
+    }
 }
 
 #[test]

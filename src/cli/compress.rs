@@ -46,9 +46,10 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         }
         _ => Samples::from_batches([]),
     };
-    let measurer = runtime
-        .as_ref()
-        .map(|runtime| Measurer::new(runtime.clone(), samples.clone(), args.running.session_options()));
+    let measurer = runtime.as_ref().map(|runtime| {
+        let measurer = Measurer::new(runtime.clone(), samples.clone(), args.running.session_options());
+        measurer.timing_on(Some(args.running.threads))
+    });
     let bars = Bars::new(args.quiet);
     let mut cx = Context::new().with_seed(args.running.seed).with_progress(&bars);
     if let Some(measurer) = &measurer {

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     ir::{Model, Tensor, Where},
-    measure::{Batch, Measure, Need, Probe, Seen, Stats, no_runtime},
+    measure::{Batch, Measure, Need, Probe, Seen, Stats, Timed, no_runtime},
 };
 use serde::Serialize;
 use std::{
@@ -158,6 +158,10 @@ impl<'a> Context<'a> {
         each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()> {
         self.measure.ok_or_else(|| no_runtime("running a model"))?.sweep(probes, most, each)
+    }
+    /// Times models side by side; nothing without a runtime. See [`Measure::latency`].
+    pub fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
+        self.measure.map_or_else(|| Ok(Vec::new()), |measure| measure.latency(models))
     }
     /// Where progress goes.
     pub fn progress(&self) -> &'a dyn Progress {

@@ -76,6 +76,30 @@ pub(super) fn time(
     Ok(Latency { original: timing(a), compressed: timing(b), runs, longer, batch: rows, threads })
 }
 
+/// Runs of each, at least, where many are compared: a run that something else slowed down must not decide.
+const LEAST_ROUNDS: usize = 5;
+const ROUND_BUDGET: Duration = Duration::from_millis(700);
+
+/// The least seconds of several runs of each session, in turns; infinite for one that cannot run.
+pub(super) fn least_seconds(sessions: &[Option<Session>], batch: &Batch) -> Vec<f64> {
+    let mut least = vec![f64::INFINITY; sessions.len()];
+    let mut running: Vec<usize> = (0..sessions.len()).filter(|k| sessions[*k].is_some()).collect();
+    // The first round sets up buffers.
+    let run = |k: usize| sessions[k].as_ref().is_some_and(|session| session.run(batch).is_ok());
+    running.retain(|k| run(*k));
+    let started = Instant::now();
+    let mut rounds = 0;
+    while rounds < LEAST_ROUNDS || rounds < MOST_RUNS && started.elapsed() < ROUND_BUDGET {
+        for k in &running {
+            let start = Instant::now();
+            run(*k);
+            least[*k] = least[*k].min(start.elapsed().as_secs_f64());
+        }
+        rounds += 1;
+    }
+    least
+}
+
 fn timing(mut times: Vec<f64>) -> Timing {
     times.sort_by(f64::total_cmp);
     let at = |share: f64| times[((times.len() - 1) as f64 * share).round() as usize];

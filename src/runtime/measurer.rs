@@ -3,12 +3,18 @@
 //! For statistics the model is instrumented: reductions are put into the graph, so they run where the model runs and
 //! only their small results come back, whatever the number of samples.
 
-use super::{Runtime, Samples, Session, SessionOptions, fetch::Fetch, find::locked};
+use super::{
+    Runtime, Samples, Session, SessionOptions,
+    fetch::Fetch,
+    find::locked,
+    latency::least_seconds,
+    rows::{rows_of, single},
+};
 use crate::{
     error::{Error, Result},
     ir::{DType, Dim, Graph, Model, Op, Origin, Tensor, Type, ValueId, Where},
     lower,
-    measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats},
+    measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats, Timed},
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -21,6 +27,8 @@ pub struct Measurer {
     runtime: Runtime,
     samples: Samples,
     options: SessionOptions,
+    /// Threads within an operator where models are timed.
+    threads: Option<usize>,
     /// Statistics by model version.
     known: Mutex<HashMap<u64, Stats>>,
     /// The last model that ran, by version: passes often run one model many times.
@@ -30,7 +38,12 @@ pub struct Measurer {
 impl Measurer {
     /// Measures over these samples.
     pub fn new(runtime: Runtime, samples: Samples, options: SessionOptions) -> Measurer {
-        Measurer { runtime, samples, options, known: Mutex::default(), last: Mutex::default() }
+        let threads = options.threads.or(Some(1));
+        Measurer { runtime, samples, options, threads, known: Mutex::default(), last: Mutex::default() }
+    }
+    /// Times models on so many threads within an operator, instead of on one; `None` leaves the choice to ONNX Runtime.
+    pub fn timing_on(self, threads: Option<usize>) -> Measurer {
+        Measurer { threads, ..self }
     }
     /// The samples.
     pub fn samples(&self) -> &Samples {
@@ -226,7 +239,36 @@ impl Measure for Measurer {
         }
         Ok(())
     }
+
+    fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
+        let Some((batch, first)) = self.samples.batches().first().zip(models.first()) else {
+            return Ok(Vec::new());
+        };
+        let options = SessionOptions { threads: self.threads, ..self.options.clone() };
+        let mut sessions = Vec::with_capacity(models.len());
+        for model in models {
+            let mut model = (*model).clone();
+            lower::schemes::materialize(&mut model)?;
+            sessions.push(Session::new(&self.runtime, &model, &options).ok());
+        }
+        let rows = rows_of(batch);
+        let mut timed = Vec::new();
+        for (samples, batch) in
+            single(batch, first).map(|one| (1, one)).into_iter().chain([(rows, batch.clone())])
+        {
+            let seconds = least_seconds(&sessions, &batch);
+            let long = seconds.iter().any(|s| s.is_finite() && *s > LONG_SECONDS);
+            timed.push(Timed { samples, seconds });
+            if long {
+                break;
+            }
+        }
+        Ok(timed)
+    }
 }
+
+/// A single run that takes longer than this tells enough; a batch of such would take too long.
+const LONG_SECONDS: f64 = 0.3;
 
 /// Widens a range by a batch's. Numbers that are not finite stay: they tell that the range is not usable.
 fn merge(need: &Need, into: &mut Option<(Vec<f32>, Vec<f32>)>, low: Vec<f32>, high: Vec<f32>) -> Result<()> {

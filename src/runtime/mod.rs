@@ -8,6 +8,7 @@ mod find;
 mod latency;
 mod measurer;
 mod numpy;
+mod rows;
 mod samples;
 mod session;
 mod synthesize;

@@ -6,14 +6,16 @@
 //!   model with one input, of `.npy` files under any name;
 //! - ONNX test data: a folder with `input_0.pb`..., or one with several such folders `test_data_set_*`; each is one batch.
 
-use super::numpy::{read_npy, read_npz};
+use super::{
+    numpy::{read_npy, read_npz},
+    rows::{rows_of, take_rows},
+};
 use crate::{
     error::{Error, Result},
     ir::{DType, Dim, Model, Tensor, TensorType},
     lower,
     measure::Batch,
 };
-use bytes::Bytes;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -90,7 +92,7 @@ impl Samples {
         samples
     }
     fn push(&mut self, batch: Batch) {
-        self.count += samples_in(&batch);
+        self.count += rows_of(&batch);
         self.batches.push(batch);
     }
     /// The batches.
@@ -101,7 +103,7 @@ impl Samples {
     pub fn first(&self, most: usize) -> &[Batch] {
         let mut open = most;
         let enough = self.batches.iter().position(|batch| {
-            open = open.saturating_sub(samples_in(batch));
+            open = open.saturating_sub(rows_of(batch));
             open == 0
         });
         &self.batches[..enough.map_or(self.batches.len(), |last| last + 1)]
@@ -288,24 +290,6 @@ impl Source {
     }
 }
 
-/// Rows of the first axis. Neighbouring rows share the bytes.
-fn take_rows(data: &Tensor, rows: &[usize]) -> Result<Tensor> {
-    let mut shape = data.shape().to_vec();
-    let width = data.byte_len() / shape[0].max(1);
-    shape[0] = rows.len();
-    let together = rows.windows(2).all(|pair| pair[1] == pair[0] + 1);
-    let bytes: Bytes = match (data.data(), rows.first()) {
-        (Some(crate::ir::Data::Owned(all)), Some(first)) if together => {
-            all.slice(first * width..(first + rows.len()) * width)
-        }
-        _ => {
-            let all = data.bytes();
-            rows.iter().flat_map(|row| &all[row * width..(row + 1) * width]).copied().collect()
-        }
-    };
-    Tensor::new(data.dtype(), shape, bytes)
-}
-
 /// The data in the type the model declares: floats convert to floats, integers to integers that hold them.
 fn as_declared(data: &Tensor, input: &Input) -> Result<Tensor> {
     let Some(wanted) = input.ty.dtype.filter(|wanted| *wanted != data.dtype()) else {
@@ -383,8 +367,4 @@ fn read_set(folder: &Path, inputs: &[Input]) -> Result<Batch> {
         batch.push((input.name.clone(), tensor));
     }
     Ok(batch)
-}
-/// The first extent of the first input that has one.
-fn samples_in(batch: &Batch) -> usize {
-    batch.iter().find_map(|(_, t)| t.shape().first().copied()).unwrap_or(1)
 }

@@ -5,6 +5,7 @@ use super::{
     accuracy::{Accuracy, Scores},
     compare::{Difference, numbers},
     latency::{Latency, time},
+    rows::rows_of,
     samples::inputs_of,
 };
 use crate::{
@@ -186,10 +187,6 @@ fn differences(
 /// What of a batch a model takes: it may have fewer inputs than the original.
 fn inputs_of_session(session: &Session, batch: &Batch) -> Batch {
     batch.iter().filter(|(name, _)| session.inputs().contains(name)).cloned().collect()
-}
-
-fn rows_of(batch: &Batch) -> usize {
-    batch.iter().find_map(|(_, tensor)| tensor.shape().first().copied()).unwrap_or(1)
 }
 
 fn same_interface(original: &Model, compressed: &Model) -> Result<()> {

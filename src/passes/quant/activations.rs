@@ -18,29 +18,54 @@ const MOVES: &[&str] = &["MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze"
 /// The largest bias in integer steps; sums of products still fit beside it.
 const BIAS_LIMIT: f32 = (1u32 << 30) as f32;
 
-/// Annotates the inputs and outputs of the layers placed so, and of what joins them, then their biases.
-pub(super) fn annotate(
+/// The schemes of values that are to be uint8; `None` where what was measured allows none.
+pub(super) type Schemes = BTreeMap<ValueId, Option<QuantScheme>>;
+
+/// Measures what the placement, and any that places fewer kinds so, wants to round.
+pub(super) fn schemes(
     pass: &Quant,
-    model: &mut Model,
+    model: &Model,
     layers: &Layers,
     placement: &Placement,
-    cx: &mut Context<'_>,
-) -> Result<()> {
-    let placed = |op: &&OpId| placement.of(&model.graph, **op) == How::Static;
-    let layers: Vec<OpId> = layers.ops.iter().filter(placed).copied().collect();
-    let wanted = wanted(pass, &model.graph, &layers, placement);
-    let need =
-        |v: &ValueId| Need { value: model.graph.name_of(*v).to_owned(), stat: Stat::Range { axis: None } };
+    cx: &Context<'_>,
+) -> Result<Schemes> {
+    let wanted = wanted(pass, &model.graph, &placed(&model.graph, layers, placement), placement);
+    let name = |v: ValueId| model.graph.name_of(v).to_owned();
+    let need = |v: &ValueId| Need { value: name(*v), stat: Stat::Range { axis: None } };
     let stats = cx.measure(model, &wanted.iter().map(need).collect::<Vec<_>>())?;
-    let graph = &mut model.graph;
+    let scheme = |v: ValueId| {
+        let (min, max) = stats.range(&name(v))?;
+        QuantScheme::uint8_over(min, max)
+    };
+    Ok(wanted.into_iter().map(|v| (v, scheme(v))).collect())
+}
+
+fn placed(graph: &Graph, layers: &Layers, placement: &Placement) -> Vec<OpId> {
+    layers.ops.iter().filter(|op| placement.of(graph, **op) == How::Static).copied().collect()
+}
+
+/// Annotates the inputs and outputs of the layers placed so, and of what joins them, then their biases. Returns how
+/// many activations are integers now.
+pub(super) fn annotate(
+    pass: &Quant,
+    graph: &mut Graph,
+    layers: &Layers,
+    placement: &Placement,
+    measured: &Schemes,
+    said: &mut Vec<(Where, String)>,
+) -> u64 {
+    let layers = placed(graph, layers, placement);
+    let wanted = wanted(pass, graph, &layers, placement);
     let mut schemes: BTreeMap<ValueId, QuantScheme> = BTreeMap::new();
     for v in &wanted {
-        let range = stats.range(graph.name_of(*v));
-        match range.and_then(|(min, max)| QuantScheme::uint8_over(min, max)) {
+        match measured.get(v).cloned().flatten() {
             Some(scheme) => {
                 schemes.insert(*v, scheme);
             }
-            None => cx.missed(Where::Value(graph.name_of(*v).to_owned()), "its measured range is not finite"),
+            None => said.push((
+                Where::Value(graph.name_of(*v).to_owned()),
+                "its measured range is not finite".into(),
+            )),
         }
     }
     for op in graph.order() {
@@ -53,13 +78,12 @@ pub(super) fn annotate(
             };
         }
     }
-    cx.count("activations", schemes.len() as u64);
     for (v, scheme) in &schemes {
         let read = split_readers(graph, *v, &layers, &schemes);
         graph.value_mut(read).quant = Some(scheme.clone());
     }
-    biases(graph, &layers, cx);
-    Ok(())
+    biases(graph, &layers, said);
+    schemes.len() as u64
 }
 
 /// The values to be uint8: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what joins them.
@@ -158,7 +182,8 @@ fn moved(graph: &Graph, op: OpId) -> Option<(ValueId, ValueId)> {
 }
 
 /// Biases become int32 in steps of input scale times weight scale, as integer kernels add them.
-fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
+fn biases(graph: &mut Graph, layers: &[OpId], said: &mut Vec<(Where, String)>) {
+    let mut missed = |at, why: &str| said.push((at, why.to_owned()));
     for op in layers {
         let node = graph.op(*op);
         let unscaled = |name| node.float(name).unwrap_or(1.0) == 1.0;
@@ -177,7 +202,7 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
         };
         let at = Where::Value(graph.name_of(b).to_owned());
         if graph.sole_use(b).is_none() || graph.is_input(b) {
-            cx.missed(at, "the bias has other users, so it stays float");
+            missed(at, "the bias has other users, so it stays float");
             continue;
         }
         let values = bias.to_f32().unwrap_or_default().into_owned();
@@ -188,7 +213,7 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
             Grain::Blocks { .. } => false,
         };
         if !fits {
-            cx.missed(at, "the bias does not match the weight's channels, so it stays float");
+            missed(at, "the bias does not match the weight's channels, so it stays float");
             continue;
         }
         // A channel of tiny weights under a large bias would need more steps than int32 has: coarser steps do it no
@@ -200,12 +225,12 @@ fn biases(graph: &mut Graph, layers: &[OpId], cx: &mut Context<'_>) {
         }
         let steps: Vec<f32> = weight.scales.iter().map(|s| s * input.scales[0]).collect();
         if steps.iter().any(|s| !(s.is_normal() && *s > 0.0)) {
-            cx.missed(at, "the layer's steps are beyond float32, so its bias stays float");
+            missed(at, "the layer's steps are beyond float32, so its bias stays float");
             continue;
         }
         if Some(&weight) != graph.value(w).quant.as_ref() {
             if graph.sole_use(w).is_none() {
-                cx.missed(
+                missed(
                     at,
                     "the bias is too large for int32 in the steps of a shared weight, so it stays float",
                 );

@@ -6,6 +6,7 @@
 mod activations;
 mod dynamic;
 mod form;
+mod guard;
 mod placement;
 mod scales;
 mod weights;
@@ -13,12 +14,14 @@ mod weights;
 use super::{Changed, Context, Named, Needs, Options, Pass, globs, pass::changed_options};
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, OpId, ValueId},
+    ir::{Graph, Model, OpId, ValueId, Where},
 };
+use activations::Schemes;
 use globset::GlobSet;
-use placement::Placement;
+use placement::{How, Kind, Placement};
 use scales::Integers;
 use serde::{Deserialize, Serialize};
+use weights::Layers;
 
 /// What activations become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,17 +38,6 @@ pub enum Activations {
     Dynamic,
 }
 
-impl Activations {
-    /// Whether ranges are measured beforehand.
-    fn is_static(self, samples: bool) -> bool {
-        self == Activations::Static || self == Activations::Auto && samples
-    }
-    /// Whether ranges may be taken as the model runs.
-    fn is_dynamic(self, samples: bool) -> bool {
-        self == Activations::Dynamic || self == Activations::Auto && samples
-    }
-}
-
 /// Which operators compute a weight back from its integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -57,6 +49,17 @@ pub enum Form {
     Qdq,
     /// Cast and Mul, which any runtime does once, when it loads the model; activations stay float.
     Folded,
+}
+
+/// Whether integers may make the model slower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Latency {
+    /// No: layers are timed on this machine, and compute in integers where that is fastest.
+    #[default]
+    Guard,
+    /// Yes: nothing is timed.
+    Any,
 }
 
 /// Options of [`Quant`].
@@ -75,6 +78,8 @@ pub struct QuantOptions {
     /// Whether the integer 0 stands for zero, or each group of elements has its own zero point. Where it is not given,
     /// eight bits are symmetric and fewer are not.
     pub symmetric: Option<bool>,
+    /// Whether integers may make the model slower.
+    pub latency: Latency,
     /// One scale for each output channel of a weight instead of one for all of it.
     pub per_channel: bool,
     /// Globs of node names to leave alone.
@@ -89,6 +94,7 @@ impl Default for QuantOptions {
             bits: 8,
             block: None,
             symmetric: None,
+            latency: Latency::Guard,
             per_channel: true,
             exclude: Vec::new(),
         }
@@ -124,7 +130,7 @@ impl QuantOptions {
                 "leave out `block` or `per_channel=false`",
             );
         }
-        let integers = self.activations.is_static(false) || self.activations.is_dynamic(false);
+        let integers = matches!(self.activations, Activations::Static | Activations::Dynamic);
         if integers && !self.suits_integer_kernels() {
             let help = "leave out `activations`, or `form=folded`, `bits`, `block` and `symmetric`";
             return wrong(
@@ -133,6 +139,16 @@ impl QuantOptions {
             );
         }
         Ok(())
+    }
+    /// Whether layers may compute so; `samples` tells whether ranges can be measured.
+    fn allows(&self, how: How, samples: bool) -> bool {
+        let auto = self.activations == Activations::Auto && samples && self.suits_integer_kernels();
+        match how {
+            How::Float => true,
+            How::Static => auto || self.activations == Activations::Static,
+            // The standard form is what was asked for, so nothing takes its place unasked.
+            How::Dynamic => auto && self.form != Form::Qdq || self.activations == Activations::Dynamic,
+        }
     }
 }
 
@@ -145,6 +161,31 @@ pub struct Quant {
 impl Quant {
     fn excludes(&self, graph: &Graph, op: OpId) -> bool {
         self.exclude.is_match(graph.place(op).name())
+    }
+    /// How layers of a kind may compute.
+    fn ways(&self, kind: Kind, samples: bool) -> Vec<How> {
+        let integers = kind.ways().iter().filter(|how| self.options.allows(**how, samples));
+        [How::Float].into_iter().chain(integers.copied()).collect()
+    }
+    /// Every kind in integers.
+    fn widest(&self, samples: bool) -> Placement {
+        let first = |kind| self.ways(kind, samples).get(1).map(|how| (kind, *how));
+        Kind::ALL.into_iter().filter_map(first).fold(Placement::FLOAT, |all, (kind, how)| all.with(kind, how))
+    }
+    /// Gives weights their forms and activations their schemes. Returns how many activations are integers, and what of
+    /// them is left alone and why.
+    fn place(
+        &self,
+        model: &mut Model,
+        layers: &Layers,
+        placement: &Placement,
+        schemes: &Schemes,
+    ) -> (u64, Vec<(Where, String)>) {
+        let (graph, mut said) = (&mut model.graph, Vec::new());
+        dynamic::annotate(graph, layers, placement);
+        let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
+        form::choose(self.options.form, graph, layers);
+        (activations, said)
     }
 }
 
@@ -188,7 +229,8 @@ impl Pass for Quant {
         changed_options(&self.options, Some(&QuantOptions::default()))
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
-        let placement = Placement::usual(&self.options, cx.has_samples());
+        let samples = cx.has_samples();
+        let mut placement = Placement::usual(&self.options, samples);
         let plan = weights::Plan {
             pass: self,
             integers: Integers::of(self.options.bits, self.options.symmetric(), model.opset()),
@@ -197,11 +239,24 @@ impl Pass for Quant {
         };
         let layers = weights::annotate(&plan, &mut model.graph, cx);
         cx.check_cancelled()?;
-        dynamic::annotate(&mut model.graph, &layers, &placement);
-        if placement.is_static() {
-            activations::annotate(self, model, &layers, &placement, cx)?;
+        let mut schemes = Schemes::new();
+        let guarded = self.options.latency == Latency::Guard && placement != Placement::FLOAT;
+        // What is timed may place more than what is usual does.
+        let widest = if guarded { self.widest(samples) } else { placement };
+        if widest.is_static() {
+            schemes = activations::schemes(self, model, &layers, &widest, cx)?;
         }
-        form::choose(self.options.form, &mut model.graph, &layers);
+        let timed = match guarded {
+            true => guard::choose(self, model, &layers, &schemes, placement, cx)?,
+            false => None,
+        };
+        match timed {
+            Some(fastest) => placement = fastest,
+            None => placement.tell(&model.graph, &layers.ops, cx),
+        }
+        let (activations, said) = self.place(model, &layers, &placement, &schemes);
+        said.into_iter().for_each(|(at, why)| cx.missed(at, why));
+        cx.count("activations", activations);
         weights::tell(&mut model.graph, &layers, &placement, cx);
         let stored = |v: &ValueId| model.graph.value(*v).quant.is_some();
         Ok(Changed::from(layers.weights.iter().any(stored)))

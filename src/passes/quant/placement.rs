@@ -1,7 +1,10 @@
 //! Which kinds of layers compute in integers, and how.
 
-use super::{Activations, Form, QuantOptions, weights::gathers_more_than_it_multiplies};
-use crate::ir::{Graph, OpId};
+use super::{QuantOptions, weights::gathers_more_than_it_multiplies};
+use crate::{
+    ir::{Graph, OpId},
+    passes::Context,
+};
 
 /// What a kernel's worth depends on: layers of one kind are placed alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +50,7 @@ impl Kind {
         })
     }
     /// What the runtime has kernels for.
-    fn ways(self) -> &'static [How] {
+    pub(super) fn ways(self) -> &'static [How] {
         match self {
             Kind::Product => &[How::Static, How::Dynamic],
             Kind::Recurrence => &[How::Dynamic],
@@ -66,20 +69,9 @@ impl Placement {
 
     /// What is fastest on most processors; `samples` tells whether ranges can be measured.
     pub(super) fn usual(options: &QuantOptions, samples: bool) -> Placement {
-        let (activations, form) = (options.activations, options.form);
         let mut placement = Placement::FLOAT;
-        if !options.suits_integer_kernels() {
-            return placement;
-        }
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::FirstConvolution) {
-            let allowed = |how: &&How| match how {
-                How::Float => false,
-                How::Static => activations.is_static(samples),
-                // The standard form is what was asked for, so nothing takes its place unasked.
-                How::Dynamic if form == Form::Qdq => activations == Activations::Dynamic,
-                How::Dynamic => activations.is_dynamic(samples),
-            };
-            if let Some(how) = kind.ways().iter().find(allowed) {
+            if let Some(how) = kind.ways().iter().find(|how| options.allows(**how, samples)) {
                 placement = placement.with(kind, *how);
             }
         }
@@ -101,5 +93,13 @@ impl Placement {
     /// How an op computes.
     pub(super) fn of(&self, graph: &Graph, op: OpId) -> How {
         Kind::of(graph, op).map_or(How::Float, |kind| self.of_kind(kind))
+    }
+    /// Says of which layers it is known, though not timed, that they are slower in integers.
+    pub(super) fn tell(&self, graph: &Graph, layers: &[OpId], cx: &mut Context<'_>) {
+        let slower = |op: &&OpId| Kind::of(graph, **op) == Some(Kind::FirstConvolution);
+        for op in layers.iter().filter(slower).filter(|_| *self != Placement::FLOAT) {
+            let why = "it reads few channels, of which integer kernels make less than float ones";
+            cx.missed(graph.place(*op), why);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     Quant,
     form::computes_in_integers,
-    placement::{How, Kind, Placement},
+    placement::{Kind, Placement},
     scales::{self, Integers},
 };
 use crate::{
@@ -161,12 +161,6 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
     }
     if *placement == Placement::FLOAT {
         return;
-    }
-    for op in &layers.ops {
-        if Kind::of(graph, *op) == Some(Kind::FirstConvolution) && placement.of(graph, *op) == How::Float {
-            let why = "it reads few channels, of which integer kernels make less than float ones";
-            cx.missed(graph.place(*op), why);
-        }
     }
     for op in graph.order() {
         if graph.op(op).is("GRU") || graph.op(op).is("RNN") {

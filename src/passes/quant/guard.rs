@@ -1,0 +1,228 @@
+//! Never slower: which kinds of layers are worth integers is timed on the machine at hand.
+//!
+//! Starting from what is usually fastest, the kinds are decided one after the other: the whole model is timed with every
+//! way its layers of that kind can compute, all else as decided so far, side by side with the float model. The fastest
+//! placement of all that were timed is kept, unless float is faster on one sample or on a batch.
+
+use super::{
+    Quant,
+    activations::Schemes,
+    placement::{How, Kind, Placement},
+    weights::Layers,
+};
+use crate::{
+    error::Result,
+    ir::{Model, OpId, Where},
+    passes::{Context, RemarkKind},
+};
+
+/// Times closer than this are alike.
+const NOISE: f64 = 0.02;
+
+/// A placement and its time as a multiple of the float model's, on each batch.
+struct Timed {
+    placement: Placement,
+    ratios: Vec<f64>,
+}
+
+impl Timed {
+    fn mean(&self) -> f64 {
+        let logs: f64 = self.ratios.iter().map(|ratio| ratio.ln()).sum();
+        (logs / self.ratios.len().max(1) as f64).exp()
+    }
+    fn is_slower(&self) -> bool {
+        self.ratios.iter().any(|ratio| *ratio > 1.0 + NOISE)
+    }
+    fn text(&self) -> String {
+        self.ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(" and ")
+    }
+}
+
+/// The fastest placement, and remarks on what stays float. `None` where there is no clock.
+pub(super) fn choose(
+    pass: &Quant,
+    model: &Model,
+    layers: &Layers,
+    schemes: &Schemes,
+    usual: Placement,
+    cx: &mut Context<'_>,
+) -> Result<Option<Placement>> {
+    let placed = |placement: Placement| {
+        let mut model = model.clone();
+        pass.place(&mut model, layers, &placement, schemes);
+        model
+    };
+    let float = placed(Placement::FLOAT);
+    let mut tried: Vec<Timed> = Vec::new();
+    let (mut best, mut batches) = (usual, Vec::new());
+    for kind in Kind::ALL {
+        cx.check_cancelled()?;
+        let mut candidates = vec![(best, placed(best))];
+        for how in pass.ways(kind, cx.has_samples()) {
+            let other = best.with(kind, how);
+            let model = placed(other);
+            if candidates.iter().all(|(_, known)| known.graph != model.graph) {
+                candidates.push((other, model));
+            }
+        }
+        if candidates.len() == 1 && tried.iter().any(|timed| timed.placement == best) {
+            continue;
+        }
+        let models: Vec<&Model> = std::iter::once(&float).chain(candidates.iter().map(|c| &c.1)).collect();
+        let timed = cx.latency(&models)?;
+        if timed.is_empty() {
+            return Ok(None);
+        }
+        batches = timed.iter().map(|t| t.samples).collect();
+        for (k, (placement, _)) in candidates.iter().enumerate() {
+            let ratios = timed.iter().map(|t| t.seconds[k + 1] / t.seconds[0]).collect();
+            tried.push(Timed { placement: *placement, ratios });
+        }
+        let these = &tried[tried.len() - candidates.len()..];
+        // What is usually fastest stays unless another is faster beyond noise.
+        let other = these[1..].iter().min_by(|a, b| a.mean().total_cmp(&b.mean()));
+        best = other.filter(|t| t.mean() < these[0].mean() * (1.0 - NOISE)).map_or(best, |t| t.placement);
+    }
+    let decided = tried.iter().rev().find(|timed| timed.placement == best);
+    if decided.is_none_or(Timed::is_slower) {
+        let faster = tried.iter().filter(|timed| !timed.is_slower() && timed.mean() < 1.0 - NOISE);
+        best = faster.min_by(|a, b| a.mean().total_cmp(&b.mean())).map_or(Placement::FLOAT, |t| t.placement);
+    }
+    tell(model, layers, best, &tried, &batches, cx);
+    Ok(Some(best))
+}
+
+/// Says how long the placement takes, and of the layers that stay float how long they would make it.
+fn tell(
+    model: &Model,
+    layers: &Layers,
+    best: Placement,
+    tried: &[Timed],
+    batches: &[usize],
+    cx: &mut Context<'_>,
+) {
+    let batches = batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let taken = tried.iter().rev().find(|timed| timed.placement == best);
+    let taken = taken.map_or_else(|| "1.00".to_owned(), Timed::text);
+    let text = format!("timed here: {taken} of the time of float, for {batches} samples");
+    cx.remark(RemarkKind::Note, (), text);
+    for kind in Kind::ALL.into_iter().filter(|kind| best.of_kind(*kind) == How::Float) {
+        let integers = tried.iter().filter(|timed| timed.placement.of_kind(kind) != How::Float);
+        let Some(nearest) = integers.min_by(|a, b| a.mean().total_cmp(&b.mean())) else { continue };
+        let why = format!(
+            "stays float: with integers in such layers too the model takes {} of the time of float, as it is {taken}",
+            nearest.text()
+        );
+        let graph = &model.graph;
+        let of_kind = |op: &&OpId| Kind::of(graph, **op) == Some(kind);
+        let places: Vec<Where> = layers.ops.iter().filter(of_kind).map(|op| graph.place(*op)).collect();
+        for at in places {
+            cx.missed(at, why.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        error::Result,
+        ir::{Graph, Model, QuantForm, Tensor, text},
+        measure::{Batch, Measure, Measured, Need, Probe, Seen, Stats, Timed},
+        passes::{
+            Context, Named, Pass,
+            quant::{Quant, QuantOptions},
+        },
+    };
+
+    /// A runtime whose runs take as long as this says of a model, on one sample and on a batch.
+    struct Clock(fn(&Graph) -> [f64; 2]);
+    impl Measure for Clock {
+        fn has_samples(&self) -> bool {
+            true
+        }
+        fn measure(&self, _: &Model, needs: &[Need]) -> Result<Stats> {
+            let range = || Measured::Range { min: vec![-1.0], max: vec![3.0] };
+            Ok(Stats(needs.iter().map(|n| (n.clone(), range())).collect()))
+        }
+        fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
+            Ok(Vec::new())
+        }
+        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+            Ok(())
+        }
+        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
+            let of = |k: usize| models.iter().map(|m| self.0(&m.graph)[k]).collect();
+            Ok([(1, of(0)), (32, of(1))].map(|(samples, seconds)| Timed { samples, seconds }).to_vec())
+        }
+    }
+
+    fn integer(g: &Graph, name: &str) -> bool {
+        g.find(name).is_some_and(|v| g.value(v).quant.is_some())
+    }
+    /// Whether the op of this name reads an integer activation.
+    fn reads(g: &Graph, name: &str) -> bool {
+        let op = g.ops().find(|op| g.op(*op).name == name);
+        op.and_then(|op| g.input(op, 0)).is_some_and(|x| g.value(x).quant.is_some())
+    }
+    fn form(g: &Graph, name: &str) -> Option<QuantForm> {
+        Some(g.value(g.find(name)?).quant.as_ref()?.form)
+    }
+
+    /// What the pass leaves, and what it says.
+    fn guarded(seconds: fn(&Graph) -> [f64; 2]) -> (Graph, Vec<String>) {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, 3, 8, 8] x) => (float[N, 40] y)
+            <float[32, 3, 3, 3] first, float[32, 32, 3, 3] second, float[32, 40] head>
+            {
+              [c1] a = Conv <pads = [1, 1, 1, 1]> (x, first)
+              [c2] b = Conv <pads = [1, 1, 1, 1]> (a, second)
+              [join] s = Add (a, b)
+              [pool] p = GlobalAveragePool (s)
+              [flat] f = Flatten (p)
+              [product] y = MatMul (f, head)
+            }"#;
+        let mut model = text::parse(text).unwrap();
+        let clock = Clock(seconds);
+        let mut cx = Context::new().with_measure(&clock);
+        let _ = Quant::new(QuantOptions::default()).unwrap().run(&mut model, &mut cx).unwrap();
+        model.verify().unwrap();
+        let said = cx.remarks.iter().map(|r| format!("{}{}", r.text, r.at.suffix())).collect();
+        (model.graph, said)
+    }
+
+    #[test]
+    fn each_kind_computes_as_is_fastest() {
+        let (g, said) = guarded(|g| {
+            let mut seconds = 1.0;
+            seconds += if reads(g, "c1") { 0.5 } else { 0.0 };
+            seconds -= if reads(g, "c2") { 0.3 } else { 0.0 };
+            seconds += if integer(g, "s") { 0.1 } else { 0.0 };
+            seconds -= match form(g, "head") {
+                Some(QuantForm::Dynamic) => 0.3,
+                Some(QuantForm::Qdq) => 0.1,
+                _ => 0.0,
+            };
+            [seconds, seconds]
+        });
+        assert_eq!(form(&g, "second"), Some(QuantForm::Qdq));
+        assert_eq!(form(&g, "head"), Some(QuantForm::Dynamic));
+        assert!(!integer(&g, "x") && !integer(&g, "s"), "slower in integers");
+        assert_eq!(form(&g, "first"), None, "too small to gain from int8 alone");
+        assert!(
+            said.iter().any(|s| s.starts_with("timed here: 0.40 and 0.40 of the time of float")),
+            "{said:?}"
+        );
+        let first = said.iter().find(|s| s.contains("c1") && s.starts_with("stays float")).unwrap();
+        assert!(
+            first.contains("takes 1.20 and 1.20 of the time of float, as it is 0.40 and 0.40"),
+            "{first}"
+        );
+    }
+    #[test]
+    fn what_is_slower_on_one_sample_stays_float() {
+        let (g, said) = guarded(|g| if integer(g, "a") || integer(g, "f") { [1.2, 0.5] } else { [1.0, 1.0] });
+        assert!(!integer(&g, "a") && !integer(&g, "f"));
+        assert_eq!(form(&g, "second"), Some(QuantForm::Folded), "weights are small all the same");
+        assert!(said.iter().any(|s| s.starts_with("stays float") && s.contains("1.20 and 0.50")), "{said:?}");
+    }
+}
