@@ -220,3 +220,34 @@ fn weights_of_every_real_model_can_be_int8() {
     let files: Vec<&Path> = written.iter().map(AsRef::as_ref).collect();
     assert_eq!(python_output("check_models.py", &files), "", "ONNX's checker refuses none");
 }
+
+#[test]
+fn few_bits_rounded_by_what_layers_see_keep_the_accuracy() {
+    for (name, bits, most_lost, least_sqnr) in [
+        ("simplecnn_dynamo21", 4, 0.2, 35.0),
+        ("simplecnn_dynamo21", 3, 0.3, 28.0),
+        ("lstm_dynamo21", 4, 0.4, 25.0),
+    ] {
+        let original = load(&zoo(name));
+        let nearest = cost(&original, &calibrated(&original, &format!("quant(bits={bits},method=rtn)")));
+        let compressed = calibrated(&original, &format!("quant(bits={bits})"));
+        let (lost, sqnr) = cost(&original, &compressed);
+        assert!(lost <= most_lost && sqnr >= least_sqnr, "{name}, {bits} bits: {lost} points, {sqnr} dB");
+        assert!(sqnr > nearest.1 + 2.0, "{name}, {bits} bits: {sqnr} dB, to the nearest {} dB", nearest.1);
+        let share = share(&original, &compressed);
+        assert!(share < 0.3, "{name}, {bits} bits: {share} of the bytes");
+    }
+}
+
+#[test]
+fn four_bits_run_as_fast_kernels_or_as_floats() {
+    let original = load(&zoo("vit_dynamo21"));
+    let folded = calibrated(&original, "quant(bits=4,method=rtn)");
+    let kernels = kernels(&folded);
+    assert!(!kernels.contains_key("DequantizeLinear") && !kernels.contains_key("Cast"), "{kernels:?}");
+    let qdq = calibrated(&original, "quant(bits=4,method=rtn,form=qdq)");
+    let kernels = self::kernels(&qdq);
+    assert!(kernels.get("MatMulNBits") >= Some(&12), "{kernels:?}");
+    let (lost, sqnr) = cost(&original, &qdq);
+    assert!(lost <= 0.6 && sqnr > 18.0, "{lost} points, {sqnr} dB");
+}

@@ -141,7 +141,7 @@ impl Layer {
         Some((0..self.groups).map(matrix).collect())
     }
     /// Where the weight of an input of a part stands in the tensor.
-    fn index(&self, row: usize, output: usize) -> usize {
+    pub(crate) fn index(&self, row: usize, output: usize) -> usize {
         match self.axis {
             0 => output * self.channels * self.area + row,
             _ => row * self.outputs * self.groups + output,

@@ -2,12 +2,16 @@
 //! moments of both, collected over the calibration samples. Shared by passes that find weights anew from data.
 
 mod collect;
+mod fit;
 mod layer;
+mod plan;
 mod recurrent;
 mod sums;
 mod window;
 
 pub(crate) use collect::{Found, Sight, Target, chosen, collect};
+pub(crate) use fit::{System, fit};
 pub(crate) use layer::Layer;
+pub(crate) use plan::{Task, Tasks, Wave, tasks};
 pub(crate) use recurrent::{Kept, Recurrent, moments};
 pub(crate) use sums::Sums;

@@ -6,7 +6,9 @@
 mod activations;
 mod dynamic;
 mod form;
+mod gptq;
 mod guard;
+mod learned;
 mod placement;
 mod scales;
 mod weights;
@@ -62,6 +64,19 @@ pub enum Latency {
     Any,
 }
 
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// `gptq` with calibration samples and four bits or fewer, otherwise `rtn`.
+    #[default]
+    Auto,
+    /// To the nearest.
+    Rtn,
+    /// One input of a layer after the other, by what it sees on calibration samples, later ones making up for earlier.
+    Gptq,
+}
+
 /// Options of [`Quant`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -80,6 +95,8 @@ pub struct QuantOptions {
     pub symmetric: Option<bool>,
     /// Whether integers may make the model slower.
     pub latency: Latency,
+    /// How weights are rounded.
+    pub method: Method,
     /// One scale for each output channel of a weight instead of one for all of it.
     pub per_channel: bool,
     /// Globs of node names to leave alone.
@@ -95,6 +112,7 @@ impl Default for QuantOptions {
             block: None,
             symmetric: None,
             latency: Latency::Guard,
+            method: Method::Auto,
             per_channel: true,
             exclude: Vec::new(),
         }
@@ -239,6 +257,16 @@ impl Pass for Quant {
         };
         let layers = weights::annotate(&plan, &mut model.graph, cx);
         cx.check_cancelled()?;
+        let learn = match self.options.method {
+            Method::Auto => self.options.bits <= 4 && samples,
+            Method::Rtn => false,
+            Method::Gptq => true,
+        };
+        if learn {
+            learned::round(&plan, model, &layers, cx)?;
+        } else if plan.integers.saturate_early() {
+            learned::to_nearest(&plan, &mut model.graph, &layers.weights);
+        }
         let mut schemes = Schemes::new();
         let guarded = self.options.latency == Latency::Guard && placement != Placement::FLOAT;
         // What is timed may place more than what is usual does.

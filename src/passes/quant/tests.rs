@@ -191,3 +191,26 @@ fn a_large_bias_over_tiny_weights_still_fits() {
     let back = scheme.dequantize(&scheme.quantize(m.graph.initializer(b1).unwrap()).unwrap()).unwrap();
     assert!(back.to_f32().unwrap().iter().all(|b| (b - 1000.0).abs() < 1e-3));
 }
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    for options in [
+        r#"{"bits": 5}"#,
+        r#"{"bits": 4, "block": 8}"#,
+        r#"{"block": 32, "per_channel": false}"#,
+        r#"{"bits": 4, "activations": "static"}"#,
+        r#"{"symmetric": false, "activations": "dynamic"}"#,
+    ] {
+        let refused = Quant::new(serde_json::from_str(options).unwrap()).err().map(|e| e.exit_code());
+        assert_eq!(refused, Some(2), "{options}");
+    }
+}
+#[test]
+fn few_bits_leave_activations_float_and_fill_no_block_in_vain() {
+    let mut m = residual();
+    let options = QuantOptions { bits: 4, method: Method::Rtn, ..QuantOptions::default() };
+    run(&mut m, options, Some(&Ranges));
+    assert_eq!(annotated(&m), ["w1", "w2", "w3"]);
+    let scheme = |name: &str| m.graph.value(m.graph.find(name).unwrap()).quant.clone().unwrap();
+    assert_eq!(scheme("w1").grain, crate::ir::Grain::Blocks { first: 1, end: 4, size: 32 });
+    assert_eq!((scheme("w3").dtype, scheme("w3").scales.len()), (DType::U4, 40));
+}

@@ -124,12 +124,6 @@ pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>)
                 continue;
             }
         };
-        if plan.integers.saturate_early()
-            && let Some(rounded) =
-                graph.initializer(v).and_then(|w| scales::rounded(w, &scheme, plan.integers))
-        {
-            graph.value_mut(v).origin = Origin::Initializer(rounded);
-        }
         graph.value_mut(v).quant = Some(scheme);
         layers.weights.push(v);
         layers.ops.extend(uses.iter().map(|at| at.op()).filter(|op| Kind::of(graph, *op).is_some()));

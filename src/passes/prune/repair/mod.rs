@@ -1,8 +1,6 @@
 //! Repair after a cut, without labels: front to back, every linear layer behind the cut gets the weights with which it
 //! comes nearest, on calibration samples, to what the original's puts out.
 
-mod fit;
-mod plan;
 mod recurrent;
 
 use super::Context;
@@ -10,15 +8,14 @@ use crate::{
     error::Result,
     ir::{Model, OpId},
     ops::axes::Cut,
-    passes::linear::{Found, Sight, Target, collect},
+    passes::linear::{Found, Sight, Target, Task, Tasks, Wave, collect, fit, tasks},
 };
 use faer::Mat;
-use plan::{Task, Tasks, Wave};
 use rayon::prelude::*;
 
 /// Repairs `model`, which `cut` left of `original`.
 pub(super) fn run(original: &Model, model: &mut Model, cut: &Cut, cx: &mut Context<'_>) -> Result<()> {
-    let Tasks { waves, left_alone } = plan::tasks(model, |v| cut.is_cut(v));
+    let Tasks { waves, left_alone } = tasks(model, &[], |v| cut.is_cut(v));
     for (op, why) in left_alone {
         cx.missed(model.graph.place(op), format!("not repaired: {why}"));
     }
@@ -84,8 +81,7 @@ impl Repair {
         let (layer, parts) = (&task.layer, found?);
         let old = layer.weights(&model.graph).ok_or("its weights cannot be read")?;
         let fits = parts.par_iter().zip(&old);
-        let fits: Vec<_> =
-            fits.map(|([train, held], old)| fit::fit(train, held, old, layer.has_bias())).collect();
+        let fits: Vec<_> = fits.map(|([train, held], old)| fit(train, held, old, layer.has_bias())).collect();
         let share = |error: f64| 100.0 * (error / fits.iter().map(|f| f.size).sum::<f64>()).sqrt();
         let before = share(fits.iter().map(|f| f.before).sum());
         let after = share(fits.iter().map(|f| f.after).sum());

@@ -3,12 +3,12 @@
 //! What the layer sees is the original's own: those of its inputs and of its states at the step before that stay. (A fit
 //! on the states of the cut layer, once repaired, does worse on samples held out: they drift differently in each.)
 
-use super::{super::Context, fit::fit};
+use super::super::Context;
 use crate::{
     error::Result,
     ir::{Model, OpId, ValueId},
     ops::axes::Cut,
-    passes::linear::{Kept, Recurrent, moments},
+    passes::linear::{Kept, Recurrent, fit, moments},
 };
 
 /// Repairs a recurrent layer of `model`; says what it gained, or why it stays as it was cut.

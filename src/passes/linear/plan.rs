@@ -1,36 +1,34 @@
-//! Which layers to repair, in which order, and towards what.
+//! Which layers to find anew, in which order, and towards what.
 
-use crate::{
-    ir::{Graph, Model, OpId, Use, ValueId},
-    passes::linear::{Layer, Recurrent},
-};
+use super::{Layer, Recurrent};
+use crate::ir::{Graph, Model, OpId, Use, ValueId};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// A layer and what it should put out.
 #[derive(Clone, Debug)]
-pub(super) struct Task {
-    pub(super) layer: Layer,
+pub(crate) struct Task {
+    pub(crate) layer: Layer,
     /// The value of the original model that says it.
-    pub(super) target: ValueId,
+    pub(crate) target: ValueId,
     /// What the cut model adds to the layer's output by itself: the target less this is left to the layer, which so
     /// makes up for what the other branch of a residual sum lost.
-    pub(super) beside: Option<ValueId>,
+    pub(crate) beside: Option<ValueId>,
 }
 
 /// Tasks that do not depend on each other.
 #[derive(Default)]
-pub(super) struct Wave {
-    pub(super) linear: Vec<Task>,
-    pub(super) recurrent: Vec<OpId>,
+pub(crate) struct Wave {
+    pub(crate) linear: Vec<Task>,
+    pub(crate) recurrent: Vec<OpId>,
 }
 
 /// The tasks of a model.
 #[derive(Default)]
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     /// Each behind those it depends on.
-    pub(super) waves: Vec<Wave>,
+    pub(crate) waves: Vec<Wave>,
     /// Layers that stay as they were cut, and why.
-    pub(super) left_alone: Vec<(OpId, &'static str)>,
+    pub(crate) left_alone: Vec<(OpId, &'static str)>,
 }
 
 /// What is known of a graph's values while walking over its ops.
@@ -42,12 +40,14 @@ struct Walk {
     changed: HashSet<ValueId>,
 }
 
-/// Finds every layer behind a cut. `changed` tells initializers that were cut.
-pub(super) fn tasks(model: &Model, cut: impl Fn(ValueId) -> bool) -> Tasks {
+/// Finds every layer behind a cut. `cut` tells initializers that were cut, `changed` other values that are not what they
+/// were.
+pub(crate) fn tasks(model: &Model, changed: &[ValueId], cut: impl Fn(ValueId) -> bool) -> Tasks {
     let (g, opset) = (&model.graph, model.opset());
     let (mut walk, mut tasks) = (Walk::default(), Tasks::default());
     let mut waves: BTreeMap<usize, Wave> = BTreeMap::new();
     walk.depth.extend(g.inputs.iter().map(|v| (*v, 0)));
+    walk.changed.extend(changed);
     for op in g.order() {
         let read: Vec<ValueId> = g.inputs_of(op).into_iter().flatten().chain(g.captures_of(op)).collect();
         let behind = read.iter().any(|v| walk.changed.contains(v));

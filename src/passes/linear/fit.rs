@@ -4,33 +4,33 @@
 //! weights: the smallest `|Y - X W|^2 + lambda |W - W0|^2` has `W = W0 + (X'X + lambda I)^-1 (X'Y - X'X W0)`. Everything
 //! is in f64; `X'X` and `X'Y` are all that is kept of the rows.
 
-use crate::passes::linear::Sums;
+use super::Sums;
 use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
 
 /// `lambda` as shares of the mean diagonal of `X'X`; held-out rows decide.
 const LAMBDAS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
 
 /// Better weights for a layer, and what they are worth on rows that they were not made from.
-pub(super) struct Fit {
+pub(crate) struct Fit {
     /// One column for each output; the bias is the last row, where there is one. `None`: the old ones are no worse.
-    pub(super) weights: Option<Mat<f64>>,
+    pub(crate) weights: Option<Mat<f64>>,
     /// The squared error of the old weights.
-    pub(super) before: f64,
+    pub(crate) before: f64,
     /// The squared error of the new ones.
-    pub(super) after: f64,
+    pub(crate) after: f64,
     /// The sum of squares of the outputs.
-    pub(super) size: f64,
+    pub(crate) size: f64,
 }
 
 /// The sums that weights are found from or judged on.
-struct System {
-    gram: Mat<f64>,
+pub(crate) struct System {
+    pub(crate) gram: Mat<f64>,
     cross: Mat<f64>,
-    squares: f64,
+    pub(crate) squares: f64,
 }
 
 impl System {
-    fn of(sums: &Sums) -> System {
+    pub(crate) fn of(sums: &Sums) -> System {
         System { gram: sums.gram(), cross: sums.cross(), squares: sums.squares() }
     }
     /// `X'(Y - X W)`
@@ -38,7 +38,7 @@ impl System {
         &self.cross - &self.gram * weights
     }
     /// `|Y - X W|^2`, which rounding may leave a little below nothing.
-    fn error(&self, weights: &Mat<f64>) -> f64 {
+    pub(crate) fn error(&self, weights: &Mat<f64>) -> f64 {
         let both = &self.cross + self.residual(weights);
         let columns = weights.col_iter().zip(both.col_iter());
         let explained: f64 = columns.map(|(w, c)| w.transpose() * c).sum();
@@ -70,7 +70,7 @@ impl System {
 
 /// Finds weights from `train` near `old` by the way that does best on `held`, then by that way from both. With `bias`,
 /// the last input is a one and its weights are never held back.
-pub(super) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool) -> Fit {
+pub(crate) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool) -> Fit {
     let (system, judge) = (System::of(train), System::of(held));
     let before = judge.error(old);
     // No `lambda` is the bias alone.

@@ -1,0 +1,133 @@
+//! Weights rounded by what their layers see on the calibration samples, front to back: every layer sees what the rounded
+//! ones before it put out, and is brought near what the float model puts out there before it is rounded itself.
+
+use super::{
+    gptq, scales,
+    weights::{Layers, Plan},
+};
+use crate::{
+    error::Result,
+    ir::{Graph, Model, Origin, QuantScheme, ValueId},
+    passes::{
+        Context,
+        linear::{Found, Layer, Sight, System, Target, Task, collect, fit, tasks},
+    },
+};
+use std::collections::HashMap;
+
+/// Times that the samples are run through the model, at most: layers behind each other are rounded together in a model
+/// that has more.
+const MOST_SWEEPS: usize = 32;
+
+/// Rounds every weight that has a scheme: those of linear layers by what these see, others to the nearest.
+pub(super) fn round(plan: &Plan<'_>, model: &mut Model, layers: &Layers, cx: &mut Context<'_>) -> Result<()> {
+    let float = model.clone();
+    let g = &mut model.graph;
+    // A layer whose weight has a scheme counts as solved.
+    let open = layers.weights.iter().filter_map(|v| Some((*v, g.value_mut(*v).quant.take()?)));
+    let mut open: HashMap<ValueId, QuantScheme> = open.collect();
+    let inputs = g.inputs.clone();
+    let mut waves: Vec<Vec<Task>> = Vec::new();
+    for wave in tasks(model, &inputs, |v| open.contains_key(&v)).waves {
+        waves.push(wave.linear.into_iter().filter(|task| open.contains_key(&task.layer.weight)).collect());
+    }
+    waves.retain(|wave| !wave.is_empty());
+    let learned: Vec<ValueId> = waves.iter().flatten().map(|task| task.layer.weight).collect();
+    let (learned, others): (Vec<ValueId>, _) = layers.weights.iter().partition(|v| learned.contains(v));
+    others.iter().for_each(|v| model.graph.value_mut(*v).quant = open.remove(v));
+    to_nearest(plan, &mut model.graph, &others);
+    let together = waves.len().div_ceil(MOST_SWEEPS).max(1);
+    cx.progress().begin("rounding", learned.len() as u64);
+    for tasks in waves.chunks(together) {
+        let tasks: Vec<&Task> = tasks.iter().flatten().collect();
+        let sights: Vec<_> = tasks.iter().map(|task| sight(task)).collect();
+        let mut found = Vec::with_capacity(tasks.len());
+        collect(model, &float, &sights, cx, |_, sums| {
+            found.push(sums);
+            cx.progress().advance(1);
+        })?;
+        for (task, found) in tasks.into_iter().zip(found) {
+            let Some(scheme) = open.remove(&task.layer.weight) else { continue };
+            let at = model.graph.place(task.layer.op);
+            match by_what_it_sees(plan, model, &task.layer, &scheme, found) {
+                Ok(text) => cx.applied(at, text),
+                Err(why) => {
+                    cx.missed(at, format!("rounded to the nearest: {why}"));
+                    model.graph.value_mut(task.layer.weight).quant = Some(scheme);
+                    to_nearest(plan, &mut model.graph, &[task.layer.weight]);
+                }
+            }
+        }
+    }
+    cx.progress().end();
+    Ok(())
+}
+
+/// Makes every weight that has a scheme the reals that its integers stand for: what other layers see then, and where the
+/// type has more integers than are used, what the type alone would not keep to.
+pub(super) fn to_nearest(plan: &Plan<'_>, graph: &mut Graph, weights: &[ValueId]) {
+    for v in weights {
+        let value = graph.value(*v);
+        let (Origin::Initializer(weight), Some(scheme)) = (&value.origin, &value.quant) else { continue };
+        if let Some(rounded) = scales::rounded(weight, scheme, plan.integers) {
+            graph.value_mut(*v).origin = Origin::Initializer(rounded);
+        }
+    }
+}
+
+fn sight(task: &Task) -> Sight<'_> {
+    let layer = &task.layer;
+    let kept = (0..layer.outputs * layer.groups).collect();
+    Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
+}
+
+/// Rounds a layer's weight; says how near it comes, or why it stays as it was.
+fn by_what_it_sees(
+    plan: &Plan<'_>,
+    model: &mut Model,
+    layer: &Layer,
+    nearest: &QuantScheme,
+    found: Found,
+) -> std::result::Result<String, String> {
+    let parts = found?;
+    let g = &mut model.graph;
+    let unread = || "its weights cannot be read".to_owned();
+    let old = layer.weights(g).ok_or_else(unread)?;
+    let original = g.constant(layer.weight).cloned().ok_or_else(unread)?;
+    // Towards the float model, as far as samples held out agree.
+    let mut near = Vec::with_capacity(parts.len());
+    let mut grams = Vec::with_capacity(parts.len());
+    for ([most, held], old) in parts.iter().zip(&old) {
+        near.push(fit(most, held, old, layer.has_bias()).weights.unwrap_or_else(|| old.clone()));
+        grams.push(System::of(&most.clone().plus(held)));
+    }
+    let inputs = layer.channels * layer.area;
+    let mut counts = vec![0f32; original.len()];
+    for (part, system) in grams.iter().enumerate() {
+        for row in 0..inputs {
+            for k in 0..layer.outputs {
+                counts[layer.index(row, part * layer.outputs + k)] = system.gram[(row, row)] as f32;
+            }
+        }
+    }
+    let unset = || "the new weights do not fit its type of numbers".to_owned();
+    layer.set(g, &near).ok_or_else(unset)?;
+    let weight = g.constant(layer.weight).ok_or_else(unread)?;
+    let scheme = scales::fit(weight, nearest.grain, plan.integers, |at| counts[at]).ok_or_else(unread)?;
+    let lay = scheme.grain.lay(weight.shape()).ok_or_else(unread)?;
+    let (mut rounded, mut error, mut size) = (Vec::with_capacity(parts.len()), 0.0, 0.0);
+    for (part, (near, system)) in near.iter().zip(&grams).enumerate() {
+        let grid = |row: usize, k: usize, x: f64| {
+            let at = lay.scale_of(layer.index(row, part * layer.outputs + k));
+            plan.integers.round(x, scheme.scales[at], scheme.zero_points[at])
+        };
+        let new = gptq::round(near, &system.gram, layer.has_bias(), grid);
+        let new = new.ok_or("its inputs are all nothing on the samples")?;
+        error += system.error(&new);
+        size += system.squares;
+        rounded.push(new);
+    }
+    layer.set(g, &rounded).ok_or_else(unset)?;
+    g.value_mut(layer.weight).quant = Some(scheme);
+    Ok(format!("rounded by what it sees: error {:.1} % of its output", 100.0 * (error / size).sqrt()))
+}
