@@ -134,7 +134,8 @@ impl Part {
         if self.rows[position].is_empty() {
             return 0.0;
         }
-        self.solved(position).map_or(f64::MAX, |(solved, lost)| product(&solved, &lost) / self.energy)
+        // Where rounding has left no solution, all that the part puts out is taken to be lost.
+        self.solved(position).map_or(1.0, |(solved, lost)| product(&solved, &lost) / self.energy)
     }
     fn remove(&mut self, position: usize) {
         let rows = self.rows[position].clone();
