@@ -65,6 +65,17 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Put the weights of a pruned model back into the architecture it was pruned from, zero where it was cut
+    Unprune {
+        /// The pruned model, trained further or not
+        pruned: PathBuf,
+        /// The model that was pruned
+        #[arg(long, value_name = "ORIGINAL")]
+        like: PathBuf,
+        /// Where to write the result
+        #[arg(short, long, value_name = "OUT")]
+        output: PathBuf,
+    },
     /// List the passes, or the options of one
     Passes {
         /// The pass to describe

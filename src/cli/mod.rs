@@ -8,6 +8,7 @@ mod progress;
 mod recipe;
 mod running;
 mod table;
+mod unprune;
 mod validate;
 
 use crate::error::{Error, Result};
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
             validate::run(original, compressed, running, *min_sqnr, *json)
         }
         Some(Command::Diff { before, after, json }) => diff::run(before, after, *json),
+        Some(Command::Unprune { pruned, like, output }) => unprune::run(pruned, like, output),
         Some(Command::Passes { name }) => inspect::passes(name.as_deref()),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "onnx-compress", &mut std::io::stdout());

@@ -3,6 +3,7 @@
 use super::{Attribute, Graph};
 use crate::error::Result;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// Fields of a file's message that the IR does not interpret (doc strings, metadata, fields newer than this
 /// program), kept as encoded protobuf of that same message and written back unchanged.
@@ -70,6 +71,9 @@ pub struct Model {
     pub graph: Graph,
     /// Model-local functions.
     pub functions: Vec<Function>,
+    /// What passes leave for later runs of this program, by key; in the file, entries of `metadata_props` under
+    /// [`Model::NOTE`] and the key.
+    pub notes: BTreeMap<String, String>,
     /// Producer, metadata, training information and the rest.
     pub carried: Carried,
 }
@@ -81,6 +85,7 @@ impl Clone for Model {
             opsets: self.opsets.clone(),
             graph: self.graph.clone(),
             functions: self.functions.clone(),
+            notes: self.notes.clone(),
             carried: self.carried.clone(),
         };
         // What is done to a clone uses up no names of the original.
@@ -91,6 +96,9 @@ impl Clone for Model {
 }
 
 impl Model {
+    /// What the keys of notes begin with in a file's `metadata_props`.
+    pub const NOTE: &'static str = "onnx-compress.";
+
     /// The version of ONNX's own operator set; 1 where the file imports none, as ONNX prescribes.
     pub fn opset(&self) -> i64 {
         self.opset_of("").unwrap_or(1)

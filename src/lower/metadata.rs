@@ -31,5 +31,7 @@ pub fn metadata(model: &Model) -> Result<BTreeMap<String, String>> {
         let key = format!("metadata_props.{}", entry.key.unwrap_or_default());
         found.insert(key, entry.value.unwrap_or_default());
     }
+    let notes = model.notes.iter();
+    found.extend(notes.map(|(key, value)| (format!("metadata_props.{}{key}", Model::NOTE), value.clone())));
     Ok(found)
 }

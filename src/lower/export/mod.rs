@@ -6,7 +6,10 @@ mod node;
 mod tensor;
 
 use super::{
-    proto::{field::function_proto, field::model_proto, field::operator_set_id_proto},
+    proto::{
+        field::function_proto, field::model_proto, field::operator_set_id_proto,
+        field::string_string_entry_proto,
+    },
     rope::Rope,
 };
 use crate::{
@@ -57,6 +60,12 @@ impl Writer {
         out.carried(&model.carried);
         if model.ir_version != 0 {
             out.int(model_proto::IR_VERSION, model.ir_version);
+        }
+        for (key, value) in &model.notes {
+            let mut entry = Rope::default();
+            entry.bytes(string_string_entry_proto::KEY, [Model::NOTE, key].concat().as_bytes());
+            entry.bytes(string_string_entry_proto::VALUE, value.as_bytes());
+            out.message(model_proto::METADATA_PROPS, entry);
         }
         for import in &model.opsets {
             out.message(model_proto::OPSET_IMPORT, opset(import));

@@ -7,8 +7,11 @@ pub(super) mod types;
 
 use super::{
     external::ExternalFiles,
-    proto::{field::function_proto, field::model_proto, field::operator_set_id_proto},
-    wire::{Message, Source},
+    proto::{
+        field::function_proto, field::model_proto, field::operator_set_id_proto,
+        field::string_string_entry_proto,
+    },
+    wire::{Field, Message, Source},
 };
 use crate::{
     error::{Error, Result},
@@ -69,6 +72,20 @@ fn read(source: &Source, folder: Option<&Path>) -> Result<Model> {
     Ok(model)
 }
 
+/// The key and text of a note of this program; `None` for any other entry of `metadata_props`.
+fn note(entry: &Field<'_>) -> Option<(String, String)> {
+    let (mut key, mut value) = (String::new(), String::new());
+    for f in entry.message().ok()?.fields() {
+        let f = f.ok()?;
+        match f.number {
+            string_string_entry_proto::KEY => key = f.text().ok()?,
+            string_string_entry_proto::VALUE => value = f.text().ok()?,
+            _ => return None,
+        }
+    }
+    Some((key.strip_prefix(Model::NOTE)?.to_owned(), value))
+}
+
 /// What all readers of one model share.
 struct Reader {
     files: ExternalFiles,
@@ -86,6 +103,10 @@ impl Reader {
                 model_proto::OPSET_IMPORT => model.opsets.push(opset(&f.message()?)?),
                 model_proto::GRAPH => set_once(&mut graph, f.message()?, "the model has two graphs")?,
                 model_proto::FUNCTIONS => model.functions.push(self.function(&f.message()?)?),
+                model_proto::METADATA_PROPS => match note(&f) {
+                    Some((key, value)) => drop(model.notes.insert(key, value)),
+                    None => kept.keep(&f),
+                },
                 _ => kept.keep(&f),
             }
         }

@@ -53,6 +53,10 @@ impl Cut {
         let (_, axes) = self.weights.iter().find(|(cut, _)| *cut == v)?;
         axes.get(axis)?.as_deref()
     }
+    /// The initializers that lose positions, with those that stay along each axis (`None`: all).
+    pub fn weights(&self) -> impl Iterator<Item = (ValueId, &[Option<Vec<usize>>])> {
+        self.weights.iter().map(|(v, axes)| (*v, axes.as_slice()))
+    }
     /// Removes the positions that do not stay, and adapts attributes and shape constants. Inner types are cleared
     /// and must be inferred again.
     pub fn apply(&self, model: &mut Model) -> Result<()> {
@@ -74,9 +78,8 @@ impl Cut {
     /// does. Divisors stay, as dividing by zero would say nothing.
     pub fn zero(&self, model: &mut Model) -> Result<()> {
         let graph = &mut model.graph;
-        let divides = |at: &Use| matches!(at, Use::Input(op, 1) if graph.op(*op).is("Div"));
         let divisors: HashSet<ValueId> =
-            self.weights.iter().map(|w| w.0).filter(|v| graph.uses(*v).iter().any(divides)).collect();
+            self.weights.iter().map(|w| w.0).filter(|v| divides(graph, *v)).collect();
         self.each_axis(graph, |v, tensor, axis, keep| {
             if divisors.contains(&v) {
                 return Some(tensor.clone());
@@ -108,6 +111,42 @@ impl Cut {
         }
         Ok(())
     }
+}
+
+/// Whether something is divided by a value: zeros there would say nothing.
+fn divides(graph: &Graph, v: ValueId) -> bool {
+    graph.uses(v).iter().any(|at| matches!(at, Use::Input(op, 1) if graph.op(*op).is("Div")))
+}
+
+/// The tensor of which `small` is left when an axis keeps only these positions (`None`: all): zero where it was cut, or,
+/// where `v` divides, as it is in `graph`. `None` where the two do not belong together.
+pub fn put_back(graph: &Graph, v: ValueId, small: &Tensor, kept: &[Option<&[usize]>]) -> Option<Tensor> {
+    let whole = graph.initializer(v)?;
+    let fits = |axis: usize| match kept.get(axis).copied().flatten() {
+        Some(kept) => kept.len() == small.shape()[axis] && kept.iter().all(|k| *k < whole.shape()[axis]),
+        None => small.shape()[axis] == whole.shape()[axis],
+    };
+    let same = small.dtype() == whole.dtype() && small.rank() == whole.rank();
+    (same && (0..small.rank()).all(fits)).then_some(())?;
+    if small.shape() == whole.shape() {
+        return Some(small.clone());
+    }
+    let mut bytes = if divides(graph, v) { whole.bytes().to_vec() } else { vec![0; whole.byte_len()] };
+    let cut = kept.iter().rposition(Option::is_some)?;
+    let row = small.shape()[cut + 1..].iter().product::<usize>() * width(small)?;
+    if row > 0 {
+        for (k, from) in small.bytes().chunks_exact(row).enumerate() {
+            let (mut left, mut at, mut step) = (k, 0, 1);
+            for axis in (0..=cut).rev() {
+                let place = left % small.shape()[axis];
+                left /= small.shape()[axis];
+                at += step * kept[axis].map_or(place, |kept| kept[place]);
+                step *= whole.shape()[axis];
+            }
+            bytes[at * row..][..row].copy_from_slice(from);
+        }
+    }
+    Tensor::new(whole.dtype(), whole.shape(), bytes::Bytes::from(bytes)).ok()
 }
 
 /// Bytes of one element; `None` for strings and types packed below a byte.

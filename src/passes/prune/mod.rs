@@ -8,13 +8,16 @@
 mod allocate;
 mod damage;
 mod options;
+mod record;
 mod repair;
 mod score;
 mod select;
 mod survey;
+mod unprune;
 
 pub use options::{Criterion, PruneOptions, Repair, Scope};
 pub use survey::{GroupSummary, MemberSummary, Standing, survey};
+pub use unprune::unprune;
 
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, pass::changed_options};
 use crate::{
@@ -29,6 +32,7 @@ use crate::{
 use globset::GlobSet;
 use options::Budget;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
+use record::Record;
 use select::{Candidate, Plan, Weight};
 use std::collections::{BTreeMap, HashSet};
 
@@ -74,7 +78,10 @@ impl Pass for Prune {
         let cut = flow.cut(keep);
         let repair = self.options.repair == Repair::Auto;
         let original = (repair && cx.has_samples()).then(|| model.clone());
+        let mut record = Record::of(model)?.unwrap_or_default();
+        record.add(&model.graph, &cut);
         cut.apply(model)?;
+        record.note(model);
         infer_types(model)?;
         match original {
             Some(original) => repair::run(&original, model, &cut, cx)?,
