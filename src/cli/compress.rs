@@ -72,13 +72,24 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         }
         _ => None,
     };
+    let verdict = validation.as_ref().map_or(Ok(()), validate::verdict);
+    let good = verdict.is_ok();
+    // The output may replace the input.
+    let file_bytes = Summary::file_bytes(&original, input);
+    let read = !args.quiet || args.report.is_some();
+    let summary = |model| if read { Summary::of(model) } else { Summary::default() };
+    // The one mostly waits for the disk, the other computes.
+    let (written, (before, after)) = rayon::join(
+        || if good { write(&model, &output, args) } else { Ok(None) },
+        || (summary(&original), summary(&model)),
+    );
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         input: input.to_owned(),
-        output: None,
+        output: good.then(|| output.clone()),
         pipeline: pipeline.to_string(),
-        before: Summary::of_file(&original, input),
-        after: Summary::of(&model),
+        before: Summary { file_bytes, ..before },
+        after: Summary { file_bytes: written?, ..after },
         passes,
         counts: cx.counts,
         remarks: cx.remarks,
@@ -88,11 +99,6 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     };
     let latency = report.validation.as_ref().and_then(|found| found.latency);
     report.slower = latency.and_then(|latency| slower(&latency, &report.before, &report.after));
-    let verdict = report.validation.as_ref().map_or(Ok(()), validate::verdict);
-    if verdict.is_ok() {
-        report.after.file_bytes = write(&model, &output, args)?;
-        report.output = Some(output.clone());
-    }
     report.seconds = start.elapsed().as_secs_f64();
     if let Some(path) = &args.report {
         let text = serde_json::to_string_pretty(&report).expect("a report is plain data");

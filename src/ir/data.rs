@@ -1,8 +1,10 @@
-//! Tensor bytes: owned, or a range of a memory-mapped file. Cloning never copies them.
+//! Tensor bytes: owned, a range of a memory-mapped file, or still to compute. Cloning never copies them.
 
+use super::Deferred;
 use bytes::Bytes;
 use memmap2::Mmap;
 use std::{
+    borrow::Cow,
     fmt,
     fs::File,
     io::{self, Read as _, Seek as _, Write as _},
@@ -14,10 +16,14 @@ use std::{
 /// How much of a file is copied at a time (1 MiB): enough to make the calls cheap, and small enough for a CPU's cache.
 const COPY_BLOCK: usize = 1 << 20;
 
+/// Bytes from which on memory is given back (64 KiB): the system maps that much around what is touched.
+const WORTH_RELEASING: usize = 1 << 16;
+
 /// A file mapped into memory, kept open so that its ranges can also be copied file to file.
 pub struct MappedFile {
     path: PathBuf,
-    file: Mutex<File>,
+    /// With a block to copy through.
+    file: Mutex<(File, Vec<u8>)>,
     map: Mmap,
 }
 
@@ -30,7 +36,7 @@ impl MappedFile {
         // while it is mapped can raise SIGBUS; like every tool that maps its inputs, we require inputs to stay
         // unchanged while they are read. Results are written to a new file and renamed, never in place.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Arc::new(MappedFile { path: path.to_owned(), file: Mutex::new(file), map }))
+        Ok(Arc::new(MappedFile { path: path.to_owned(), file: Mutex::new((file, Vec::new())), map }))
     }
     /// Where the file lies.
     pub fn path(&self) -> &Path {
@@ -41,9 +47,12 @@ impl MappedFile {
     /// page by page where the two positions are not aligned alike.
     pub fn copy_to(&self, range: Range<usize>, out: &mut File) -> io::Result<()> {
         // The lock is held for the file's position only, which each copy sets anew: a panic elsewhere spoils nothing.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locked = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let (file, block) = &mut *locked;
         file.seek(io::SeekFrom::Start(range.start as u64))?;
-        let mut block = vec![0; range.len().min(COPY_BLOCK)];
+        if block.len() < range.len().min(COPY_BLOCK) {
+            block.resize(range.len().min(COPY_BLOCK), 0);
+        }
         let mut left = range.len();
         while left > 0 {
             let part = left.min(block.len());
@@ -99,6 +108,8 @@ pub enum Data {
         /// The bytes of the file that are the tensor's.
         range: Range<usize>,
     },
+    /// Bytes that are computed when they are needed.
+    Deferred(Arc<Deferred>),
 }
 
 impl Data {
@@ -112,6 +123,26 @@ impl Data {
         match self {
             Data::Owned(bytes) => bytes,
             Data::Mapped { file, range } => &file.bytes()[range.clone()],
+            Data::Deferred(deferred) => deferred.as_slice(),
+        }
+    }
+    /// Some of the bytes, computed where they are still to compute, but not kept. They are whole elements.
+    pub fn part(&self, range: Range<usize>) -> Cow<'_, [u8]> {
+        match self {
+            Data::Deferred(deferred) => {
+                let mut part = vec![0; range.len()];
+                deferred.read(range.start, &mut part);
+                part.into()
+            }
+            data => data.as_slice()[range].into(),
+        }
+    }
+    /// Whether both are the same bytes at the same place; equal bytes elsewhere do not count.
+    pub fn is_same(&self, other: &Data) -> bool {
+        match (self, other) {
+            (Data::Deferred(a), Data::Deferred(b)) => Arc::ptr_eq(a, b),
+            (Data::Deferred(_), _) | (_, Data::Deferred(_)) => false,
+            (a, b) => std::ptr::eq(a.as_slice(), b.as_slice()),
         }
     }
     /// Their number; free to ask.
@@ -119,6 +150,7 @@ impl Data {
         match self {
             Data::Owned(bytes) => bytes.len(),
             Data::Mapped { range, .. } => range.len(),
+            Data::Deferred(deferred) => deferred.len(),
         }
     }
     /// Whether there are none.
@@ -127,8 +159,14 @@ impl Data {
     }
     /// Gives back the memory of bytes that have been read from a mapped file and are not needed soon.
     pub fn release(&self) {
-        if let Data::Mapped { file, range } = self {
-            file.release(range.clone());
+        self.release_part(0..self.len());
+    }
+    /// The same for some of the bytes. For few, giving back would cost more than it frees.
+    pub fn release_part(&self, part: Range<usize>) {
+        if let Data::Mapped { file, range } = self
+            && part.len() >= WORTH_RELEASING
+        {
+            file.release(range.start + part.start..range.start + part.end);
         }
     }
 }
@@ -150,7 +188,11 @@ impl PartialEq for Data {
 }
 impl fmt::Debug for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self, Data::Owned(_)) { "owned" } else { "mapped" };
+        let kind = match self {
+            Data::Owned(_) => "owned",
+            Data::Mapped { .. } => "mapped",
+            Data::Deferred(_) => "deferred",
+        };
         write!(f, "{} bytes {kind}", self.len())
     }
 }

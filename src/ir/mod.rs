@@ -5,6 +5,7 @@
 
 mod attr;
 mod data;
+mod deferred;
 mod dtype;
 mod edit;
 mod grain;
@@ -22,6 +23,7 @@ mod verify;
 
 pub use attr::{Attr, Attribute, Op};
 pub use data::{Data, MappedFile};
+pub use deferred::{Deferred, Recipe};
 pub use dtype::DType;
 pub use grain::{Grain, Lay};
 pub use graph::{Graph, OpId, Origin, Slots, Use, Value, ValueId};

@@ -86,7 +86,7 @@ impl Rope {
         let mut done = 0;
         for (at, data) in &self.large {
             out.extend(&self.buffer[done..*at]);
-            out.extend(data.as_slice());
+            out.extend(&*data.part(0..data.len()));
             done = *at;
         }
         out.extend(&self.buffer[done..]);
@@ -109,5 +109,6 @@ pub(super) fn write_data(data: &Data, file: &mut File) -> io::Result<()> {
     match data {
         Data::Owned(bytes) => file.write_all(bytes),
         Data::Mapped { file: from, range } => from.copy_to(range.clone(), file),
+        Data::Deferred(deferred) => deferred.write_to(file),
     }
 }

@@ -153,7 +153,7 @@ impl<'a> Layer<'a> {
                 let rows = shape[0] / self.op.int("group").unwrap_or(1).max(1) as usize;
                 // The channels of the next group begin after as many rows as one has inputs.
                 let runs = Runs { run: inner / columns, columns };
-                rescaled(self.weight, runs, scale, |row| row / rows * columns)
+                rescaled(self.weight, runs, scale, move |row| row / rows * columns)
             }
             "Gemm" if !transposed => rescaled(self.weight, Runs { run: 1, columns: inner }, scale, |_| 0),
             "MatMul" => rescaled(self.weight, Runs { run: 1, columns: inner }, scale, |_| 0),

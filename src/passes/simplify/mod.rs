@@ -117,8 +117,8 @@ impl Pass for Simplify {
         };
         let mut work = fresh.clone();
         let mut changed = work.rounds(model, cx, true)?;
-        let before = (work.clone(), model.clone(), cx.counts.clone(), cx.remarks.len());
         if work.bounds.allow_growth() {
+            let before = (work.clone(), model.clone(), cx.counts.clone(), cx.remarks.len());
             let grown = work.rounds(model, cx, false)?;
             if work.bounds.exceeded() {
                 (work, *model, cx.counts) = (before.0, before.1, before.2);

@@ -3,7 +3,7 @@
 
 use super::alike;
 use crate::{
-    ir::{DType, Graph, OpId, Origin, Slots, ValueId},
+    ir::{DType, Graph, OpId, Origin, Slots, Tensor, ValueId},
     ops::is_deterministic,
 };
 use std::collections::{HashMap, HashSet};
@@ -15,20 +15,26 @@ pub(super) fn constants(g: &mut Graph) -> usize {
     let parameters: HashSet<&str> =
         g.annotations.iter().flat_map(|a| a.parameters.iter().map(|p| p.1.as_str())).collect();
     let named = |v| annotated.contains(g.name_of(v)) || parameters.contains(g.name_of(v));
-    // Contents are compared only among constants of one type that begin alike.
-    type Key = (DType, Vec<usize>, Vec<u8>);
-    let mut kept: HashMap<Key, Vec<ValueId>> = HashMap::new();
-    let mut doubles = Vec::new();
+    // Contents are looked at only where there are others of the type, and compared only where they begin alike.
+    let mut of_type: HashMap<(DType, &[usize]), Vec<(ValueId, &Tensor)>> = HashMap::new();
     for (v, t) in g.initializers().filter(|(v, _)| !g.is_input(*v) && !g.is_output(*v) && !named(*v)) {
-        let start = t.bytes().iter().take(64).copied().collect();
-        let like = kept.entry((t.dtype(), t.shape().to_vec(), start)).or_default();
-        match like.iter().find(|k| g.initializer(**k) == Some(t)) {
-            Some(first) => doubles.push((v, *first)),
-            None => like.push(v),
-        }
-        // A look at the first bytes alone brings in the pages around them.
-        t.release();
+        of_type.entry((t.dtype(), t.shape())).or_default().push((v, t));
     }
+    let mut doubles = Vec::new();
+    for alike in of_type.into_values().filter(|alike| alike.len() > 1) {
+        let mut kept: HashMap<Vec<u8>, Vec<(ValueId, &Tensor)>> = HashMap::new();
+        for (v, t) in alike {
+            let start = t.data().map(|data| data.part(0..data.len().min(64)).into_owned()).unwrap_or_default();
+            let like = kept.entry(start).or_default();
+            match like.iter().find(|(_, k)| *k == t) {
+                Some((first, _)) => doubles.push((v, *first)),
+                None => like.push((v, t)),
+            }
+            // A look at the first bytes alone brings in the pages around them.
+            t.release();
+        }
+    }
+    doubles.sort_unstable();
     for (v, first) in doubles {
         g.replace_value(v, first);
         g.remove_value_if_unused(v);

@@ -1,18 +1,21 @@
 //! The numbers of weights: read in double precision, rounded once when written.
 
 use crate::{
-    ir::{DType, Element, Tensor},
+    ir::{DType, Data, Deferred, Element, Recipe, Tensor},
     passes::rules::Miss,
 };
 use half::{bf16, f16};
 use rayon::prelude::*;
-use std::borrow::Cow;
+use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
 const NOT_FLOAT: Miss = "a constant is not 16- or 32-bit floating point";
 const NOT_FINITE: Miss = "the folded weight would not be finite";
 
-/// Elements that one thread takes at a time: enough to be worth another one, few enough to stay in its cache.
-const BLOCK: usize = 1 << 16;
+/// Bytes that one thread looks over at a time: enough to be worth another one, few enough to stay in its cache.
+const BLOCK: usize = 1 << 18;
+
+/// Smaller weights (64 KiB) are computed at once.
+const LARGE: usize = 1 << 16;
 
 /// The elements, for 16- and 32-bit floating point: double precision would lose digits on its way through f32.
 pub(super) fn float(t: &Tensor) -> Result<Cow<'_, [f32]>, Miss> {
@@ -43,21 +46,19 @@ pub(super) struct Runs {
 
 /// The weight with each channel times its scale. The runs of a row have the channels from `first(row)` on.
 ///
-/// Large weights are most of a model: they are read, scaled, checked and written in one pass, on all cores.
+/// Large weights are most of a model. They are computed when they are written, and only looked over now.
 pub(super) fn rescaled(
     weight: &Tensor,
     runs: Runs,
     scale: &[f64],
-    first: impl Fn(usize) -> usize + Sync,
+    first: impl Fn(usize) -> usize + Send + Sync + 'static,
 ) -> Result<Tensor, Miss> {
-    let made = match weight.dtype() {
+    match weight.dtype() {
         DType::F32 => scaled::<f32>(weight, runs, scale, first),
         DType::F16 => scaled::<f16>(weight, runs, scale, first),
         DType::BF16 => scaled::<bf16>(weight, runs, scale, first),
         _ => Err(NOT_FLOAT),
-    }?;
-    weight.release();
-    Ok(made)
+    }
 }
 
 /// An element type that weights are scaled in.
@@ -65,9 +66,11 @@ trait Number: Element + Sync {
     fn wide(self) -> f64;
     fn narrow(x: f32) -> Self;
     fn is_finite(self) -> bool;
+    /// The element of the largest size, where one is not a number that.
+    fn largest(bytes: &[u8]) -> Self;
 }
 macro_rules! numbers {
-    ($($t:ty, $wide:expr, $narrow:expr;)*) => { $(
+    ($($t:ident $bits:ident $wide:expr, $narrow:expr;)*) => { $(
         impl Number for $t {
             fn wide(self) -> f64 {
                 $wide(self)
@@ -78,62 +81,119 @@ macro_rules! numbers {
             fn is_finite(self) -> bool {
                 <$t>::is_finite(self)
             }
+            fn largest(bytes: &[u8]) -> Self {
+                // Without their sign the bits of floats are in the order of their sizes.
+                let sizes = bytes.chunks_exact(size_of::<$t>());
+                let sizes = sizes.map(|x| bytemuck::pod_read_unaligned::<$bits>(x) & $bits::MAX);
+                bytemuck::cast(sizes.fold(0, $bits::max))
+            }
         }
     )* };
 }
 numbers! {
-    f32, f64::from, |x| x;
-    f16, f64::from, f16::from_f32;
-    bf16, f64::from, bf16::from_f32;
+    f32 i32 f64::from, |x| x;
+    f16 i16 f64::from, f16::from_f32;
+    bf16 i16 f64::from, bf16::from_f32;
+}
+
+/// A weight with each channel times its scale, as a recipe.
+struct Scaled<T, F> {
+    weight: Data,
+    runs: Runs,
+    scale: Vec<f64>,
+    first: F,
+    element: PhantomData<T>,
+}
+
+impl<T: Number, F: Fn(usize) -> usize> Scaled<T, F> {
+    /// Whether the largest element of each row stays finite with the largest scale there.
+    fn stays_finite(&self) -> bool
+    where
+        F: Sync,
+    {
+        let Runs { run, columns } = self.runs;
+        let row = run * columns * size_of::<T>();
+        let rows = (BLOCK / row).max(1);
+        let block = |k: usize| {
+            let range = k * rows * row..((k + 1) * rows * row).min(self.weight.len());
+            let part = self.weight.part(range.clone());
+            let finite = part.chunks(row).enumerate().all(|(line, bytes)| {
+                let channels = self.scale[(self.first)(k * rows + line)..].iter().take(columns);
+                let scale = channels.fold(0.0, |most: f64, s| most.max(s.abs()));
+                T::narrow((T::largest(bytes).wide() * scale) as f32).is_finite()
+            });
+            self.weight.release_part(range);
+            finite
+        };
+        let blocks = self.weight.len().div_ceil(rows * row);
+        // To wake another thread for little takes longer than to do it here.
+        if blocks < 2 { (0..blocks).all(block) } else { (0..blocks).into_par_iter().all(block) }
+    }
+}
+
+impl<T: Number, F: Fn(usize) -> usize + Send + Sync> Recipe for Scaled<T, F> {
+    fn len(&self) -> usize {
+        self.weight.len()
+    }
+    fn fill(&self, at: usize, out: &mut [u8]) {
+        let (Runs { run, columns }, size) = (self.runs, size_of::<T>());
+        let range = at..at + out.len();
+        let source = self.weight.part(range.clone());
+        let times = |to: &mut [u8], from: &[u8], scale: f64| {
+            let scaled = T::narrow((bytemuck::pod_read_unaligned::<T>(from).wide() * scale) as f32);
+            to.copy_from_slice(bytemuck::bytes_of(&scaled));
+        };
+        let (mut done, row) = (0, run * columns);
+        while done < out.len() {
+            let place = (at + done) / size;
+            let (line, column, within) = (place / row, place % row / run, place % run);
+            let channels = &self.scale[(self.first)(line) + column..];
+            // To the end of the run, or where each element is a run, of the row.
+            let left = if run == 1 { columns - column } else { run - within };
+            let end = (done + left * size).min(out.len());
+            let elements = out[done..end].chunks_exact_mut(size).zip(source[done..end].chunks_exact(size));
+            match (run, channels.first()) {
+                (1, _) => elements.zip(channels).for_each(|((to, from), scale)| times(to, from, *scale)),
+                (_, Some(scale)) => elements.for_each(|(to, from)| times(to, from, *scale)),
+                (_, None) => return,
+            }
+            done = end;
+        }
+        self.weight.release_part(range);
+    }
 }
 
 fn scaled<T: Number>(
     weight: &Tensor,
-    Runs { run, columns }: Runs,
+    runs: Runs,
     scale: &[f64],
-    first: impl Fn(usize) -> usize + Sync,
+    first: impl Fn(usize) -> usize + Send + Sync + 'static,
 ) -> Result<Tensor, Miss> {
-    let (row, size) = (run * columns, size_of::<T>());
+    let row = runs.run * runs.columns;
     if row == 0 || !weight.len().is_multiple_of(row) {
         return Err("the weight does not divide into its channels");
     }
-    let rows = (BLOCK / row).max(1);
-    let mut made = vec![T::zeroed(); weight.len()];
-    // The bytes need not be aligned where a file has them.
-    let scaled =
-        |from: &[u8], scale: f64| T::narrow((bytemuck::pod_read_unaligned::<T>(from).wide() * scale) as f32);
-    let fill = |(block, (made, source)): (usize, (&mut [T], &[u8]))| {
-        for (k, (made, source)) in made.chunks_mut(row).zip(source.chunks(row * size)).enumerate() {
-            let channels = &scale[first(block * rows + k)..];
-            if run == 1 {
-                let elements = made.iter_mut().zip(source.chunks_exact(size)).zip(channels);
-                elements.for_each(|((to, from), scale)| *to = scaled(from, *scale));
-                continue;
-            }
-            for ((made, source), scale) in made.chunks_mut(run).zip(source.chunks(run * size)).zip(channels) {
-                made.iter_mut()
-                    .zip(source.chunks_exact(size))
-                    .for_each(|(to, from)| *to = scaled(from, *scale));
-            }
-        }
-        made.iter().all(|x| x.is_finite())
+    let data = weight.data().ok_or(NOT_FLOAT)?.clone();
+    if !scale.iter().all(|s| s.is_finite()) {
+        return Err(NOT_FINITE);
+    }
+    let scaled = Scaled::<T, _> { weight: data, runs, scale: scale.to_vec(), first, element: PhantomData };
+    if !scaled.stays_finite() {
+        return Err(NOT_FINITE);
+    }
+    let data = if scaled.len() < LARGE {
+        let mut bytes = vec![0; scaled.len()];
+        scaled.fill(0, &mut bytes);
+        Data::from(bytes)
+    } else {
+        Data::Deferred(Arc::new(Deferred::new(scaled)))
     };
-    let (source, part) = (weight.bytes(), rows * row);
-    // To wake another thread for little takes longer than to do it here.
-    let finite = match made.len() <= part {
-        true => fill((0, (&mut made, source))),
-        false => {
-            let blocks = made.par_chunks_mut(part).zip(source.par_chunks(part * size)).enumerate();
-            blocks.map(fill).reduce(|| true, |a, b| a && b)
-        }
-    };
-    if finite { Ok(Tensor::from_vec(weight.shape(), made)) } else { Err(NOT_FINITE) }
+    Tensor::new(weight.dtype(), weight.shape(), data).map_err(|_| NOT_FLOAT)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::Data;
     use bytes::Bytes;
 
     #[test]
