@@ -24,7 +24,8 @@ pub(super) fn constants(g: &mut Graph) -> usize {
     for alike in of_type.into_values().filter(|alike| alike.len() > 1) {
         let mut kept: HashMap<Vec<u8>, Vec<(ValueId, &Tensor)>> = HashMap::new();
         for (v, t) in alike {
-            let start = t.data().map(|data| data.part(0..data.len().min(64)).into_owned()).unwrap_or_default();
+            let start =
+                t.data().map(|data| data.part(0..data.len().min(64)).into_owned()).unwrap_or_default();
             let like = kept.entry(start).or_default();
             match like.iter().find(|(_, k)| *k == t) {
                 Some((first, _)) => doubles.push((v, *first)),
