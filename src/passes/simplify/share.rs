@@ -16,13 +16,14 @@ pub(super) fn constants(g: &mut Graph) -> usize {
         g.annotations.iter().flat_map(|a| a.parameters.iter().map(|p| p.1.as_str())).collect();
     let named = |v| annotated.contains(g.name_of(v)) || parameters.contains(g.name_of(v));
     // Contents are looked at only where there are others of the type, and compared only where they begin alike.
-    let mut of_type: HashMap<(DType, &[usize]), Vec<(ValueId, &Tensor)>> = HashMap::new();
+    type Constants<'a> = Vec<(ValueId, &'a Tensor)>;
+    let mut of_type: HashMap<(DType, &[usize]), Constants<'_>> = HashMap::new();
     for (v, t) in g.initializers().filter(|(v, _)| !g.is_input(*v) && !g.is_output(*v) && !named(*v)) {
         of_type.entry((t.dtype(), t.shape())).or_default().push((v, t));
     }
     let mut doubles = Vec::new();
     for alike in of_type.into_values().filter(|alike| alike.len() > 1) {
-        let mut kept: HashMap<Vec<u8>, Vec<(ValueId, &Tensor)>> = HashMap::new();
+        let mut kept: HashMap<Vec<u8>, Constants<'_>> = HashMap::new();
         for (v, t) in alike {
             let start =
                 t.data().map(|data| data.part(0..data.len().min(64)).into_owned()).unwrap_or_default();
