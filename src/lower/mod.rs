@@ -12,6 +12,7 @@
 mod dynamic;
 mod export;
 mod external;
+mod few_bits;
 mod import;
 mod metadata;
 pub mod opset;

@@ -1,7 +1,7 @@
 //! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads, or arithmetic on integer
 //! constants that every runtime computes when it loads the model.
 
-use super::{dynamic, stored};
+use super::{dynamic, few_bits, stored};
 use crate::{
     error::{Error, Result},
     ir::{Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, TensorType, Type, ValueId, Where},
@@ -11,11 +11,12 @@ use crate::{
 ///
 /// A constant becomes an integer constant and what computes it back, as its form says; the last operator of that now
 /// computes the value of the old name. A computed value gets one QuantizeLinear and one DequantizeLinear that all its
-/// users read. Graph inputs and outputs keep their names and types. A weight of the form [`QuantForm::Dynamic`] changes the
-/// ops that read it. Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the
+/// users read. Graph inputs and outputs keep their names and types. A weight of the form [`QuantForm::Dynamic`] or
+/// [`QuantForm::Packed`] changes the ops that read it. Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the
 /// model's operator set is too old: see [`least_opset`].
 pub fn materialize(model: &mut Model) -> Result<()> {
     dynamic::rewrite(model)?;
+    few_bits::rewrite(model)?;
     let opset = model.opset();
     let graph = &mut model.graph;
     let annotated: Vec<ValueId> = graph.values().filter(|v| graph.value(*v).quant.is_some()).collect();

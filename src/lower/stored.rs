@@ -20,7 +20,7 @@ pub(super) fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> R
     let name = graph.name_of(v).to_owned();
     let chain = Chain { graph, name, v, shape: float.shape().to_vec() };
     match scheme.form {
-        QuantForm::Qdq | QuantForm::Dynamic => chain.dequantize(integers, scheme),
+        QuantForm::Qdq | QuantForm::Dynamic | QuantForm::Packed => chain.dequantize(integers, scheme),
         QuantForm::Folded => chain.fold(integers, scheme)?,
     }
     Ok(())

@@ -6,6 +6,8 @@
 //!   up to 1.9 of it below. It takes MatMul, and Gemm without transposition or factors, with blocks of a power of two.
 //! - Anywhere else it is a step of its own that runs each time, and a table is computed back as a whole for each Gather:
 //!   1.1 to 2.4 of the time of float32. Cast and Mul are done once, when the model is loaded; then it is float32.
+//! - GatherBlockQuantized, which reads rows of a table as they are stored, takes 1.2 (one row) to 37 (1024) of the time of
+//!   Gather from floats, so it is for those who ask for it, to save memory.
 
 use super::{Form, weights::Layers};
 use crate::ir::{Grain, Graph, OpId, QuantForm, Use, ValueId};
@@ -29,7 +31,10 @@ pub(super) fn choose(form: Form, graph: &mut Graph, layers: &Layers) {
         let chosen = match form {
             Form::Auto if graph.uses(*v).iter().any(fused) => QuantForm::Qdq,
             Form::Qdq => QuantForm::Qdq,
-            Form::Auto | Form::Folded => QuantForm::Folded,
+            Form::MatMulNBits if graph.uses(*v).iter().all(|at| reads_packed(graph, at, *v)) => {
+                QuantForm::Packed
+            }
+            Form::Auto | Form::Folded | Form::MatMulNBits => QuantForm::Folded,
         };
         if let Some(scheme) = &mut graph.value_mut(*v).quant {
             scheme.form = chosen;
@@ -42,6 +47,23 @@ pub(super) fn computes_in_integers(graph: &Graph, op: OpId) -> bool {
     graph.input(op, 0).is_some_and(|x| graph.constant(x).is_none() && graph.value(x).quant.is_some())
 }
 
+/// Whether the runtime has an operator that reads a matrix as it is stored.
+fn reads_packed(graph: &Graph, at: &Use, weight: ValueId) -> bool {
+    let Use::Input(op, slot) = *at else { return false };
+    let (node, rank) = (graph.op(op), graph.rank(weight));
+    let product = node.is("MatMul") && slot == 1 && graph.input(op, 0) != Some(weight);
+    let whole = graph.value(weight).quant.as_ref().is_some_and(|scheme| has_whole_blocks(scheme.grain));
+    whole && rank == Some(2) && (product || node.is("Gather") && slot == 0)
+}
+
+/// Whether blocks, if any, are of a size that kernels take.
+fn has_whole_blocks(grain: Grain) -> bool {
+    match grain {
+        Grain::Blocks { size, .. } => size.is_power_of_two() && size >= 16,
+        Grain::Tensor | Grain::Axis(_) => true,
+    }
+}
+
 /// Whether the runtime has a kernel for the product of floats and this weight that is no slower than float32.
 fn multiplies_few_bits(graph: &Graph, op: OpId, weight: ValueId) -> bool {
     let Some(&[rows, columns]) = graph.constant(weight).map(|t| t.shape()) else { return false };
@@ -50,11 +72,7 @@ fn multiplies_few_bits(graph: &Graph, op: OpId, weight: ValueId) -> bool {
     let unscaled = |name: &str| node.float(name).unwrap_or(1.0) == 1.0;
     let gemm = node.is("Gemm") && plain("transA") && plain("transB") && unscaled("alpha") && unscaled("beta");
     let Some(scheme) = &graph.value(weight).quant else { return false };
-    let fits = match scheme.grain {
-        Grain::Blocks { size, .. } => size.is_power_of_two() && size >= 16,
-        Grain::Tensor | Grain::Axis(_) => true,
-    };
     let few = usize::from(scheme.dtype.bits() < 8);
     let large = rows >= LEAST_ROWS[few] && columns >= LEAST_COLUMNS && rows * columns >= LEAST_ELEMENTS;
-    fits && large && (node.is("MatMul") || gemm)
+    has_whole_blocks(scheme.grain) && large && (node.is("MatMul") || gemm)
 }

@@ -51,6 +51,9 @@ pub enum Form {
     Qdq,
     /// Cast and Mul, which any runtime does once, when it loads the model; activations stay float.
     Folded,
+    /// ONNX Runtime's own MatMulNBits and GatherBlockQuantized, which read four bits as they are stored; other ops have
+    /// their weights `folded`.
+    MatMulNBits,
 }
 
 /// Whether integers may make the model slower.
@@ -139,10 +142,14 @@ impl QuantOptions {
                 "`bits` is 8, 4, 3 or 2",
             );
         }
-        if !matches!(self.block(), 0 | 16..=256) {
-            return wrong(&format!("blocks of {} elements", self.block()), "`block` is 0 or from 16 to 256");
+        let block = self.block();
+        if self.form == Form::MatMulNBits && !(self.bits == 4 && block >= 16 && block.is_power_of_two()) {
+            return wrong("`form=matmulnbits` is for four bits", "give `bits=4`, and as `block` a power of two");
         }
-        if self.block() > 0 && !self.per_channel {
+        if !matches!(block, 0 | 16..=256) {
+            return wrong(&format!("blocks of {block} elements"), "`block` is 0 or from 16 to 256");
+        }
+        if block > 0 && !self.per_channel {
             return wrong(
                 "one scale for a weight excludes blocks",
                 "leave out `block` or `per_channel=false`",

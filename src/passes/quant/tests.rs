@@ -199,6 +199,8 @@ fn options_that_make_no_sense_are_refused() {
         r#"{"block": 32, "per_channel": false}"#,
         r#"{"bits": 4, "activations": "static"}"#,
         r#"{"symmetric": false, "activations": "dynamic"}"#,
+        r#"{"form": "matmulnbits"}"#,
+        r#"{"form": "matmulnbits", "bits": 4, "block": 48}"#,
     ] {
         let refused = Quant::new(serde_json::from_str(options).unwrap()).err().map(|e| e.exit_code());
         assert_eq!(refused, Some(2), "{options}");
