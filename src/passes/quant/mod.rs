@@ -144,7 +144,10 @@ impl QuantOptions {
         }
         let block = self.block();
         if self.form == Form::MatMulNBits && !(self.bits == 4 && block >= 16 && block.is_power_of_two()) {
-            return wrong("`form=matmulnbits` is for four bits", "give `bits=4`, and as `block` a power of two");
+            return wrong(
+                "`form=matmulnbits` is for four bits",
+                "give `bits=4`, and as `block` a power of two",
+            );
         }
         if !matches!(block, 0 | 16..=256) {
             return wrong(&format!("blocks of {block} elements"), "`block` is 0 or from 16 to 256");
