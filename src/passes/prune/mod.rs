@@ -6,6 +6,7 @@
 //! the weights behind the cut are then found anew, to make up for what is gone.
 
 mod allocate;
+mod budget;
 mod damage;
 mod options;
 mod record;
@@ -29,8 +30,8 @@ use crate::{
         quantized::{dequantized, is_narrow},
     },
 };
+use budget::Budget;
 use globset::GlobSet;
-use options::Budget;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 use record::Record;
 use select::{Candidate, Plan, Weight};
@@ -113,7 +114,12 @@ impl Prune {
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
         let plan = Plan { arena, prices, weights, candidates: &open, options: &self.options };
         let before = plan.macs(&vec![None; open.len()]);
-        let kept = self.choose(&plan, before).map_err(|e| explain(e, &left_alone, &locked))?;
+        let chosen = match self.options.budget() {
+            _ if open.is_empty() => Err(Error::BelowBar("nothing can be pruned".into())),
+            Budget::Latency(share) => budget::in_time(&plan, share, model, flow, cx),
+            budget => budget::choose(&plan, budget),
+        };
+        let kept = chosen.map_err(|e| explain(e, &left_alone, &locked))?;
         for (candidate, n) in open.iter().zip(&kept) {
             let Some(n) = n else { continue };
             let group = &candidate.group;
@@ -176,61 +182,6 @@ impl Prune {
                     || g.uses(m.value).iter().any(|u| self.exclude.is_match(g.place(u.op()).name()))
             })
     }
-    /// How many positions of each candidate stay (`None`: all), or why the target cannot be had.
-    fn choose(&self, plan: &Plan<'_>, before: u64) -> Result<Vec<Option<usize>>> {
-        if plan.candidates.is_empty() {
-            return Err(Error::BelowBar("nothing can be pruned".into()));
-        }
-        let by_damage =
-            self.options.scope == Scope::Global && plan.candidates.iter().any(|c| c.damage.is_some());
-        let whole: Vec<Option<usize>> = vec![None; plan.candidates.len()];
-        let kept = match self.options.budget() {
-            Budget::Positions(share) => {
-                let target = (share * plan.positions(&whole) as f64) as u64;
-                let least = || plan.least_damage(target, |kept| plan.positions(kept)).ok();
-                by_damage.then(least).flatten().unwrap_or_else(|| plan.at_level(1.0 - share))
-            }
-            Budget::Macs(_) if before == 0 => {
-                return Err(Error::BelowBar(
-                    "no convolution or matrix product of known cost is there".into(),
-                ));
-            }
-            Budget::Macs(share) => {
-                met(plan, by_damage, share, "multiply-accumulates", |kept| plan.macs(kept))?
-            }
-            Budget::Params(share) => met(plan, by_damage, share, "parameters", |kept| plan.params(kept))?,
-        };
-        if kept.iter().all(Option::is_none) {
-            let text = format!(
-                "every count rounds back to the full one; a `round` below {} cuts finer",
-                self.options.round
-            );
-            return Err(Error::BelowBar(text));
-        }
-        Ok(kept)
-    }
-}
-
-/// The best choice that leaves at most this share of a cost, or the error that says what can be had.
-fn met(
-    plan: &Plan<'_>,
-    by_damage: bool,
-    share: f64,
-    what: &str,
-    cost: impl Fn(&[Option<usize>]) -> u64,
-) -> Result<Vec<Option<usize>>> {
-    let before = cost(&vec![None; plan.candidates.len()]) as f64;
-    let target = (share * before) as u64;
-    let found = match by_damage {
-        true => plan.least_damage(target, cost),
-        false => plan.at_most(target, cost),
-    };
-    found.map_err(|least| {
-        let (wanted, least) = (100.0 * share, 100.0 * least as f64 / before);
-        Error::BelowBar(format!(
-            "pruning cannot reach {wanted:.1} % of the {what}; the nearest is {least:.1} %"
-        ))
-    })
 }
 
 /// Every weight of the main graph.

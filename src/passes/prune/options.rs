@@ -1,5 +1,6 @@
 //! What a user may ask of pruning.
 
+use super::budget::Budget;
 use crate::{
     error::{Error, Result},
     passes::globs,
@@ -50,17 +51,7 @@ pub enum Repair {
     None,
 }
 
-/// What may be left.
-pub(super) enum Budget {
-    /// A share of the positions.
-    Positions(f64),
-    /// A share of the multiply-accumulates.
-    Macs(f64),
-    /// A share of the elements of weights.
-    Params(f64),
-}
-
-/// Options of the pass. At most one of `ratio`, `macs` and `params` may be given.
+/// Options of the pass. At most one of `ratio`, `macs`, `params` and `latency` may be given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PruneOptions {
@@ -70,6 +61,8 @@ pub struct PruneOptions {
     pub macs: Option<f64>,
     /// The share of the parameters to keep, 0 to 1.
     pub params: Option<f64>,
+    /// The share of the time of a run to keep, 0 to 1, by this machine's clock.
+    pub latency: Option<f64>,
     /// How positions are ranked.
     pub criterion: Criterion,
     /// Whether positions compete within the model or within their group.
@@ -90,6 +83,7 @@ impl Default for PruneOptions {
             ratio: None,
             macs: None,
             params: None,
+            latency: None,
             criterion: Criterion::default(),
             scope: Scope::default(),
             round: 8,
@@ -106,9 +100,10 @@ impl PruneOptions {
 
     /// What may be left.
     pub(super) fn budget(&self) -> Budget {
-        match (self.macs, self.params) {
-            (Some(share), _) => Budget::Macs(share),
-            (_, Some(share)) => Budget::Params(share),
+        match (self.macs, self.params, self.latency) {
+            (Some(share), ..) => Budget::Macs(share),
+            (_, Some(share), _) => Budget::Params(share),
+            (.., Some(share)) => Budget::Latency(share),
             _ => Budget::Positions(1.0 - self.ratio.unwrap_or(Self::RATIO)),
         }
     }
@@ -123,7 +118,9 @@ impl PruneOptions {
         share("ratio", self.ratio)?;
         share("macs", self.macs)?;
         share("params", self.params)?;
-        let given = [("ratio", self.ratio), ("macs", self.macs), ("params", self.params)];
+        share("latency", self.latency)?;
+        let given =
+            [("ratio", self.ratio), ("macs", self.macs), ("params", self.params), ("latency", self.latency)];
         let given: Vec<_> = given.iter().filter(|g| g.1.is_some()).map(|g| format!("`{}`", g.0)).collect();
         if given.len() > 1 {
             return Err(Error::usage(format!("{} are given", given.join(" and ")), "give one of them"));

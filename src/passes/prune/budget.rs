@@ -1,0 +1,184 @@
+//! Choosing so that what is left meets a target.
+
+use super::{Context, Scope, select::Plan};
+use crate::{
+    error::{Error, Result},
+    ir::Model,
+    ops::{axes::Flow, infer_types},
+};
+
+/// Models that are timed until the mildest cut that is fast enough is found.
+const TIMED: usize = 7;
+
+/// What may be left.
+#[derive(Clone, Copy)]
+pub(super) enum Budget {
+    /// A share of the positions.
+    Positions(f64),
+    /// A share of the multiply-accumulates.
+    Macs(f64),
+    /// A share of the elements of weights.
+    Params(f64),
+    /// A share of the seconds of a run.
+    Latency(f64),
+}
+
+/// How many positions of each candidate stay (`None`: all).
+type Kept = Vec<Option<usize>>;
+
+/// The best choice that meets a target other than one of time, or why there is none.
+pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Kept> {
+    let kept = match budget {
+        Budget::Positions(share) => {
+            let all = plan.positions(&whole(plan)) as f64;
+            let least = || plan.least_damage((share * all) as u64, |kept| plan.positions(kept)).ok();
+            by_damage(plan).then(least).flatten().unwrap_or_else(|| plan.at_level(1.0 - share))
+        }
+        Budget::Params(share) => met(plan, share, "parameters", |kept| plan.params(kept))?,
+        Budget::Macs(share) | Budget::Latency(share) => {
+            met(plan, share, "multiply-accumulates", |kept| plan.macs(kept))?
+        }
+    };
+    if kept.iter().all(Option::is_none) {
+        let round = plan.options.round;
+        let text = format!("every count rounds back to the full one; a `round` below {round} cuts finer");
+        return Err(Error::BelowBar(text));
+    }
+    Ok(kept)
+}
+
+/// The mildest choice, by multiply-accumulates, that takes at most this share of the time, on one sample and on a batch.
+pub(super) fn in_time(
+    plan: &Plan<'_>,
+    share: f64,
+    model: &Model,
+    flow: &Flow<'_>,
+    cx: &Context<'_>,
+) -> Result<Kept> {
+    let before = plan.macs(&whole(plan));
+    let strongest = plan.at_level(1.0);
+    let (mut low, mut high) = (plan.macs(&strongest) as f64 / before.max(1) as f64, 1.0);
+    let (mut best, mut nearest) = (None, f64::INFINITY);
+    for k in 0..TIMED {
+        cx.check_cancelled()?;
+        // Should the strongest cut not do, nothing does.
+        let macs = if k == 0 { low } else { f64::midpoint(low, high) };
+        let Ok(kept) = choose(plan, Budget::Macs(macs)) else { break };
+        let ratio = timed(plan, &kept, model, flow, cx)?;
+        nearest = nearest.min(ratio);
+        match ratio <= share {
+            true => (low, best) = (macs, Some(kept)),
+            false if k == 0 => break,
+            false => high = macs,
+        }
+    }
+    best.ok_or_else(|| {
+        let (wanted, nearest) = (100.0 * share, 100.0 * nearest);
+        Error::BelowBar(format!(
+            "pruning cannot reach {wanted:.0} % of the latency; the nearest is {nearest:.0} %"
+        ))
+    })
+}
+
+/// The time of the cut model as a share of the whole one's, on the batch where that is larger.
+fn timed(plan: &Plan<'_>, kept: &Kept, model: &Model, flow: &Flow<'_>, cx: &Context<'_>) -> Result<f64> {
+    let mut cut = model.clone();
+    flow.cut(plan.keep(kept)).apply(&mut cut)?;
+    infer_types(&mut cut)?;
+    let timed = cx.latency(&[model, &cut])?;
+    let slowest = timed.iter().map(|t| t.seconds[1] / t.seconds[0]).reduce(f64::max);
+    slowest
+        .ok_or_else(|| Error::usage("`latency` needs ONNX Runtime to time models", "use `macs` without it"))
+}
+
+fn whole(plan: &Plan<'_>) -> Kept {
+    vec![None; plan.candidates.len()]
+}
+
+fn by_damage(plan: &Plan<'_>) -> bool {
+    plan.options.scope == Scope::Global && plan.candidates.iter().any(|c| c.damage.is_some())
+}
+
+/// The best choice that leaves at most this share of a cost, or the error that says what can be had.
+fn met(plan: &Plan<'_>, share: f64, what: &str, cost: impl Fn(&[Option<usize>]) -> u64) -> Result<Kept> {
+    let before = cost(&whole(plan));
+    if before == 0 {
+        return Err(Error::BelowBar(format!("there are no {what} of known number")));
+    }
+    let target = (share * before as f64) as u64;
+    let found = match by_damage(plan) {
+        true => plan.least_damage(target, cost),
+        false => plan.at_most(target, cost),
+    };
+    found.map_err(|least| {
+        let (wanted, least) = (100.0 * share, 100.0 * least as f64 / before as f64);
+        Error::BelowBar(format!(
+            "pruning cannot reach {wanted:.1} % of the {what}; the nearest is {least:.1} %"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ir::{Tensor, text},
+        measure::{Batch, Measure, Need, Probe, Seen, Stats, Timed},
+        ops::cost,
+        passes::Pipeline,
+    };
+
+    /// A model takes a second for each multiply-accumulate, and one for the start where there is but one sample.
+    struct Clock;
+
+    impl Measure for Clock {
+        fn has_samples(&self) -> bool {
+            false
+        }
+        fn measure(&self, _: &Model, _: &[Need]) -> Result<Stats> {
+            Ok(Stats::default())
+        }
+        fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
+            Ok(Vec::new())
+        }
+        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+            Ok(())
+        }
+        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
+            let seconds = |start: f64| models.iter().map(|m| start + cost::of_model(m).macs as f64).collect();
+            Ok(vec![
+                Timed { samples: 1, seconds: seconds(256.0) },
+                Timed { samples: 8, seconds: seconds(0.0) },
+            ])
+        }
+    }
+    fn pruned(text: &str) -> Result<f64> {
+        let mut model = text::parse(
+            "<ir_version: 8, opset_import: [\"\" : 17]>
+             m (float[N, 4] x) => (float[N, 4] y)
+             <float[4, 64] w1, float[64, 4] w2> { [one] a = MatMul (x, w1) [two] y = MatMul (a, w2) }",
+        )
+        .unwrap();
+        for (k, name) in ["w1", "w2"].into_iter().enumerate() {
+            let v = model.graph.find(name).unwrap();
+            let shape = [[4, 64], [64, 4]][k];
+            let numbers = (0..256).map(|i| i as f32).collect();
+            model.graph.value_mut(v).origin =
+                crate::ir::Origin::Initializer(Tensor::from_vec(shape, numbers));
+        }
+        let mut cx = Context::new().with_measure(&Clock);
+        let _ = text.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
+        Ok(cost::of_model(&model).macs as f64 / 512.0)
+    }
+
+    #[test]
+    fn the_mildest_cut_that_is_fast_enough_on_every_batch_is_taken() {
+        // Half of the 768 seconds for one sample leaves 128 of the 512 multiply-accumulates.
+        assert_eq!(pruned("prune(latency=0.5)").unwrap(), 0.25);
+        let error = pruned("prune(latency=0.2)").unwrap_err();
+        assert!(
+            error.to_string().contains("cannot reach 20 % of the latency; the nearest is 42 %"),
+            "{error}"
+        );
+    }
+}
