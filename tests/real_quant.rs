@@ -141,6 +141,26 @@ fn products_round_what_they_multiply_as_they_run() {
 }
 
 #[test]
+fn every_observer_keeps_the_accuracy() {
+    for name in ["resnet20", "vit"] {
+        let original = load(&zoo(name));
+        for observer in ["percentile", "mse", "entropy"] {
+            let quantized = calibrated(&original, &format!("quant(latency=any,observer={observer})"));
+            let (lost, sqnr) = cost(&original, &quantized);
+            assert!(lost <= 0.3 && sqnr > 24.0, "{name}, {observer}: {lost} points, {sqnr} dB");
+        }
+    }
+}
+
+#[test]
+fn seven_bits_cost_little() {
+    let original = load(&zoo("resnet20"));
+    let quantized = calibrated(&original, "quant(latency=any,reduce_range=true)");
+    let (lost, sqnr) = cost(&original, &quantized);
+    assert!(lost <= 0.4 && sqnr > 25.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
 fn a_guarded_model_is_no_slower_than_float() {
     for name in ["simplecnn", "lstm", "vit"] {
         let original = load(&zoo(name));

@@ -1,14 +1,13 @@
 //! Where activations become uint8, so that the runtime finds whole chains of integer operators.
 
 use super::{
-    Quant,
+    Quant, observe,
     placement::{How, Kind, Placement},
     weights::{Layers, weight_of},
 };
 use crate::{
     error::Result,
     ir::{DType, Grain, Graph, Model, Op, OpId, QuantForm, QuantScheme, Use, ValueId, Where},
-    measure::{Need, Stat},
     passes::Context,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,14 +29,7 @@ pub(super) fn schemes(
     cx: &Context<'_>,
 ) -> Result<Schemes> {
     let wanted = wanted(pass, &model.graph, &placed(&model.graph, layers, placement), placement);
-    let name = |v: ValueId| model.graph.name_of(v).to_owned();
-    let need = |v: &ValueId| Need { value: name(*v), stat: Stat::Range { axis: None } };
-    let stats = cx.measure(model, &wanted.iter().map(need).collect::<Vec<_>>())?;
-    let scheme = |v: ValueId| {
-        let (min, max) = stats.range(&name(v))?;
-        QuantScheme::uint8_over(min, max)
-    };
-    Ok(wanted.into_iter().map(|v| (v, scheme(v))).collect())
+    observe::schemes(pass.options.observer, model, wanted, cx)
 }
 
 fn placed(graph: &Graph, layers: &Layers, placement: &Placement) -> Vec<OpId> {

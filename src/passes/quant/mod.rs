@@ -9,7 +9,9 @@ mod form;
 mod gptq;
 mod guard;
 mod learned;
+mod observe;
 mod placement;
+mod saturation;
 mod scales;
 mod weights;
 
@@ -56,6 +58,21 @@ pub enum Form {
     MatMulNBits,
 }
 
+/// How the range of a static activation follows from the samples. See `docs/quant.md`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Observer {
+    /// From the smallest to the largest element.
+    #[default]
+    MinMax,
+    /// Without the outermost elements, 1 in 100,000 on either side.
+    Percentile,
+    /// The least squared error.
+    Mse,
+    /// The least loss of information (Kullback-Leibler divergence).
+    Entropy,
+}
+
 /// Whether integers may make the model slower.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -100,6 +117,11 @@ pub struct QuantOptions {
     pub latency: Latency,
     /// How weights are rounded.
     pub method: Method,
+    /// How the range of a static activation follows from the samples.
+    pub observer: Observer,
+    /// Whether weights that integer kernels multiply keep to seven bits, for processors whose sums overflow with eight;
+    /// where it is not given, as this processor needs it.
+    pub reduce_range: Option<bool>,
     /// One scale for each output channel of a weight instead of one for all of it.
     pub per_channel: bool,
     /// Globs of node names to leave alone.
@@ -116,6 +138,8 @@ impl Default for QuantOptions {
             symmetric: None,
             latency: Latency::Guard,
             method: Method::Auto,
+            observer: Observer::MinMax,
+            reduce_range: None,
             per_channel: true,
             exclude: Vec::new(),
         }
@@ -211,6 +235,9 @@ impl Quant {
     ) -> (u64, Vec<(Where, String)>) {
         let (graph, mut said) = (&mut model.graph, Vec::new());
         dynamic::annotate(graph, layers, placement);
+        if self.options.reduce_range.unwrap_or_else(saturation::here) {
+            saturation::avoid(graph, layers, placement);
+        }
         let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
         form::choose(self.options.form, graph, layers);
         (activations, said)
