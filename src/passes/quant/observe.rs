@@ -111,7 +111,7 @@ impl Histogram {
     fn divergence(&self, low: f64, high: f64) -> f64 {
         let inside = self.inside(low, high);
         let (below, above) = (self.counts[..inside.start].iter(), self.counts[inside.end..].iter());
-        let mut p: Vec<f64> = self.counts[inside.clone()].iter().map(|count| *count as f64).collect();
+        let mut p: Vec<f64> = self.counts[inside].iter().map(|count| *count as f64).collect();
         let last = p.len() - 1;
         // What saturates is information that Q, made of what lies inside, does not have.
         let q = p.clone();
