@@ -14,6 +14,7 @@ pub mod prune;
 pub mod quant;
 pub mod rules;
 pub mod simplify;
+pub mod sparsify;
 pub mod svd;
 
 pub use context::{Context, Progress, Remark, RemarkKind};
@@ -27,5 +28,6 @@ pub const PASSES: &[PassInfo] = &[
     PassInfo::of::<prune::Prune>(),
     PassInfo::of::<quant::Quant>(),
     PassInfo::of::<simplify::Simplify>(),
+    PassInfo::of::<sparsify::Sparsify>(),
     PassInfo::of::<svd::Svd>(),
 ];

@@ -6,6 +6,7 @@
 
 use super::Sums;
 use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
+use rayon::prelude::*;
 
 /// `lambda` as shares of the mean diagonal of `X'X`; held-out rows decide.
 const LAMBDAS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
@@ -56,6 +57,33 @@ impl System {
         }
         let solved = Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(self.residual(weights));
         Some(weights + solved)
+    }
+    /// The ridge solution around `weights` that moves only these rows of each column; `None` where a system is singular.
+    pub(crate) fn solve_on(
+        &self,
+        weights: &Mat<f64>,
+        rows: &[Vec<usize>],
+        lambda: f64,
+        bias: bool,
+    ) -> Option<Mat<f64>> {
+        let n = self.gram.nrows();
+        let ridged = n - usize::from(bias);
+        let mean = (0..ridged).map(|k| self.gram[(k, k)]).sum::<f64>() / ridged.max(1) as f64;
+        let residual = self.residual(weights);
+        let column = |(k, rows): (usize, &Vec<usize>)| {
+            let held = |i: usize| if i < ridged { lambda * mean } else { 1e-12 * self.gram[(i, i)] };
+            let gram = Mat::from_fn(rows.len(), rows.len(), |a, b| {
+                self.gram[(rows[a], rows[b])] + if a == b { held(rows[a]) } else { 0.0 }
+            });
+            let wanted = Mat::from_fn(rows.len(), 1, |a, _| residual[(rows[a], k)]);
+            Some(Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(wanted))
+        };
+        let moves: Vec<Mat<f64>> = rows.par_iter().enumerate().map(column).collect::<Option<_>>()?;
+        let mut found = weights.clone();
+        for (k, (rows, moves)) in rows.iter().zip(moves).enumerate() {
+            rows.iter().enumerate().for_each(|(a, row)| found[(*row, k)] += moves[(a, 0)]);
+        }
+        Some(found)
     }
     /// The same weights with the bias that makes the mean error nothing.
     fn shifted(&self, weights: &Mat<f64>) -> Mat<f64> {
