@@ -64,7 +64,7 @@ fn data_tell_better_than_weights_what_a_transformer_needs() {
     let mut without = original.clone();
     run(pipeline, &mut without, &mut Context::new());
     let (seen, unseen) = (lost(&original, &with), lost(&original, &without));
-    assert!(seen < unseen && seen <= 1.0, "{seen} against {unseen} points lost");
+    assert!(seen < unseen && seen <= 0.6, "{seen} against {unseen} points lost");
 }
 #[test]
 fn half_precision_stays_in_its_own_type() {

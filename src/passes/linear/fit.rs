@@ -4,7 +4,8 @@
 //! weights: the smallest `|Y - X W|^2 + lambda |W - W0|^2` has `W = W0 + (X'X + lambda I)^-1 (X'Y - X'X W0)`. Everything
 //! is in f64; `X'X` and `X'Y` are all that is kept of the rows.
 
-use super::Sums;
+use super::{Found, Layer, Sums};
+use crate::ir::Model;
 use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
 use rayon::prelude::*;
 
@@ -122,6 +123,32 @@ pub(crate) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool) -> Fit 
         after = before;
     }
     Fit { weights, before, after, size }
+}
+
+/// New weights of a layer, found from what it sees and should put out.
+pub(crate) struct Refit {
+    /// Of each part.
+    pub(crate) weights: Vec<Mat<f64>>,
+    /// What they are worth.
+    pub(crate) text: String,
+}
+
+impl Refit {
+    /// Finds weights that are better than those there are, or says why there are none.
+    pub(crate) fn of(model: &Model, layer: &Layer, found: Found) -> Result<Refit, String> {
+        let parts = found?;
+        let old = layer.weights(&model.graph).ok_or("its weights cannot be read")?;
+        let fits = parts.par_iter().zip(&old);
+        let fits: Vec<_> = fits.map(|([train, held], old)| fit(train, held, old, layer.has_bias())).collect();
+        let share = |error: f64| 100.0 * (error / fits.iter().map(|f| f.size).sum::<f64>()).sqrt();
+        let before = share(fits.iter().map(|f| f.before).sum());
+        let after = share(fits.iter().map(|f| f.after).sum());
+        if fits.iter().all(|f| f.weights.is_none()) {
+            return Err(format!("nothing found is nearer than the error of {before:.1} % as it was cut"));
+        }
+        let weights = fits.into_iter().zip(old).map(|(fit, old)| fit.weights.unwrap_or(old)).collect();
+        Ok(Refit { weights, text: format!("repaired: error {before:.1} % -> {after:.1} % of its output") })
+    }
 }
 
 #[cfg(test)]

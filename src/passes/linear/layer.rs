@@ -140,6 +140,10 @@ impl Layer {
         };
         Some((0..self.groups).map(matrix).collect())
     }
+    /// Weights of a part without their bias.
+    pub(crate) fn without_bias(&self, weights: &Mat<f64>) -> Mat<f64> {
+        weights.subrows(0, self.channels * self.area).to_owned()
+    }
     /// Where the weight of an input of a part stands in the tensor.
     pub(crate) fn index(&self, row: usize, output: usize) -> usize {
         match self.axis {

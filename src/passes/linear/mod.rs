@@ -2,6 +2,7 @@
 //! moments of both, collected over the calibration samples. Shared by passes that find weights anew from data.
 
 mod collect;
+pub(crate) mod effect;
 mod fit;
 mod layer;
 mod plan;
@@ -10,7 +11,7 @@ mod sums;
 mod window;
 
 pub(crate) use collect::{Found, Sight, Target, chosen, collect};
-pub(crate) use fit::{System, fit};
+pub(crate) use fit::{Refit, System, fit};
 pub(crate) use layer::Layer;
 pub(crate) use plan::{Task, Tasks, Wave, tasks};
 pub(crate) use recurrent::{Kept, Recurrent, moments};

@@ -9,6 +9,7 @@ use crate::{
     ops::{cost, quantized::dequantized},
     passes::{Context, linear::Layer},
 };
+use faer::Mat;
 
 const QUANTIZED: &str = "left whole: its weights are quantized; factor first, then quantize";
 const RECURRENT: &str = "a recurrent operator takes its matrices whole";
@@ -114,6 +115,10 @@ fn step(side: usize, round: usize) -> usize {
 }
 
 impl Candidate {
+    /// Its weights as they are now, a row for each input and a column for each output.
+    pub(super) fn weights(&self, model: &Model) -> Option<Mat<f64>> {
+        Some(self.layer.without_bias(self.layer.weights(&model.graph)?.first()?))
+    }
     fn area(&self) -> usize {
         self.kernel.iter().product()
     }

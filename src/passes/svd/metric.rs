@@ -1,6 +1,6 @@
 //! What the error of a layer's weights is measured in.
 
-use crate::passes::linear::Sums;
+use crate::passes::linear::{Found, Sums};
 use faer::{Mat, Side, linalg::solvers::Llt};
 
 /// What is added to the diagonal of the second moments, as a share of its mean: directions that the samples do not show
@@ -27,6 +27,13 @@ impl Metric {
         let floor = if scale > 0.0 { FLOOR * scale } else { 1.0 };
         (0..n).for_each(|k| moments[(k, k)] += floor);
         Metric(Some(moments))
+    }
+    /// That of the outputs of a layer of one part, or that of the weights where nothing was found.
+    pub(super) fn found(found: &Found, bias: bool) -> Metric {
+        match found.as_deref() {
+            Ok([[train, held]]) => Metric::of(&train.clone().plus(held), bias),
+            _ => Metric::plain(),
+        }
     }
     /// `G M`
     pub(super) fn times(&self, m: &Mat<f64>) -> Mat<f64> {

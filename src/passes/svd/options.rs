@@ -1,6 +1,9 @@
 //! What a user may ask of the factorization.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    passes::prune::Repair,
+};
 use serde::{Deserialize, Serialize};
 
 /// Options of the pass. At most one of `ratio`, `macs`, `energy` and `error` may be given.
@@ -19,11 +22,21 @@ pub struct SvdOptions {
     pub round: usize,
     /// Globs of names of ops and weights to leave alone.
     pub exclude: Vec<String>,
+    /// Whether what a split loses is made up for, as far as calibration samples tell how.
+    pub repair: Repair,
 }
 
 impl Default for SvdOptions {
     fn default() -> Self {
-        SvdOptions { ratio: None, macs: None, energy: None, error: None, round: 8, exclude: Vec::new() }
+        SvdOptions {
+            ratio: None,
+            macs: None,
+            energy: None,
+            error: None,
+            round: 8,
+            exclude: Vec::new(),
+            repair: Repair::default(),
+        }
     }
 }
 

@@ -24,15 +24,47 @@ const ITERATIONS: usize = 8;
 const SETTLED: f64 = 1e-4;
 /// Eigenvalues below this share of the first one are noise of rounding.
 const NOISE: f64 = 1e-13;
+const NO_NUMBERS: &str = "its weights or what it sees are no finite numbers";
+
+/// The eigenvalues of a positive semidefinite matrix.
+pub(super) struct Values {
+    /// The leading ones, the largest first.
+    leading: Vec<f64>,
+    /// The sum of all of them.
+    total: f64,
+}
 
 /// Leading eigenvalues and vectors of a positive semidefinite matrix.
 pub(super) struct Spectrum {
-    /// The largest first.
-    values: Vec<f64>,
+    pub(super) values: Values,
     /// A column each.
     vectors: Mat<f64>,
-    /// The sum of all eigenvalues, also of those left out.
-    total: f64,
+}
+
+impl Values {
+    /// Of `M'GM`.
+    pub(super) fn of(m: &Mat<f64>, metric: &Metric) -> Result<Values, String> {
+        let square = match m.ncols() <= m.nrows() {
+            true => m.transpose() * metric.times(m),
+            false => rows(&metric.whitened(m).ok_or(NO_NUMBERS)?),
+        };
+        let found = square.is_all_finite().then(|| square.self_adjoint_eigenvalues(Side::Lower).ok());
+        let rising = found.flatten().ok_or(NO_NUMBERS)?;
+        Ok(Values::new(rising.into_iter().rev().collect(), &square))
+    }
+    fn new(mut leading: Vec<f64>, of: &Mat<f64>) -> Values {
+        let first = leading.first().copied().unwrap_or(0.0);
+        leading.truncate(leading.partition_point(|v| *v > NOISE * first));
+        Values { leading, total: (0..of.nrows()).map(|k| of[(k, k)]).sum() }
+    }
+    /// These ranks as far as they tell anything: no more directions are there than hold something.
+    pub(super) fn ranks(&self, wanted: &[usize]) -> impl Iterator<Item = usize> {
+        wanted.iter().map(|rank| (*rank).min(self.leading.len()))
+    }
+    /// What is lost with so many directions.
+    pub(super) fn lost(&self, rank: usize) -> f64 {
+        (self.total - self.leading.iter().take(rank).sum::<f64>()).max(0.0)
+    }
 }
 
 impl Spectrum {
@@ -42,55 +74,45 @@ impl Spectrum {
             return Spectrum::leading(&(m.transpose() * metric.times(m)), most, seed);
         }
         // Fewer eigenvalues than columns are not 0: those of `SMM'S'`, with the vectors turned to the columns' side.
-        let tall = metric.whitened(m).ok_or("the second moments of its inputs are no numbers")?;
-        let mut spectrum = Spectrum::leading(&(&tall * tall.transpose()), most, seed)?;
+        let tall = metric.whitened(m).ok_or(NO_NUMBERS)?;
+        let mut spectrum = Spectrum::leading(&rows(&tall), most, seed)?;
         spectrum.vectors = tall.transpose() * spectrum.vectors;
-        for (k, value) in spectrum.values.iter().enumerate() {
+        for (k, value) in spectrum.values.leading.iter().enumerate() {
             spectrum.vectors.col_mut(k).iter_mut().for_each(|x| *x /= value.sqrt());
         }
         Ok(spectrum)
     }
     fn leading(m: &Mat<f64>, most: usize, seed: u64) -> Result<Spectrum, String> {
-        let n = m.nrows();
-        let total = (0..n).map(|k| m[(k, k)]).sum();
-        let width = most.min(n) + OVERSAMPLING;
-        let mut spectrum = if n >= LARGE && width as f64 <= WORTH * n as f64 {
+        let width = most.min(m.nrows()) + OVERSAMPLING;
+        let (mut values, mut vectors) = if m.nrows() >= LARGE && width as f64 <= WORTH * m.nrows() as f64 {
             let space = space(m, width, seed);
-            let mut inside = Spectrum::whole(&(space.transpose() * (m * &space)), total)?;
-            inside.vectors = space * inside.vectors;
-            inside
+            let (values, inside) = whole(&(space.transpose() * (m * &space)))?;
+            (values, space * inside)
         } else {
-            Spectrum::whole(m, total)?
+            whole(m)?
         };
-        let first = spectrum.values.first().copied().unwrap_or(0.0);
-        spectrum.values.truncate(most);
-        spectrum.values.truncate(spectrum.values.partition_point(|v| *v > NOISE * first));
-        spectrum.vectors.truncate(n, spectrum.values.len());
-        Ok(spectrum)
-    }
-    fn whole(m: &Mat<f64>, total: f64) -> Result<Spectrum, String> {
-        let finite = m.is_all_finite();
-        let found = finite.then(|| m.self_adjoint_eigen(Side::Lower).ok()).flatten();
-        let found = found.ok_or("its weights or what it sees are no finite numbers")?;
-        let (values, n) = (found.S().column_vector(), m.nrows());
-        Ok(Spectrum {
-            values: (0..n).rev().map(|k| values[k]).collect(),
-            vectors: found.U().reverse_cols().to_owned(),
-            total,
-        })
-    }
-    /// These ranks as far as they tell anything: no more directions are there than hold something.
-    pub(super) fn ranks(&self, wanted: &[usize]) -> impl Iterator<Item = usize> {
-        wanted.iter().map(|rank| (*rank).min(self.values.len()))
-    }
-    /// What is lost with so many directions.
-    pub(super) fn lost(&self, rank: usize) -> f64 {
-        (self.total - self.values.iter().take(rank).sum::<f64>()).max(0.0)
+        values.truncate(most);
+        let values = Values::new(values, m);
+        vectors.truncate(m.nrows(), values.leading.len());
+        Ok(Spectrum { values, vectors })
     }
     /// The first directions.
     pub(super) fn first(&self, rank: usize) -> Mat<f64> {
         self.vectors.subcols(0, rank.min(self.vectors.ncols())).to_owned()
     }
+}
+
+/// `M M'`
+fn rows(m: &Mat<f64>) -> Mat<f64> {
+    m * m.transpose()
+}
+
+/// All eigenvalues and vectors, the largest first.
+fn whole(m: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), String> {
+    let found =
+        m.is_all_finite().then(|| m.self_adjoint_eigen(Side::Lower).ok()).flatten().ok_or(NO_NUMBERS)?;
+    let (values, n) = (found.S().column_vector(), m.nrows());
+    Ok(((0..n).rev().map(|k| values[k]).collect(), found.U().reverse_cols().to_owned()))
 }
 
 /// An orthonormal basis, so many columns wide, of nearly all that a positive semidefinite matrix maps to.
@@ -132,7 +154,7 @@ mod tests {
             let m = random(rows, rank, 1) * random(rank, columns, 2);
             let spectrum = Spectrum::of(&m, &Metric::plain(), rank, 3).unwrap();
             assert!(error(&m, &spectrum, rank) < 1e-18 * m.squared_norm_l2(), "{rows} x {columns}");
-            assert!(spectrum.lost(rank) < 1e-10 * spectrum.total);
+            assert!(spectrum.values.lost(rank) < 1e-10 * spectrum.values.total);
         }
     }
     #[test]
@@ -147,8 +169,13 @@ mod tests {
         let sketched = Spectrum::of(&m, &Metric::plain(), rank, 5).unwrap();
         let full = Spectrum::of(&m, &Metric::plain(), columns, 5).unwrap();
         let (found, best) = (error(&m, &sketched, rank), error(&m, &full, rank));
-        assert!((best - full.lost(rank)).abs() < 1e-9 * full.total, "the loss is the squared error");
-        assert!((found - sketched.lost(rank)).abs() < 1e-9 * full.total);
+        assert!(
+            (best - full.values.lost(rank)).abs() < 1e-9 * full.values.total,
+            "the loss is the squared error"
+        );
+        assert!((found - sketched.values.lost(rank)).abs() < 1e-9 * full.values.total);
+        let alone = Values::of(&m, &Metric::plain()).unwrap();
+        assert!((alone.lost(rank) - full.values.lost(rank)).abs() < 1e-9 * alone.total);
         assert!(found < 1.005 * best, "{found} against {best}");
         let again = Spectrum::of(&m, &Metric::plain(), rank, 5).unwrap();
         assert!(again.vectors == sketched.vectors, "seeded, so the same each time");

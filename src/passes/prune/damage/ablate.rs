@@ -2,23 +2,16 @@
 //! read them adapted.
 
 use super::{
-    super::{Context, select::Candidate},
+    super::select::Candidate,
     eliminate::Moments,
     reader::{Layers, Reader},
 };
 use crate::{
     error::Result,
-    ir::{Model, OpId, Tensor},
-    measure::{Probe, Seen},
+    ir::{Model, OpId},
     ops::axes::{Factor, Flow, Keep},
 };
 use faer::Mat;
-
-/// Samples that are run.
-const SAMPLES: usize = 256;
-/// The bytes of weights of models that are run side by side, unless one alone takes more.
-const MOST_BYTES: usize = 256 << 20;
-const MOST_MODELS: usize = 16;
 
 /// A group with some of its positions gone.
 pub(super) struct Look {
@@ -45,7 +38,8 @@ impl Look {
             .filter_map(|(reader, moments)| Some((reader.op, reader.map, moments.without(reader, gone)?)));
         Look { candidate: k, removed, factor: candidate.group.factor, stay, weights: weights.collect() }
     }
-    fn model(&self, model: &Model, flow: &Flow<'_>, layers: &Layers) -> Result<Model> {
+    /// The model with them gone.
+    pub(super) fn model(&self, model: &Model, flow: &Flow<'_>, layers: &Layers) -> Result<Model> {
         let mut ablated = model.clone();
         let g = &mut ablated.graph;
         for (op, map, weights) in &self.weights {
@@ -61,50 +55,5 @@ impl Look {
         }
         flow.cut(Keep::from([(self.factor, self.stay.clone())])).zero(&mut ablated)?;
         Ok(ablated)
-    }
-}
-
-/// For each look the squared error of the outputs relative to their squares, summed over the outputs.
-pub(super) fn errors(
-    model: &Model,
-    flow: &Flow<'_>,
-    looks: &[Look],
-    layers: &Layers,
-    cx: &Context<'_>,
-) -> Result<Vec<f64>> {
-    let g = &model.graph;
-    let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
-    let bytes: usize = g.initializers().map(|(_, t)| t.byte_len()).sum();
-    let together = (MOST_BYTES / bytes.max(1)).clamp(1, MOST_MODELS);
-    let mut errors = Vec::with_capacity(looks.len());
-    for looks in looks.chunks(together) {
-        cx.check_cancelled()?;
-        let models = looks.iter().map(|look| look.model(model, flow, layers)).collect::<Result<Vec<_>>>()?;
-        let probes: Vec<_> =
-            [model].into_iter().chain(&models).map(|model| Probe { model, fetch: &fetch }).collect();
-        let mut sums = vec![vec![[0.0; 2]; fetch.len()]; looks.len()];
-        cx.sweep(&probes, SAMPLES, &mut |seen: Seen<'_>| {
-            let Some((original, ablated)) = seen.values.split_first() else { return Ok(()) };
-            for (sums, ablated) in sums.iter_mut().zip(ablated) {
-                for ((sum, a), b) in sums.iter_mut().zip(original).zip(ablated) {
-                    add(sum, a, b);
-                }
-            }
-            Ok(())
-        })?;
-        let relative = |[error, size]: &[f64; 2]| if *size > 0.0 { error / size } else { 0.0 };
-        errors.extend(sums.iter().map(|outputs| outputs.iter().map(relative).sum::<f64>()));
-    }
-    Ok(errors)
-}
-
-/// Adds the squared difference and the squares of an output; other outputs than floating-point ones tell nothing.
-fn add(sum: &mut [f64; 2], a: &Tensor, b: &Tensor) {
-    let (Some(a), Some(b)) = (a.to_f32(), b.to_f32()) else { return };
-    for (a, b) in a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
-        if a.is_finite() {
-            sum[0] += if b.is_finite() { (a - b).powi(2) } else { a.powi(2) };
-            sum[1] += a.powi(2);
-        }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     error::Result,
     ir::{Model, OpId},
     ops::axes::Flow,
-    passes::linear::{Kept, Sight, collect, moments},
+    passes::linear::{Kept, Sight, collect, effect, moments},
 };
 use eliminate::Moments;
 use reader::{Layers, Reader};
@@ -90,7 +90,7 @@ fn judge(
             looks.push(ablate::Look::of(k, candidate, (size as f64 * share) as usize, &read));
         }
     }
-    let errors = ablate::errors(model, flow, &looks, layers, cx)?;
+    let errors = effect::errors(model, &looks, |look| look.model(model, flow, layers), cx)?;
     if errors.iter().all(|error| *error == 0.0) {
         // The outputs are no numbers, or none that say how near they are: the layers' own errors must do.
         return Ok(());

@@ -8,10 +8,8 @@ use crate::{
     error::Result,
     ir::{Model, OpId},
     ops::axes::Cut,
-    passes::linear::{Found, Sight, Target, Task, Tasks, Wave, collect, fit, tasks},
+    passes::linear::{Refit, Sight, Target, Task, Tasks, Wave, collect, tasks},
 };
-use faer::Mat;
-use rayon::prelude::*;
 
 /// Repairs `model`, which `cut` left of `original`.
 pub(super) fn run(original: &Model, model: &mut Model, cut: &Cut, cx: &mut Context<'_>) -> Result<()> {
@@ -31,7 +29,7 @@ fn repair(original: &Model, model: &mut Model, cut: &Cut, wave: &Wave, cx: &mut 
     let sights: Vec<_> = wave.linear.iter().map(|task| sight(task, cut)).collect();
     let mut repairs = Vec::with_capacity(wave.linear.len());
     collect(model, original, &sights, cx, |k, found| {
-        repairs.push(Repair::of(model, &wave.linear[k], found));
+        repairs.push(Refit::of(model, &wave.linear[k].layer, found));
         cx.progress().advance(1);
     })?;
     for (task, repair) in wave.linear.iter().zip(repairs) {
@@ -65,30 +63,4 @@ fn sight<'a>(task: &'a Task, cut: &Cut) -> Sight<'a> {
     let kept = cut.kept(layer.weight, layer.axis);
     let kept = kept.map_or_else(|| (0..layer.outputs * layer.groups).collect(), <[usize]>::to_vec);
     Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
-}
-
-/// New weights of a layer.
-struct Repair {
-    /// Of each part.
-    weights: Vec<Mat<f64>>,
-    /// What they are worth.
-    text: String,
-}
-
-impl Repair {
-    /// Finds weights that are better than those there are, or says why there are none.
-    fn of(model: &Model, task: &Task, found: Found) -> std::result::Result<Repair, String> {
-        let (layer, parts) = (&task.layer, found?);
-        let old = layer.weights(&model.graph).ok_or("its weights cannot be read")?;
-        let fits = parts.par_iter().zip(&old);
-        let fits: Vec<_> = fits.map(|([train, held], old)| fit(train, held, old, layer.has_bias())).collect();
-        let share = |error: f64| 100.0 * (error / fits.iter().map(|f| f.size).sum::<f64>()).sqrt();
-        let before = share(fits.iter().map(|f| f.before).sum());
-        let after = share(fits.iter().map(|f| f.after).sum());
-        if fits.iter().all(|f| f.weights.is_none()) {
-            return Err(format!("nothing found is nearer than the error of {before:.1} % as it was cut"));
-        }
-        let weights = fits.into_iter().zip(old).map(|(fit, old)| fit.weights.unwrap_or(old)).collect();
-        Ok(Repair { weights, text: format!("repaired: error {before:.1} % -> {after:.1} % of its output") })
-    }
 }

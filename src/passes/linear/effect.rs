@@ -1,0 +1,60 @@
+//! What a change does to the model's outputs, seen by running it: an error in a layer does not tell how much of it arrives
+//! there.
+
+use super::super::Context;
+use crate::{
+    error::Result,
+    ir::{Model, Tensor},
+    measure::{Probe, Seen},
+};
+
+/// Samples that are run.
+const SAMPLES: usize = 256;
+/// The bytes of weights of models that are run side by side, unless one alone takes more.
+const MOST_BYTES: usize = 256 << 20;
+const MOST_MODELS: usize = 16;
+
+/// For each of `changes` the squared error of the outputs of what `make` makes of it, relative to the squares of those of
+/// `model`, summed over the outputs.
+pub(crate) fn errors<T>(
+    model: &Model,
+    changes: &[T],
+    make: impl Fn(&T) -> Result<Model>,
+    cx: &Context<'_>,
+) -> Result<Vec<f64>> {
+    let g = &model.graph;
+    let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
+    let bytes: usize = g.initializers().map(|(_, t)| t.byte_len()).sum();
+    let together = (MOST_BYTES / bytes.max(1)).clamp(1, MOST_MODELS);
+    let mut errors = Vec::with_capacity(changes.len());
+    for changes in changes.chunks(together) {
+        cx.check_cancelled()?;
+        let models = changes.iter().map(&make).collect::<Result<Vec<_>>>()?;
+        let probes: Vec<_> =
+            [model].into_iter().chain(&models).map(|model| Probe { model, fetch: &fetch }).collect();
+        let mut sums = vec![vec![[0.0; 2]; fetch.len()]; changes.len()];
+        cx.sweep(&probes, SAMPLES, &mut |seen: Seen<'_>| {
+            let Some((original, changed)) = seen.values.split_first() else { return Ok(()) };
+            for (sums, changed) in sums.iter_mut().zip(changed) {
+                for ((sum, a), b) in sums.iter_mut().zip(original).zip(changed) {
+                    add(sum, a, b);
+                }
+            }
+            Ok(())
+        })?;
+        let relative = |[error, size]: &[f64; 2]| if *size > 0.0 { error / size } else { 0.0 };
+        errors.extend(sums.iter().map(|outputs| outputs.iter().map(relative).sum::<f64>()));
+    }
+    Ok(errors)
+}
+
+/// Adds the squared difference and the squares of an output; other outputs than floating-point ones tell nothing.
+fn add(sum: &mut [f64; 2], a: &Tensor, b: &Tensor) {
+    let (Some(a), Some(b)) = (a.to_f32(), b.to_f32()) else { return };
+    for (a, b) in a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
+        if a.is_finite() {
+            sum[0] += if b.is_finite() { (a - b).powi(2) } else { a.powi(2) };
+            sum[1] += a.powi(2);
+        }
+    }
+}
