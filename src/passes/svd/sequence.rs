@@ -10,11 +10,11 @@ use crate::{
     ir::{Model, OpId},
     passes::{
         Context,
-        linear::{Found, Refit, Sight, Target, Task, collect, tasks},
+        linear::{Found, Refit, Sight, Target, Task, Wave, collect, tasks},
     },
 };
 use faer::Mat;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 type Splits<'a> = HashMap<OpId, &'a Planned<'a>>;
 
@@ -27,12 +27,14 @@ pub(super) fn run(
 ) -> Result<()> {
     let original = model.clone();
     let splits: Splits<'_> = planned.iter().map(|p| (p.candidate.layer.op, p)).collect();
-    // What they see counts as changed, so that they and all behind them are found.
+    let ops = |waves: Vec<Wave>| waves.into_iter().flat_map(|w| w.linear).map(|task| task.layer.op);
+    let behind = tasks(model, &[], |v| planned.iter().any(|p| p.candidate.layer.weight == v));
+    let behind: HashSet<OpId> = ops(behind.waves).collect();
+    // What they see counts as changed, so that they are found as well.
     let seen: Vec<_> = planned.iter().map(|p| p.candidate.layer.input).collect();
     let mut waves: Vec<_> = tasks(model, &seen, |_| false).waves.into_iter().map(|w| w.linear).collect();
-    if !repair {
-        waves.iter_mut().for_each(|wave| wave.retain(|task| splits.contains_key(&task.layer.op)));
-    }
+    let wanted = |op: &OpId| splits.contains_key(op) || repair && behind.contains(op);
+    waves.iter_mut().for_each(|wave| wave.retain(|task| wanted(&task.layer.op)));
     let progress = cx.progress();
     progress.begin("splitting layers", waves.iter().map(|wave| wave.len() as u64).sum());
     let done = waves.iter().try_for_each(|wave| step(model, &original, wave, &splits, repair, cx));
