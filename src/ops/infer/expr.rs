@@ -4,7 +4,8 @@
 //! equal values and print as equal text. Symbols stand for extents: they are never negative. Arithmetic is exact:
 //! what overflows, grows too complex or has no canonical form is `None`, "not known", never a wrong number.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use super::terms::Terms;
+use std::{fmt, sync::Arc};
 
 /// Products an expression may have, and the weight (symbols and nested terms) it may reach, before it counts as unknown.
 const MOST_TERMS: usize = 12;
@@ -23,7 +24,7 @@ enum Atom {
 
 /// An integer-valued expression over extents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Expr(BTreeMap<Vec<Atom>, i64>);
+pub(crate) struct Expr(Terms<Vec<Atom>>);
 
 impl From<i64> for Expr {
     fn from(n: i64) -> Self {
@@ -34,24 +35,24 @@ impl From<i64> for Expr {
 impl Expr {
     /// A named extent.
     pub(crate) fn symbol(name: &str) -> Expr {
-        Expr(BTreeMap::from([(vec![Atom::Symbol(name.into())], 1)]))
+        Expr(Terms::one(vec![Atom::Symbol(name.into())], 1))
     }
     /// The number, where it is one.
     pub(crate) fn number(&self) -> Option<i64> {
         match self.0.len() {
             0 => Some(0),
-            1 => self.0.get(&Vec::new()).copied(),
+            1 => self.0.get(&Vec::new()),
             _ => None,
         }
     }
     /// Surely not negative.
     pub(crate) fn is_natural(&self) -> bool {
-        if self.0.iter().all(|(product, n)| *n >= 0 && product.iter().all(Atom::is_natural)) {
+        if self.0.iter().all(|(product, n)| n >= 0 && product.iter().all(Atom::is_natural)) {
             return true;
         }
         // A positive part alone in its product is either 0 or what it is the part of.
         let parts = self.0.iter().filter_map(|(product, n)| match &product[..] {
-            [Atom::Positive(part)] => Some((product, part, *n)),
+            [Atom::Positive(part)] => Some((product, part, n)),
             _ => None,
         });
         parts.take(1).any(|(product, part, n)| {
@@ -70,7 +71,7 @@ impl Expr {
     }
     /// The greatest common divisor of all coefficients.
     fn content(&self) -> u64 {
-        self.0.values().fold(0, |g, n| common_divisor(g, n.unsigned_abs()))
+        self.0.iter().fold(0, |g, (_, n)| common_divisor(g, n.unsigned_abs()))
     }
     /// Each coefficient divided by a common divisor.
     fn over(&self, by: i64) -> Option<Expr> {
@@ -79,17 +80,17 @@ impl Expr {
     }
     /// What it is where the symbol that `name` is stands for `n`; `None` where `name` is more than a symbol.
     pub(crate) fn at(&self, name: &Expr, n: i64) -> Option<Expr> {
-        let (Some((product, 1)), 1) = (name.0.first_key_value(), name.0.len()) else { return None };
+        let (Some((product, 1)), 1) = (name.0.iter().next(), name.0.len()) else { return None };
         let [symbol @ Atom::Symbol(_)] = &product[..] else { return None };
         let mut sum = Expr::default();
-        for (product, k) in &self.0 {
+        for (product, k) in self.0.iter() {
             let factors = product.iter().map(|atom| match atom {
                 atom if atom == symbol => Some(Expr::from(n)),
-                Atom::Symbol(_) => Some(Expr(BTreeMap::from([(vec![atom.clone()], 1)]))),
+                Atom::Symbol(_) => Some(Expr(Terms::one(vec![atom.clone()], 1))),
                 Atom::Floor(e, by) => e.at(name, n)?.floor_div(*by),
                 Atom::Positive(e) => e.at(name, n)?.positive(),
             });
-            let product = factors.into_iter().try_fold(Expr::from(*k), |all, factor| all.mul(&factor?))?;
+            let product = factors.into_iter().try_fold(Expr::from(k), |all, factor| all.mul(&factor?))?;
             sum = sum.add(&product)?;
         }
         Some(sum)
@@ -99,7 +100,7 @@ impl Expr {
         (!self.is_private()).then(|| self.to_string())
     }
     fn is_private(&self) -> bool {
-        self.0.keys().flatten().any(|a| match a {
+        self.0.iter().flat_map(|(product, _)| product).any(|a| match a {
             Atom::Symbol(name) => name.starts_with('?'),
             Atom::Floor(e, _) | Atom::Positive(e) => e.is_private(),
         })
@@ -109,13 +110,13 @@ impl Expr {
             Atom::Symbol(_) => 1,
             Atom::Floor(e, _) | Atom::Positive(e) => 1 + e.weight(),
         };
-        self.0.keys().map(|product| 1 + product.iter().map(weight).sum::<usize>()).sum()
+        self.0.iter().map(|(product, _)| 1 + product.iter().map(weight).sum::<usize>()).sum()
     }
     fn bounded(self) -> Option<Expr> {
         (self.0.len() <= MOST_TERMS && self.weight() <= MOST_WEIGHT).then_some(self)
     }
     fn put(&mut self, product: Vec<Atom>, n: i64) -> Option<()> {
-        let sum = self.0.get(&product).copied().unwrap_or(0).checked_add(n)?;
+        let sum = self.0.get(&product).unwrap_or(0).checked_add(n)?;
         if sum == 0 {
             self.0.remove(&product)
         } else {
@@ -125,7 +126,7 @@ impl Expr {
     }
     pub(crate) fn add(&self, other: &Expr) -> Option<Expr> {
         let mut sum = self.clone();
-        other.0.iter().try_for_each(|(product, n)| sum.put(product.clone(), *n))?;
+        other.0.iter().try_for_each(|(product, n)| sum.put(product.clone(), n))?;
         sum.bounded()
     }
     pub(crate) fn sub(&self, other: &Expr) -> Option<Expr> {
@@ -133,11 +134,11 @@ impl Expr {
     }
     pub(crate) fn mul(&self, other: &Expr) -> Option<Expr> {
         let mut out = Expr::default();
-        for (a, n) in &self.0 {
-            for (b, m) in &other.0 {
+        for (a, n) in self.0.iter() {
+            for (b, m) in other.0.iter() {
                 let mut product = [&a[..], b].concat();
                 product.sort();
-                out.put(product, n.checked_mul(*m)?)?;
+                out.put(product, n.checked_mul(m)?)?;
             }
         }
         out.bounded()
@@ -148,14 +149,14 @@ impl Expr {
             return None;
         }
         let (mut whole, mut rest) = (Expr::default(), Expr::default());
-        for (product, n) in &self.0 {
+        for (product, n) in self.0.iter() {
             let (q, r) = (n.div_euclid(by), n.rem_euclid(by));
             // What is left of a symbol's coefficient may be as large as the symbol: only a constant splits for free.
             if product.is_empty() || r == 0 {
                 whole.put(product.clone(), q)?;
                 rest.put(product.clone(), r)?;
             } else {
-                rest.put(product.clone(), *n)?;
+                rest.put(product.clone(), n)?;
             }
         }
         match rest.number() {
@@ -163,7 +164,7 @@ impl Expr {
             None => {
                 let common = i64::try_from(common_divisor(rest.content(), by.unsigned_abs())).ok()?;
                 let floor = Atom::Floor(rest.over(common)?, by.checked_div(common)?);
-                whole.add(&Expr(BTreeMap::from([(vec![floor], 1)])))
+                whole.add(&Expr(Terms::one(vec![floor], 1)))
             }
         }
     }
@@ -178,7 +179,7 @@ impl Expr {
         // Division of polynomials by their leading terms, those of the most factors.
         let leading = |e: &Expr| {
             let terms = e.0.iter().max_by_key(|(product, _)| (product.len(), *product));
-            terms.map(|(product, n)| (product.clone(), *n))
+            terms.map(|(product, n)| (product.clone(), n))
         };
         let (atoms, m) = leading(by)?;
         let (mut quotient, mut rest) = (Expr::default(), self.clone());
@@ -187,7 +188,7 @@ impl Expr {
                 left.remove(left.iter().position(|a| a == atom)?);
             }
             (n.checked_rem(m)? == 0).then_some(())?;
-            let term = Expr(BTreeMap::from([(left, n.checked_div(m)?)]));
+            let term = Expr(Terms::one(left, n.checked_div(m)?));
             rest = rest.sub(&term.mul(by)?)?;
             quotient = quotient.add(&term)?;
         }
@@ -203,11 +204,11 @@ impl Expr {
             return Some(Expr::default());
         }
         // Of an expression and its opposite only one is kept, whose last term is positive: x = max(x, 0) - max(-x, 0).
-        if self.0.last_key_value().is_some_and(|(_, n)| *n < 0) {
+        if self.0.iter().next_back().is_some_and(|(_, n)| n < 0) {
             return self.add(&minus.positive()?);
         }
         let by = i64::try_from(self.content()).ok().filter(|n| *n > 0)?;
-        Expr(BTreeMap::from([(vec![Atom::Positive(self.over(by)?)], by)])).bounded()
+        Expr(Terms::one(vec![Atom::Positive(self.over(by)?)], by)).bounded()
     }
     /// The larger of both.
     pub(crate) fn larger(&self, other: &Expr) -> Option<Expr> {
@@ -247,7 +248,7 @@ impl fmt::Display for Atom {
 
 impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
+        if self.0.len() == 0 {
             return f.write_str("0");
         }
         // Constants last: "batch + 1" reads better than "1 + batch".
@@ -258,7 +259,7 @@ impl fmt::Display for Expr {
             .chain(self.0.iter().take_while(|(p, _)| p.is_empty()))
             .enumerate()
         {
-            let sign = match (i, *n < 0) {
+            let sign = match (i, n < 0) {
                 (0, true) => "-",
                 (0, false) => "",
                 (_, true) => " - ",

@@ -30,6 +30,7 @@ mod layout;
 mod linear;
 mod spatial;
 mod table;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod values;
