@@ -24,6 +24,8 @@ MODELS = ["resnet20_raw", "vit_raw", "lstm_raw", "simplecnn"]
 PIPELINES = [
     ("quant", False),
     ("quant", True),
+    ("quant(activations=dynamic)", False),
+    ("quant(observer=minmax)", True),
     ("prune(macs=0.75)", False),
     ("prune(macs=0.75)", True),
     ("prune(macs=0.5)", False),

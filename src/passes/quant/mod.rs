@@ -63,9 +63,9 @@ pub enum Form {
 #[serde(rename_all = "lowercase")]
 pub enum Observer {
     /// From the smallest to the largest element.
-    #[default]
     MinMax,
     /// Without the outermost elements, 1 in 100,000 on either side.
+    #[default]
     Percentile,
     /// The least squared error.
     Mse,
@@ -138,7 +138,7 @@ impl Default for QuantOptions {
             symmetric: None,
             latency: Latency::Guard,
             method: Method::Auto,
-            observer: Observer::MinMax,
+            observer: Observer::Percentile,
             reduce_range: None,
             per_channel: true,
             exclude: Vec::new(),

@@ -1,7 +1,7 @@
 //! From what activations are in use to the range that their integers span.
 //!
 //! One sweep over the samples finds each value's smallest and largest element, a second one counts its elements in
-//! [`BINS`] equal bins between them; no more than one batch of values is held at a time. A rule then chooses the span,
+//! [`BINS`] equal bins between them, one batch at a time; where the values of a batch are many, further sweeps follow. A rule then chooses the span,
 //! which never leaves out zero; zeros, exact in any span, are not counted:
 //!
 //! - `minmax`: from end to end.
@@ -24,6 +24,10 @@ use std::collections::BTreeMap;
 const BINS: usize = 2048;
 /// Integers of eight bits.
 const LEVELS: usize = 256;
+/// Elements that are held at a time.
+const MOST_HELD: usize = 1 << 26;
+/// What an open dimension counts for there.
+const USUAL_BATCH: usize = 32;
 /// The share of elements that `percentile` leaves out on each side.
 const OUTERMOST: f64 = 1e-5;
 /// Shares of each side's extent that are tried as ends of the span, in percent.
@@ -157,14 +161,19 @@ pub(super) fn schemes(
         values.into_iter().filter(|v| ranges[v].as_ref().is_some_and(uneven)).collect();
     let mut histograms: Vec<Histogram> =
         counted.iter().filter_map(|v| ranges[v]).map(|(low, high)| Histogram::over(low, high)).collect();
-    let fetch: Vec<String> = counted.iter().map(|v| name(*v)).collect();
-    if !fetch.is_empty() {
+    let mut open = &counted[..];
+    let mut filled = histograms.iter_mut();
+    while !open.is_empty() {
+        let (now, later) = open.split_at(together(model, open));
+        let fetch: Vec<String> = now.iter().map(|v| name(*v)).collect();
+        let mut filling: Vec<&mut Histogram> = filled.by_ref().take(now.len()).collect();
         cx.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen| {
-            for (histogram, value) in histograms.iter_mut().zip(seen.values.iter().flatten()) {
+            for (histogram, value) in filling.iter_mut().zip(seen.values.iter().flatten()) {
                 histogram.add(&value.to_f32().unwrap_or_default());
             }
             cx.check_cancelled()
         })?;
+        open = later;
     }
     let mut schemes: BTreeMap<ValueId, Option<QuantScheme>> = ranges
         .into_iter()
@@ -175,6 +184,20 @@ pub(super) fn schemes(
         schemes.insert(v, QuantScheme::uint8_over(low as f32, high as f32));
     }
     Ok(schemes)
+}
+
+/// How many of the values are held at a time, at least one: those that come after are for another sweep.
+fn together(model: &Model, values: &[ValueId]) -> usize {
+    let elements = |v: &ValueId| {
+        let shape = model.graph.shape(*v).unwrap_or_default();
+        shape.iter().map(|dim| dim.known().unwrap_or(USUAL_BATCH)).fold(1, usize::saturating_mul)
+    };
+    let mut held = 0usize;
+    let fits = |v: &&ValueId| {
+        held = held.saturating_add(elements(v));
+        held <= MOST_HELD
+    };
+    values.iter().take_while(fits).count().max(1)
 }
 
 #[cfg(test)]
@@ -198,6 +221,16 @@ mod tests {
         (0..100_000).map(|_| one()).map(|x| if positive { x.max(0.0) } else { x }).collect()
     }
 
+    #[test]
+    fn many_values_are_held_in_turns() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, 1024, 1024] x) => (float[N, 1024, 1024] y) { a = Relu (x) b = Relu (a) y = Relu (b) }"#;
+        let mut model = crate::ir::text::parse(text).unwrap();
+        crate::ops::infer_types(&mut model).unwrap();
+        let values: Vec<ValueId> = ["x", "a", "b"].iter().filter_map(|n| model.graph.find(n)).collect();
+        assert_eq!(together(&model, &values), 2, "of 32 million elements each");
+        assert_eq!(together(&model, &values[2..]), 1);
+    }
     #[test]
     fn all_elements_are_counted_once() {
         let histogram = of(&bell(false));
