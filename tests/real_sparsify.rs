@@ -92,6 +92,19 @@ fn patterns_hold_in_every_run_of_inputs() {
 }
 
 #[test]
+fn weights_stored_by_their_non_zero_elements_compute_the_same() {
+    let original = lower::load(&zoo("resnet20")).unwrap();
+    let [dense, sparse] = ["dense", "sparse"].map(|store| {
+        let mut model = original.clone();
+        run(&format!("sparsify(ratio=0.8,criterion=l1,store={store})"), &mut model, &mut Context::new());
+        lower::parse(lower::to_bytes(&model).unwrap().into(), None).unwrap()
+    });
+    let bytes = |model: &Model| lower::to_bytes(model).unwrap().len();
+    assert!(bytes(&sparse) * 10 < bytes(&dense) * 6, "{} of {} bytes", bytes(&sparse), bytes(&dense));
+    assert_eq!(Oracle::new().difference(&dense, &sparse), 0.0);
+}
+
+#[test]
 fn zeros_stay_zeros_when_weights_are_quantized() {
     for name in ["resnet20", "vit", "lstm"] {
         let original = lower::load(&zoo(name)).unwrap();

@@ -6,9 +6,10 @@ mod eliminate;
 mod learned;
 mod mask;
 mod options;
+mod store;
 mod weights;
 
-pub use options::{Criterion, Pattern, Scope, SparsifyOptions};
+pub use options::{Criterion, Pattern, Scope, SparsifyOptions, Store};
 
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, pass::changed_options};
 use crate::{
@@ -24,6 +25,9 @@ use weights::Candidate;
 
 const DENSE: &str = "ONNX Runtime computes zeros like other numbers: they make files smaller where those are compressed \
                      (gzip, zip), and models faster on runtimes with sparse kernels";
+
+/// The version of the file format that first had sparse initializers.
+const SPARSE_SINCE: i64 = 5;
 
 /// The pass.
 pub struct Sparsify {
@@ -96,6 +100,13 @@ impl Pass for Sparsify {
             cx.applied(place, text);
         }
         self.summarize(&model.graph, &candidates, cx);
+        if self.options.store == Store::Sparse {
+            let stored = store::sparse(&mut model.graph, &candidates);
+            cx.count("stored by non-zero elements", stored as u64);
+            if stored > 0 {
+                model.ir_version = model.ir_version.max(SPARSE_SINCE);
+            }
+        }
         Ok(Changed::Yes)
     }
 }

@@ -57,6 +57,17 @@ pub enum Scope {
     Layer,
 }
 
+/// How sparse weights are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Store {
+    /// With their zeros, as every runtime reads them.
+    #[default]
+    Dense,
+    /// By their non-zero elements where that takes fewer bytes, as `sparse_initializer`.
+    Sparse,
+}
+
 /// Options of the pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -69,6 +80,8 @@ pub struct SparsifyOptions {
     pub scope: Scope,
     /// What makes a weight dispensable.
     pub criterion: Criterion,
+    /// How sparse weights are written.
+    pub store: Store,
     /// Globs of names of ops and weights to leave alone.
     pub exclude: Vec<String>,
 }
