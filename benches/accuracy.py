@@ -1,9 +1,10 @@
 """What compression costs in accuracy and gives in size and latency, on the image classifiers of tests/assets.
 
 Run after `cargo build --release --bin onnx-compress`, with any Python 3.11 or newer:
-    python3 benches/accuracy.py [IMAGES.npz]
+    python3 benches/accuracy.py [IMAGES.npz [CALIBRATION.npz]]
 
-IMAGES.npz holds `image` and `labels` (default: tests/assets/zoo_test.npz, the first 2,000 test images). Every figure
+IMAGES.npz holds `image` and `labels` (default: tests/assets/zoo_test.npz, the first 2,000 test images), CALIBRATION.npz
+`image` (default: tests/assets/zoo_calib.npz, 256 training images). Every figure
 is the program's own: accuracy over all images, latency as the median of runs of both models in turns on one thread,
 and of REPEATS such measurements the median.
 """
@@ -18,7 +19,7 @@ import tempfile
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 ASSETS = os.path.join(ROOT, "tests/assets")
 PROGRAM = os.path.join(ROOT, "target/release/onnx-compress")
-CALIBRATION = os.path.join(ASSETS, "zoo_calib.npz")
+CALIBRATION = os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else os.path.join(ASSETS, "zoo_calib.npz")
 MODELS = ["resnet20_raw", "vit_raw", "lstm_raw", "simplecnn"]
 # Pipelines, and whether each is given calibration images.
 PIPELINES = [
@@ -31,6 +32,9 @@ PIPELINES = [
     ("prune(macs=0.5)", False),
     ("prune(macs=0.5)", True),
     ("prune(macs=0.75),quant", True),
+    ("svd(ratio=0.75)", True),
+    ("svd(ratio=0.5)", True),
+    ("prune(macs=0.75),svd(ratio=0.5),quant", True),
 ]
 BATCHES = [1, 32]
 REPEATS = 3
