@@ -25,6 +25,10 @@ MODELS = ["resnet20_raw", "vit_raw", "lstm_raw", "simplecnn"]
 PIPELINES = [
     ("quant", False),
     ("quant", True),
+    ("quant(bits=4)", False),
+    ("quant(bits=4)", True),
+    ("quant(bits=3)", True),
+    ("quant(bits=2)", True),
     ("quant(activations=dynamic)", False),
     ("quant(observer=minmax)", True),
     ("prune(macs=0.75)", False),

@@ -39,11 +39,10 @@ impl Chain<'_> {
     fn constant(&mut self, role: &str, tensor: Tensor) -> ValueId {
         self.graph.add_initializer(&format!("{}_{role}", self.name), tensor)
     }
-    /// An op and its output, of this shape.
-    fn node(&mut self, op: Op, role: &str, inputs: &[ValueId], shape: &[usize]) -> ValueId {
-        let ty = Type::tensor(DType::F32, shape.iter().map(|n| (*n).into()));
-        let op = Op { name: format!("{}_{role}", self.name), ..op };
-        self.graph.add_node(op, inputs, &format!("{}_{role}", self.name), Some(ty))
+    /// An op in between and its output. Names and types of these would take more of the file than small weights do.
+    fn node(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
+        let hint = op.op_type.to_lowercase();
+        self.graph.add_node(op, inputs, &hint, None)
     }
     /// The op that computes the value itself.
     fn last(&mut self, op: Op, role: &str, inputs: &[ValueId]) {
@@ -53,7 +52,7 @@ impl Chain<'_> {
     }
     fn reshape(&mut self, from: ValueId) {
         let shape = Tensor::ints(self.shape.iter().map(|n| *n as i64));
-        let shape = self.constant("shape", shape);
+        let shape = self.graph.add_initializer("shape", shape);
         self.last(Op::new("Reshape", ""), "reshape", &[from, shape]);
     }
 
@@ -80,7 +79,7 @@ impl Chain<'_> {
         if stored == self.shape {
             return self.last(op, "dequantize", &inputs);
         }
-        let real = self.node(op, "dequantize", &inputs, &stored);
+        let real = self.node(op, &inputs);
         self.reshape(real);
     }
 
@@ -95,30 +94,28 @@ impl Chain<'_> {
                 (filled(integers, &lay), vec![lay.outer, lay.blocks(), 1, lay.inner], Some(lay))
             }
         };
-        let shape = stored.shape().to_vec();
         let cast = || Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
         let quantized = self.constant("quantized", stored);
-        let mut real = self.node(cast(), "cast", &[quantized], &shape);
+        let mut real = self.node(cast(), &[quantized]);
         if !scheme.is_symmetric() {
             let zeros = self.constant("zero_point", scheme.zero_point_tensor(&parameters));
-            let zeros = self.node(cast(), "zero_point_cast", &[zeros], &parameters);
-            real = self.node(Op::new("Sub", ""), "shift", &[real, zeros], &shape);
+            let zeros = self.node(cast(), &[zeros]);
+            real = self.node(Op::new("Sub", ""), &[real, zeros]);
         }
         let scale = self.constant("scale", scheme.scale_tensor(&parameters));
         let Some(lay) = blocks else {
             self.last(Op::new("Mul", ""), "rescale", &[real, scale]);
             return Ok(());
         };
-        real = self.node(Op::new("Mul", ""), "rescale", &[real, scale], &shape);
+        real = self.node(Op::new("Mul", ""), &[real, scale]);
         let whole = lay.blocks() * lay.size;
         if whole != lay.length {
             let joined = [lay.outer, whole, lay.inner];
-            let rows = self.constant("joined", Tensor::ints(joined.map(|n| n as i64)));
-            real = self.node(Op::new("Reshape", ""), "join", &[real, rows], &joined);
+            let rows = self.graph.add_initializer("shape", Tensor::ints(joined.map(|n| n as i64)));
+            real = self.node(Op::new("Reshape", ""), &[real, rows]);
             let bounds = [("start", 0), ("end", lay.length as i64), ("axis", 1)];
-            let bounds = bounds.map(|(role, n)| self.constant(role, Tensor::ints([n])));
-            let cut = [lay.outer, lay.length, lay.inner];
-            real = self.node(Op::new("Slice", ""), "cut", &[&[real][..], &bounds].concat(), &cut);
+            let bounds = bounds.map(|(role, n)| self.graph.add_initializer(role, Tensor::ints([n])));
+            real = self.node(Op::new("Slice", ""), &[&[real][..], &bounds].concat());
         }
         self.reshape(real);
         Ok(())
