@@ -222,7 +222,7 @@ impl Sparsify {
             if *comparable { together.push(scores.clone()) } else { alone.push(scores.clone()) }
         }
         let mut together = mask::counts(&together, self.share, self.options.scope).into_iter();
-        let mut alone = mask::counts(&alone, self.share, Scope::Layer).into_iter();
+        let mut alone = mask::counts(&alone, self.share, self.options.scope).into_iter();
         let count = |comparable: bool| if comparable { together.next() } else { alone.next() };
         let counts: Vec<_> = comparable.into_iter().map(count).collect();
         let made = |(scores, count): (Vec<f32>, Option<usize>)| Made::Count(count.unwrap_or(0), scores);
