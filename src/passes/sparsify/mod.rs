@@ -1,6 +1,6 @@
 //! Sparsity: single weights of convolutions, products and recurrent layers become zero, anywhere or in N:M patterns.
 //!
-//! With calibration samples the weights that stay make up for those that go; see [`eliminate`].
+//! With calibration samples the weights that stay make up for those that go; see `eliminate`.
 
 mod eliminate;
 mod learned;

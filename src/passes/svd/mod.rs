@@ -1,7 +1,7 @@
 //! Low-rank factorization: a layer becomes two or three thinner ones that compute nearly the same.
 //!
 //! With calibration samples the error is that of a layer's outputs on what it sees, without them that of its weights.
-//! See [`form`] for the ways to split a layer, [`spectrum`] for the mathematics and [`ranks`] for what decides the rank.
+//! See `form` for the ways to split a layer, `spectrum` for the mathematics and `ranks` for what decides the rank.
 
 mod form;
 mod judge;
