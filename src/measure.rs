@@ -85,23 +85,32 @@ pub struct Timed {
     pub seconds: Vec<f64>,
 }
 
-/// Runs models. Implemented over ONNX Runtime; absent where no runtime library is installed.
+/// Runs models. Implemented over ONNX Runtime; absent where no runtime library is installed. What an implementation does
+/// not offer is refused as if there were none.
 pub trait Measure {
     /// Whether there are real calibration samples (not synthesized ones).
-    fn has_samples(&self) -> bool;
+    fn has_samples(&self) -> bool {
+        false
+    }
     /// The statistics asked for, over all calibration samples, in one sweep.
-    fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats>;
+    fn measure(&self, _model: &Model, _needs: &[Need]) -> Result<Stats> {
+        Err(no_runtime("measuring"))
+    }
     /// Runs the model once on a batch and returns the values named in `fetch` (outputs or inner values), in that order.
     /// An empty `fetch` returns all graph outputs.
-    fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>>;
+    fn run(&self, _model: &Model, _batch: &Batch, _fetch: &[String]) -> Result<Vec<Tensor>> {
+        Err(no_runtime("running a model"))
+    }
     /// Runs models side by side over the calibration samples, as many batches as hold the first `most` of them, and hands
     /// the values asked for to `each`: no more than one batch of them is held at a time.
     fn sweep(
         &self,
-        probes: &[Probe<'_>],
-        most: usize,
-        each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
-    ) -> Result<()>;
+        _probes: &[Probe<'_>],
+        _most: usize,
+        _each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+    ) -> Result<()> {
+        Err(no_runtime("running a model"))
+    }
     /// Times models side by side, as they would be written: on one sample and on a batch of them, where the model takes
     /// both. Nothing where there is no clock to ask.
     fn latency(&self, _models: &[&Model]) -> Result<Vec<Timed>> {

@@ -6,7 +6,7 @@ use onnx_compress::{
     Result,
     ir::{DType, Dim, Model, Tensor},
     lower,
-    measure::{Batch, Measure, Need, Probe, Seen, Stats, no_runtime},
+    measure::{Batch, Measure},
     ops::infer_types,
     passes::{
         Changed, Context, Named, Pass,
@@ -41,19 +41,10 @@ impl OnRuntime {
 }
 
 impl Measure for OnRuntime {
-    fn has_samples(&self) -> bool {
-        false
-    }
-    fn measure(&self, _: &Model, _: &[Need]) -> Result<Stats> {
-        Err(no_runtime("measuring"))
-    }
     fn run(&self, model: &Model, batch: &Batch, fetch: &[String]) -> Result<Vec<Tensor>> {
         let found: HashMap<String, Tensor> =
             self.outputs(&lower::to_bytes(model)?, batch)?.into_iter().collect();
         Ok(fetch.iter().map(|name| found[name].clone()).collect())
-    }
-    fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
-        Err(no_runtime("running a model"))
     }
 }
 

@@ -138,7 +138,7 @@ impl QuantScheme {
         values: &[f32],
         narrow: impl Fn(i64) -> T + Sync,
     ) -> Vec<T> {
-        let (low, high) = bounds(self.dtype).expect("checked by the caller");
+        let (low, high) = bounds(self.dtype).expect("`check` refuses types without bounds");
         let mut out = vec![T::default(); values.len()];
         out.par_chunks_mut(RUN).zip(values.par_chunks(RUN)).enumerate().for_each(|(run, (out, values))| {
             for (k, (q, x)) in out.iter_mut().zip(values).enumerate() {

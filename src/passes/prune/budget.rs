@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use crate::{
         ir::{Tensor, text},
-        measure::{Batch, Measure, Need, Probe, Seen, Stats, Timed},
+        measure::{Measure, Timed},
         ops::cost,
         passes::Pipeline,
     };
@@ -132,18 +132,6 @@ mod tests {
     struct Clock;
 
     impl Measure for Clock {
-        fn has_samples(&self) -> bool {
-            false
-        }
-        fn measure(&self, _: &Model, _: &[Need]) -> Result<Stats> {
-            Ok(Stats::default())
-        }
-        fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
-            Ok(Vec::new())
-        }
-        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
-            Ok(())
-        }
         fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
             let seconds = |start: f64| models.iter().map(|m| start + cost::of_model(m).macs as f64).collect();
             Ok(vec![

@@ -126,8 +126,8 @@ fn tell(
 mod tests {
     use crate::{
         error::Result,
-        ir::{Graph, Model, QuantForm, Tensor, text},
-        measure::{Batch, Measure, Measured, Need, Probe, Seen, Stats, Timed},
+        ir::{Graph, Model, QuantForm, text},
+        measure::{Measure, Measured, Need, Stats, Timed},
         passes::{
             Context, Named, Pass,
             quant::{Quant, QuantOptions},
@@ -143,12 +143,6 @@ mod tests {
         fn measure(&self, _: &Model, needs: &[Need]) -> Result<Stats> {
             let range = || Measured::Range { min: vec![-1.0], max: vec![3.0] };
             Ok(Stats(needs.iter().map(|n| (n.clone(), range())).collect()))
-        }
-        fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
-            Ok(Vec::new())
-        }
-        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
-            Ok(())
         }
         fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
             let of = |k: usize| models.iter().map(|m| self.0(&m.graph)[k]).collect();

@@ -7,7 +7,7 @@ use crate::{
         QuantForm::{self, *},
         Tensor, Type, ValueId,
     },
-    measure::{Batch, Measure, Measured, Need, Probe, Seen, Stats},
+    measure::{Measure, Measured, Need, Stats},
     passes::RemarkKind,
 };
 
@@ -20,12 +20,6 @@ impl Measure for Ranges {
     fn measure(&self, _: &Model, needs: &[Need]) -> Result<Stats> {
         let range = || Measured::Range { min: vec![-1.0], max: vec![3.0] };
         Ok(Stats(needs.iter().map(|n| (n.clone(), range())).collect()))
-    }
-    fn run(&self, _: &Model, _: &Batch, _: &[String]) -> Result<Vec<Tensor>> {
-        Ok(Vec::new())
-    }
-    fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -242,27 +242,18 @@ mod tests {
     use crate::{
         error::Result,
         ir::{DType, Graph, Model, Op, Tensor, Type},
-        measure::{Batch, Measure, Need, Probe, Seen, Stats, no_runtime},
+        measure::{Batch, Measure},
         passes::{Changed, Context, Pass, simplify::Simplify},
     };
 
     /// Answers any run with tensors of `size` elements, and checks that the model needs no inputs.
     struct Answer(usize);
     impl Measure for Answer {
-        fn has_samples(&self) -> bool {
-            false
-        }
-        fn measure(&self, _: &Model, _: &[Need]) -> Result<Stats> {
-            Err(no_runtime("measuring"))
-        }
         fn run(&self, model: &Model, _: &Batch, fetch: &[String]) -> Result<Vec<Tensor>> {
             model.verify()?;
             assert!(model.graph.inputs.is_empty());
             let vector = |k: usize| Tensor::from_vec([self.0], vec![k as f32; self.0]);
             Ok((0..fetch.len()).map(vector).collect())
-        }
-        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
-            Err(no_runtime("running a model"))
         }
     }
     /// `x` plus the sum of some vectors that Compress makes of constants, whose size only a run tells.
