@@ -3,6 +3,7 @@
 //! A pass has typed options and one line in [`PASSES`]; everything else (pipeline text, `--explain`, completions,
 //! documentation of defaults) follows from that. Library users push passes of their own into a [`Pipeline`].
 
+mod choices;
 mod context;
 mod functions;
 mod globs;
@@ -17,6 +18,7 @@ pub mod simplify;
 pub mod sparsify;
 pub mod svd;
 
+pub use choices::{Repair, Scope};
 pub use context::{Context, Progress, Remark, RemarkKind};
 pub use functions::inline_functions;
 pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};

@@ -1,6 +1,6 @@
 //! Choosing so that what is left meets a target.
 
-use super::{Context, Scope, select::Plan};
+use super::{super::Scope, Context, select::Plan};
 use crate::{
     error::{Error, Result},
     ir::Model,

@@ -16,11 +16,11 @@ mod select;
 mod survey;
 mod unprune;
 
-pub use options::{Criterion, PruneOptions, Repair, Scope};
+pub use options::{Criterion, PruneOptions};
 pub use survey::{GroupSummary, MemberSummary, Standing, survey};
 pub use unprune::unprune;
 
-use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, pass::changed_options};
+use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, pass::changed_options};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Use, ValueId, Where},
@@ -46,6 +46,7 @@ const UNREPAIRED: &str =
 /// The pass.
 pub struct Prune {
     options: PruneOptions,
+    budget: Budget,
     exclude: GlobSet,
 }
 
@@ -54,8 +55,8 @@ impl Named for Prune {
     const ABOUT: &'static str = "Cut the channels, features and heads whose weights matter least";
     type Options = PruneOptions;
     fn new(options: PruneOptions) -> Result<Self> {
-        let exclude = options.check()?;
-        Ok(Prune { options, exclude })
+        let (budget, exclude) = (options.budget()?, options.check()?);
+        Ok(Prune { options, budget, exclude })
     }
 }
 
@@ -114,7 +115,7 @@ impl Prune {
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
         let plan = Plan { arena, prices, weights, candidates: &open, options: &self.options };
         let before = plan.macs(&vec![None; open.len()]);
-        let chosen = match self.options.budget() {
+        let chosen = match self.budget {
             _ if open.is_empty() => Err(Error::BelowBar("nothing can be pruned".into())),
             Budget::Latency(share) => budget::in_time(&plan, share, model, flow, cx),
             budget => budget::choose(&plan, budget),

@@ -3,7 +3,7 @@
 use super::budget::Budget;
 use crate::{
     error::{Error, Result},
-    passes::globs,
+    passes::{Repair, Scope, choices, globs},
 };
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
@@ -27,28 +27,6 @@ pub enum Criterion {
     Random,
     /// What is lost when the layers that read a position make up for it as well as they can, on calibration samples.
     Damage,
-}
-
-/// What positions compete with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    /// All others of the model: layers with weak positions lose more.
-    #[default]
-    Global,
-    /// Those of their own group: every group loses the same share.
-    Layer,
-}
-
-/// Whether what is left is repaired.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Repair {
-    /// Where there are calibration samples.
-    #[default]
-    Auto,
-    /// Never: the weights that stay are the original's.
-    None,
 }
 
 /// Options of the pass. At most one of `ratio`, `macs`, `params` and `latency` may be given.
@@ -98,33 +76,20 @@ impl PruneOptions {
     /// The share of positions that is cut where no target is given.
     pub const RATIO: f64 = 0.3;
 
-    /// What may be left.
-    pub(super) fn budget(&self) -> Budget {
-        match (self.macs, self.params, self.latency) {
-            (Some(share), ..) => Budget::Macs(share),
-            (_, Some(share), _) => Budget::Params(share),
-            (.., Some(share)) => Budget::Latency(share),
-            _ => Budget::Positions(1.0 - self.ratio.unwrap_or(Self::RATIO)),
-        }
+    /// What may be left. Refuses values that make no sense.
+    pub(super) fn budget(&self) -> Result<Budget> {
+        let shares =
+            [("ratio", self.ratio), ("macs", self.macs), ("params", self.params), ("latency", self.latency)];
+        Ok(match choices::one_share(&shares)? {
+            None => Budget::Positions(1.0 - Self::RATIO),
+            Some((0, share)) => Budget::Positions(1.0 - share),
+            Some((1, share)) => Budget::Macs(share),
+            Some((2, share)) => Budget::Params(share),
+            Some((_, share)) => Budget::Latency(share),
+        })
     }
     /// Refuses values that make no sense; returns the compiled globs.
     pub(super) fn check(&self) -> Result<GlobSet> {
-        let share = |name: &str, value: Option<f64>| match value {
-            Some(v) if !(v > 0.0 && v < 1.0) => {
-                Err(Error::usage(format!("`{name}` is {v}"), "give a share between 0 and 1"))
-            }
-            _ => Ok(()),
-        };
-        share("ratio", self.ratio)?;
-        share("macs", self.macs)?;
-        share("params", self.params)?;
-        share("latency", self.latency)?;
-        let given =
-            [("ratio", self.ratio), ("macs", self.macs), ("params", self.params), ("latency", self.latency)];
-        let given: Vec<_> = given.iter().filter(|g| g.1.is_some()).map(|g| format!("`{}`", g.0)).collect();
-        if given.len() > 1 {
-            return Err(Error::usage(format!("{} are given", given.join(" and ")), "give one of them"));
-        }
         if self.round == 0 {
             return Err(Error::usage("`round` is 0", "1 turns rounding off"));
         }

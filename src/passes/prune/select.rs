@@ -4,7 +4,7 @@
 //! scores below which positions go (`scope=global`). A target for the multiply-accumulates or the parameters is met by bisecting it. Where
 //! the damage of cutting is known, `scope=global` allocates by that instead; see [`super::allocate`].
 
-use super::{PruneOptions, Scope};
+use super::{super::Scope, PruneOptions};
 use crate::ops::axes::{Arena, Factor, Factors, Group, Keep, Price};
 use std::collections::HashMap;
 

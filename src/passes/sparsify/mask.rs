@@ -1,6 +1,6 @@
 //! From scores to masks: which elements stay.
 
-use super::{options::Scope, weights::Lay};
+use super::{super::Scope, weights::Lay};
 use rayon::prelude::*;
 
 /// However little its elements matter beside those of others, a tensor keeps this share of them: a layer that puts out

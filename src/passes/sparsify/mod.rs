@@ -9,7 +9,7 @@ mod options;
 mod store;
 mod weights;
 
-pub use options::{Criterion, Pattern, Scope, SparsifyOptions, Store};
+pub use options::{Criterion, Pattern, SparsifyOptions, Store};
 
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, pass::changed_options};
 use crate::{

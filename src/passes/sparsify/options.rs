@@ -1,6 +1,9 @@
 //! What a user may ask of the pass.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    passes::{Scope, choices},
+};
 use serde::{Deserialize, Serialize};
 
 /// What makes a weight dispensable.
@@ -46,17 +49,6 @@ impl Pattern {
     }
 }
 
-/// What weights compete with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scope {
-    /// All others of the model.
-    #[default]
-    Global,
-    /// Those of their own tensor: every one loses the same share.
-    Layer,
-}
-
 /// How sparse weights are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,15 +84,11 @@ impl SparsifyOptions {
 
     /// Refuses values that make no sense; returns the share.
     pub(super) fn share(&self) -> Result<f64> {
-        match self.ratio {
-            Some(ratio) if !(ratio > 0.0 && ratio < 1.0) => {
-                Err(Error::usage(format!("`ratio` is {ratio}"), "give a share between 0 and 1"))
-            }
-            Some(_) if self.pattern != Pattern::None => Err(Error::usage(
-                "`ratio` and `pattern` are both given",
-                "a pattern makes half of the weights zero",
-            )),
-            ratio => Ok(ratio.unwrap_or(Self::RATIO)),
+        let given = choices::one_share(&[("ratio", self.ratio)])?;
+        if given.is_some() && self.pattern != Pattern::None {
+            let hint = "a pattern makes half of the weights zero";
+            return Err(Error::usage("`ratio` and `pattern` are both given", hint));
         }
+        Ok(given.map_or(Self::RATIO, |(_, share)| share))
     }
 }

@@ -16,7 +16,7 @@ mod spectrum;
 pub use options::SvdOptions;
 
 use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, pass::changed_options, prune::Repair,
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, pass::changed_options,
 };
 use crate::{
     error::{Error, Result},

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    passes::prune::Repair,
+    passes::{Repair, choices},
 };
 use serde::{Deserialize, Serialize};
 
@@ -57,25 +57,17 @@ impl SvdOptions {
 
     /// Refuses values that make no sense; returns the target.
     pub(super) fn target(&self) -> Result<Target> {
-        let given = [
-            ("ratio", self.ratio.map(|v| (v, Target::Params(v)))),
-            ("macs", self.macs.map(|v| (v, Target::Macs(v)))),
-            ("energy", self.energy.map(|v| (v, Target::Lost(1.0 - v)))),
-            ("error", self.error.map(|v| (v, Target::Lost(v * v)))),
-        ];
         if self.round == 0 {
             return Err(Error::usage("`round` is 0", "1 turns rounding off"));
         }
-        let given: Vec<_> = given.into_iter().filter_map(|(name, v)| Some((name, v?))).collect();
-        match given[..] {
-            [] => Ok(Target::Params(Self::RATIO)),
-            [(_, (value, target))] if value > 0.0 && value < 1.0 => Ok(target),
-            [(name, (value, _))] => {
-                Err(Error::usage(format!("`{name}` is {value}"), "give a share between 0 and 1"))
-            }
-            [(first, _), (second, _), ..] => {
-                Err(Error::usage(format!("`{first}` and `{second}` are both given"), "give one of them"))
-            }
-        }
+        let shares =
+            [("ratio", self.ratio), ("macs", self.macs), ("energy", self.energy), ("error", self.error)];
+        Ok(match choices::one_share(&shares)? {
+            None => Target::Params(Self::RATIO),
+            Some((0, share)) => Target::Params(share),
+            Some((1, share)) => Target::Macs(share),
+            Some((2, share)) => Target::Lost(1.0 - share),
+            Some((_, share)) => Target::Lost(share * share),
+        })
     }
 }
