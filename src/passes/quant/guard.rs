@@ -127,7 +127,7 @@ mod tests {
     use crate::{
         error::Result,
         ir::{Graph, Model, QuantForm, text},
-        measure::{Measure, Measured, Need, Stats, Timed},
+        measure::{Measure, Measured, Need, Probe, Seen, Stats, Timed},
         passes::{
             Context, Named, Pass,
             quant::{Quant, QuantOptions},
@@ -137,6 +137,10 @@ mod tests {
     /// A runtime whose runs take as long as this says of a model, on one sample and on a batch.
     struct Clock(fn(&Graph) -> [f64; 2]);
     impl Measure for Clock {
+        /// No values: the ranges must do.
+        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+            Ok(())
+        }
         fn has_samples(&self) -> bool {
             true
         }
