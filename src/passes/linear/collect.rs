@@ -179,6 +179,9 @@ impl<'a> Collector<'a> {
             None if self.sums.iter().flatten().any(|sums| sums.rows() == 0) => {
                 Err("too few samples to hold some out".into())
             }
+            None if !self.sums.iter().flatten().all(Sums::is_finite) => {
+                Err("the samples make it see or put out what is no finite number".into())
+            }
             None => Ok(self.sums),
         }
     }

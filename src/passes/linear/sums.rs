@@ -32,6 +32,10 @@ impl Sums {
     pub(crate) fn squares(&self) -> f64 {
         self.squares
     }
+    /// Whether all that was added were finite numbers.
+    pub(crate) fn is_finite(&self) -> bool {
+        self.squares.is_finite() && self.blocks.iter().all(|block| block.is_all_finite())
+    }
     /// How many rows were added.
     pub(crate) fn rows(&self) -> usize {
         self.rows
@@ -86,5 +90,17 @@ mod tests {
         assert!((sums.gram() - x.transpose() * x).norm_max() < 1e-12);
         assert!((sums.cross() - x.transpose() * y).norm_max() < 1e-12);
         assert_eq!(sums.rows(), rows);
+    }
+    #[test]
+    fn one_nan_is_noticed_wherever_it_is() {
+        for at in 0..3 {
+            let mut sums = Sums::new(2, 1);
+            sums.add(&[1.0, 2.0, 3.0]);
+            assert!(sums.is_finite());
+            let mut row = [1.0, 2.0, 3.0];
+            row[at] = f64::NAN;
+            sums.add(&row);
+            assert!(!sums.is_finite(), "{at}");
+        }
     }
 }

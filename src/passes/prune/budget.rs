@@ -39,6 +39,11 @@ pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Kept> {
             met(plan, share, "multiply-accumulates", |kept| plan.macs(kept))?
         }
     };
+    cutting(plan, kept)
+}
+
+/// The choice, if it cuts anything.
+fn cutting(plan: &Plan<'_>, kept: Kept) -> Result<Kept> {
     if kept.iter().all(Option::is_none) {
         let round = plan.options.round;
         let text = format!("every count rounds back to the full one; a `round` below {round} cuts finer");
@@ -55,29 +60,25 @@ pub(super) fn in_time(
     flow: &Flow<'_>,
     cx: &Context<'_>,
 ) -> Result<Kept> {
+    let strongest = cutting(plan, plan.at_level(1.0))?;
+    let least = timed(plan, &strongest, model, flow, cx)?;
+    if least > share {
+        let (wanted, least) = (100.0 * share, 100.0 * least);
+        let text = format!("pruning cannot reach {wanted:.0} % of the latency; the nearest is {least:.0} %");
+        return Err(Error::BelowBar(text));
+    }
     let before = plan.macs(&whole(plan));
-    let strongest = plan.at_level(1.0);
     let (mut low, mut high) = (plan.macs(&strongest) as f64 / before.max(1) as f64, 1.0);
-    let (mut best, mut nearest) = (None, f64::INFINITY);
-    for k in 0..TIMED {
+    let mut best = strongest;
+    for _ in 1..TIMED {
         cx.check_cancelled()?;
-        // Should the strongest cut not do, nothing does.
-        let macs = if k == 0 { low } else { f64::midpoint(low, high) };
-        let Ok(kept) = choose(plan, Budget::Macs(macs)) else { break };
-        let ratio = timed(plan, &kept, model, flow, cx)?;
-        nearest = nearest.min(ratio);
-        match ratio <= share {
-            true => (low, best) = (macs, Some(kept)),
-            false if k == 0 => break,
-            false => high = macs,
+        let macs = f64::midpoint(low, high);
+        match choose(plan, Budget::Macs(macs)) {
+            Ok(kept) if timed(plan, &kept, model, flow, cx)? <= share => (low, best) = (macs, kept),
+            _ => high = macs,
         }
     }
-    best.ok_or_else(|| {
-        let (wanted, nearest) = (100.0 * share, 100.0 * nearest);
-        Error::BelowBar(format!(
-            "pruning cannot reach {wanted:.0} % of the latency; the nearest is {nearest:.0} %"
-        ))
-    })
+    Ok(best)
 }
 
 /// The time of the cut model as a share of the whole one's, on the batch where that is larger.
@@ -87,8 +88,12 @@ fn timed(plan: &Plan<'_>, kept: &Kept, model: &Model, flow: &Flow<'_>, cx: &Cont
     infer_types(&mut cut)?;
     let timed = cx.latency(&[model, &cut])?;
     let slowest = timed.iter().map(|t| t.seconds[1] / t.seconds[0]).reduce(f64::max);
-    slowest
-        .ok_or_else(|| Error::usage("`latency` needs ONNX Runtime to time models", "use `macs` without it"))
+    slowest.ok_or_else(|| {
+        Error::usage(
+            "`latency` needs ONNX Runtime and inputs to time models on",
+            "give some with `--calib`, or use `macs`",
+        )
+    })
 }
 
 fn whole(plan: &Plan<'_>) -> Kept {
@@ -140,30 +145,34 @@ mod tests {
             ])
         }
     }
-    fn pruned(text: &str) -> Result<f64> {
-        let mut model = text::parse(
+    /// The share of the multiply-accumulates that is left of two layers around so many features.
+    fn pruned(text: &str, features: usize) -> Result<f64> {
+        let mut model = text::parse(&format!(
             "<ir_version: 8, opset_import: [\"\" : 17]>
              m (float[N, 4] x) => (float[N, 4] y)
-             <float[4, 64] w1, float[64, 4] w2> { [one] a = MatMul (x, w1) [two] y = MatMul (a, w2) }",
-        )
+             <float[4, {features}] w1, float[{features}, 4] w2>
+             {{ [one] a = MatMul (x, w1) [two] y = MatMul (a, w2) }}",
+        ))
         .unwrap();
         for (k, name) in ["w1", "w2"].into_iter().enumerate() {
             let v = model.graph.find(name).unwrap();
-            let shape = [[4, 64], [64, 4]][k];
-            let numbers = (0..256).map(|i| i as f32).collect();
+            let shape = [[4, features], [features, 4]][k];
+            let numbers = (0..4 * features).map(|i| i as f32).collect();
             model.graph.value_mut(v).origin =
                 crate::ir::Origin::Initializer(Tensor::from_vec(shape, numbers));
         }
         let mut cx = Context::new().with_measure(&Clock);
         let _ = text.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
-        Ok(cost::of_model(&model).macs as f64 / 512.0)
+        Ok(cost::of_model(&model).macs as f64 / (8 * features) as f64)
     }
 
     #[test]
     fn the_mildest_cut_that_is_fast_enough_on_every_batch_is_taken() {
         // Half of the 768 seconds for one sample leaves 128 of the 512 multiply-accumulates.
-        assert_eq!(pruned("prune(latency=0.5)").unwrap(), 0.25);
-        let error = pruned("prune(latency=0.2)").unwrap_err();
+        assert_eq!(pruned("prune(latency=0.5)", 64).unwrap(), 0.25);
+        // The strongest cut, whose share of the work is no round number, is one to choose as well.
+        assert_eq!(pruned("prune(latency=0.31)", 98).unwrap(), 8.0 / 98.0);
+        let error = pruned("prune(latency=0.2)", 64).unwrap_err();
         assert!(
             error.to_string().contains("cannot reach 20 % of the latency; the nearest is 42 %"),
             "{error}"

@@ -245,8 +245,10 @@ fn explain(error: Error, left_alone: &[(Group, &str)], locked: &[(Where, String)
     let mut reasons: Vec<_> = reasons.into_iter().map(|(why, n)| (std::cmp::Reverse(n), why)).collect();
     reasons.sort_unstable();
     let reasons: Vec<_> = reasons.iter().take(3).map(|(n, why)| format!("{} x {why}", n.0)).collect();
-    let reasons = if reasons.is_empty() { "no weights are there".to_owned() } else { reasons.join(", ") };
-    Error::BelowBar(format!("{text} (left alone: {reasons})"))
+    if reasons.is_empty() {
+        return Error::BelowBar(text);
+    }
+    Error::BelowBar(format!("{text} (left alone: {})", reasons.join(", ")))
 }
 
 /// The first names and how many more there are.

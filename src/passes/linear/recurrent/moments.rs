@@ -58,7 +58,7 @@ fn probed(model: &Model, layer: &Recurrent) -> (Model, Vec<String>) {
 }
 
 /// For each direction and map the sums of what it sees, as far as it is kept, and of what goes into the gates that are
-/// kept; `None` where the values do not lie as their types say.
+/// kept; `None` where the values do not lie as their types say, or are no finite numbers.
 pub(crate) fn moments(
     model: &Model,
     layer: &Recurrent,
@@ -88,6 +88,7 @@ pub(crate) fn moments(
         }
         Ok(())
     })?;
+    fits &= parts.iter().flatten().flatten().all(Sums::is_finite);
     Ok(fits.then_some(parts))
 }
 

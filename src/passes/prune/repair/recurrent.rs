@@ -28,7 +28,7 @@ pub(super) fn run(
         return Ok(Err("its weights cannot be read".into()));
     };
     let Some(parts) = moments(original, &teacher, &right, &kept(&teacher, cut), cx)? else {
-        return Ok(Err("its values do not lie as their types say".into()));
+        return Ok(Err("its values do not lie as their types say, or are no finite numbers".into()));
     };
     if parts.iter().flatten().flatten().any(|sums| sums.rows() == 0) {
         return Ok(Err("too few samples to hold some out".into()));
