@@ -1,67 +1,23 @@
-//! Rounding that makes up for itself: inputs one after the other, each error spread over the inputs still to come.
-//!
-//! With `H = X'X` the second moments of what a layer sees and `H^-1 = L L'`, rounding the weight of input `i` by an error
-//! `e` is made up for best by moving those of the inputs `j` behind it by `e L[j,i] / L[i,i]` (GPTQ, Frantar et al.,
-//! 2022). Inputs that weigh most come first. A bias is not rounded, comes last and so takes what is left.
+//! Rounding that makes up for itself (GPTQ, Frantar et al. 2022): see [`Spread`]. Inputs that weigh most come first.
 
-use faer::{
-    Accum, Mat, MatMut, MatRef, Par, Side,
-    linalg::{matmul::matmul, solvers::Llt},
-    prelude::Solve,
-};
-use rayon::prelude::*;
+use crate::passes::linear::{Spread, damped_inverse};
+use faer::Mat;
 
-/// What is added to the diagonal of `H`, as a share of its mean.
-const DAMPING: f64 = 0.01;
-/// Inputs that are rounded before their errors are spread over all behind them at once.
-const BLOCK: usize = 64;
-
-/// Rounded `weights`, a row for each input (the last one a bias, if `bias`) and a column for each output. `round` takes
-/// row, column and weight. `None` where the inputs carry nothing.
+/// Rounded `weights`, a row for each input (the last one a bias, if `bias`, which is not rounded) and a column for each
+/// output. `round` takes row, column and weight. `None` where the inputs carry nothing.
 pub(super) fn round(
     weights: &Mat<f64>,
     gram: &Mat<f64>,
     bias: bool,
     round: impl Fn(usize, usize, f64) -> f64 + Sync,
 ) -> Option<Mat<f64>> {
-    let (n, outputs) = (weights.nrows(), weights.ncols());
-    let inputs = n - usize::from(bias);
-    let mean = (0..inputs).map(|i| gram[(i, i)]).sum::<f64>() / inputs as f64;
-    let mut order: Vec<usize> = (0..n).collect();
-    order[..inputs].sort_by(|a, b| gram[(*b, *b)].total_cmp(&gram[(*a, *a)]));
-    let damped = |i: usize, j: usize| {
-        let damping = if i == j { DAMPING * mean } else { 0.0 };
-        gram[(order[i], order[j])] + damping
-    };
-    let inverse = Llt::new(Mat::from_fn(n, n, damped).as_ref(), Side::Lower).ok()?.solve(Mat::identity(n, n));
-    let spread = Llt::new(inverse.as_ref(), Side::Lower).ok()?;
-    let spread = spread.L();
-    let mut left: Vec<f64> = (0..n * outputs).map(|at| weights[(order[at % n], at / n)]).collect();
-    for start in (0..inputs).step_by(BLOCK) {
-        let size = BLOCK.min(inputs - start);
-        let mut errors = vec![0.0; size * outputs];
-        let columns = left.par_chunks_mut(n).zip(errors.par_chunks_mut(size)).enumerate();
-        columns.for_each(|(k, (left, errors))| {
-            for i in start..start + size {
-                let rounded = round(order[i], k, left[i]);
-                let error = (left[i] - rounded) / spread[(i, i)];
-                left[i] = rounded;
-                errors[i - start] = error;
-                (i + 1..start + size).for_each(|j| left[j] -= spread[(j, i)] * error);
-            }
-        });
-        let behind = n - start - size;
-        let errors = MatRef::from_column_major_slice(&errors, size, outputs);
-        let left =
-            MatMut::from_column_major_slice_mut(&mut left, n, outputs).subrows_mut(start + size, behind);
-        let part = spread.submatrix(start + size, start, behind, size);
-        matmul(left, Accum::Add, part, errors, -1.0, Par::Seq);
+    let mut order: Vec<usize> = (0..weights.nrows() - usize::from(bias)).collect();
+    order.sort_by(|a, b| gram[(*b, *b)].total_cmp(&gram[(*a, *a)]));
+    let mut spread = Spread::new(weights, &damped_inverse(gram, bias)?, order.clone())?;
+    for block in spread.blocks() {
+        spread.change(block, |place, output, weight| round(order[place], output, weight));
     }
-    let mut rounded = Mat::zeros(n, outputs);
-    for (at, x) in left.into_iter().enumerate() {
-        rounded[(order[at % n], at / n)] = x;
-    }
-    rounded.is_all_finite().then_some(rounded)
+    spread.finish()
 }
 
 #[cfg(test)]

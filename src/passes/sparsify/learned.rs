@@ -2,7 +2,7 @@
 //! ones before it put out, and is brought near what the original puts out there while its weights go.
 
 use super::{
-    eliminate::{Choice, eliminate, inverse, settle},
+    eliminate::{Choice, eliminate, settle},
     options::Criterion,
     weights::Candidate,
 };
@@ -11,7 +11,7 @@ use crate::{
     ir::{Model, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Sight, System, Target, Task, collect, fit, tasks},
+        linear::{Found, Layer, Sight, System, Target, Task, collect, damped_inverse, fit, tasks},
     },
 };
 use faer::Mat;
@@ -56,7 +56,7 @@ pub(super) fn scores(
                 let seen: Vec<f64> = match criterion {
                     Criterion::Wanda => (0..gram.nrows()).map(|i| gram[(i, i)]).collect(),
                     _ => {
-                        let inverse = inverse(&gram, layer.has_bias())?;
+                        let inverse = damped_inverse(&gram, layer.has_bias())?;
                         (0..gram.nrows()).map(|i| 1.0 / inverse[(i, i)]).collect()
                     }
                 };
