@@ -21,7 +21,7 @@ import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 PROGRAM = f"{ROOT}/target/release/onnx-compress"
-REPEATS = 3
+REPEATS = 5
 
 PEERS = {
     "onnxsim": "import onnxsim; model, _ = onnxsim.simplify(onnx.load(source)); onnx.save(model, target)",
@@ -67,9 +67,12 @@ def measure(source, folder):
     """A row of the table: for each tool its nodes, megabytes, seconds and peak megabytes, or a dash where it failed."""
     target, row = f"{folder}/out.onnx", {}
     for name, command in tools(source, target):
-        if os.path.exists(target):
-            os.remove(target)
-        runs = [run(command) for _ in range(REPEATS)]
+        runs = []
+        for _ in range(REPEATS):
+            # Each run writes a new file: what replaces one must first reach the disk.
+            if os.path.exists(target):
+                os.remove(target)
+            runs.append(run(command))
         if not all(worked for worked, _, _ in runs) or not os.path.exists(target):
             row[name] = None
             continue

@@ -13,8 +13,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// How much of a file is copied at a time (1 MiB): enough to make the calls cheap, and small enough for a CPU's cache.
-const COPY_BLOCK: usize = 1 << 20;
+/// How much of a file is copied at a time (256 KiB): enough to make the calls cheap, and small enough for a CPU's cache.
+const COPY_BLOCK: usize = 1 << 18;
 
 /// Bytes from which on memory is given back (64 KiB): the system maps that much around what is touched.
 const WORTH_RELEASING: usize = 1 << 16;

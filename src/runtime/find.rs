@@ -8,7 +8,6 @@ use crate::error::{Error, Result};
 use ort::environment::Environment;
 use std::{
     env,
-    ffi::OsStr,
     fmt, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -84,11 +83,7 @@ impl Runtime {
     }
     /// Its version: "1.31.1", or "1.31" where the file's name does not tell the patch.
     pub fn version(&self) -> String {
-        let minor = format!("1.{}", self.library.minor);
-        let name = self.library.path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        let numbers = |from: usize| name[from..].split(|c: char| !(c.is_ascii_digit() || c == '.')).next();
-        let exact = name.find(&minor).and_then(numbers).map(|v| v.trim_end_matches('.').to_owned());
-        exact.unwrap_or(minor)
+        named_version(&self.library.path).unwrap_or_else(|| format!("1.{}", self.library.minor))
     }
 }
 
@@ -151,6 +146,21 @@ fn is_library_name(name: &str) -> bool {
     unix || name.eq_ignore_ascii_case("onnxruntime.dll")
 }
 
+/// The version in a library's name: "1.31.1" of `libonnxruntime.so.1.31.1`.
+fn named_version(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let version = name.split(|c: char| !(c.is_ascii_digit() || c == '.')).find(|part| part.len() > 1)?;
+    let version = version.trim_matches('.');
+    version.starts_with("1.").then(|| version.to_owned())
+}
+
+/// The minor version of a library. Opening one costs as much as simplifying a small model, so a name that tells the
+/// version is believed; whether the library works shows when something runs.
+fn minor(path: &Path) -> Option<u32> {
+    let named = named_version(path).and_then(|version| version.split('.').nth(1)?.parse().ok());
+    named.or_else(|| ort::util::probe(path))
+}
+
 /// Library files at a place: the file itself, or those in the folder where its kind of package keeps them.
 fn libraries(place: &Path) -> Vec<PathBuf> {
     if place.is_file() {
@@ -181,7 +191,7 @@ fn locate(places: impl IntoIterator<Item = Place>) -> Result<Library> {
             }
         }
         for path in found {
-            match ort::util::probe(&path) {
+            match minor(&path) {
                 Some(minor) if minor >= ort::MINOR_VERSION => return Ok(Library { path, source, minor }),
                 Some(minor) => unusable.push(format!(
                     "{} is version 1.{minor}; 1.{} or newer is needed",
@@ -220,6 +230,15 @@ mod tests {
         ];
         let bad = ["libonnxruntime_providers_shared.so", "libonnxruntime.so.bak", "onnxruntime.py"];
         assert!(good.into_iter().all(is_library_name) && !bad.into_iter().any(is_library_name));
+    }
+    #[test]
+    fn a_name_tells_the_version() {
+        let version = |name: &str| named_version(Path::new(name));
+        assert_eq!(version("/v2.0/libonnxruntime.so.1.31.1").as_deref(), Some("1.31.1"));
+        assert_eq!(version("libonnxruntime.1.24.0.dylib").as_deref(), Some("1.24.0"));
+        assert_eq!(version("libonnxruntime.so"), None);
+        assert_eq!(version("libonnxruntime.so.1"), None);
+        assert_eq!(version("onnxruntime.dll"), None);
     }
     #[test]
     fn one_message_lists_the_places_and_the_ways_to_get_it() {
