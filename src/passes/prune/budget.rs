@@ -19,6 +19,8 @@ pub(super) enum Budget {
     Macs(f64),
     /// A share of the elements of weights.
     Params(f64),
+    /// A share of the bytes of weights.
+    Bytes(f64),
     /// A share of the seconds of a run.
     Latency(f64),
 }
@@ -34,7 +36,8 @@ pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Kept> {
             let least = || plan.least_damage((share * all) as u64, |kept| plan.positions(kept)).ok();
             by_damage(plan).then(least).flatten().unwrap_or_else(|| plan.at_level(1.0 - share))
         }
-        Budget::Params(share) => met(plan, share, "parameters", |kept| plan.params(kept))?,
+        Budget::Params(share) => met(plan, share, "parameters", |kept| plan.held(kept, |w| w.params))?,
+        Budget::Bytes(share) => met(plan, share, "bytes", |kept| plan.held(kept, |w| w.bytes))?,
         Budget::Macs(share) | Budget::Latency(share) => {
             met(plan, share, "multiply-accumulates", |kept| plan.macs(kept))?
         }

@@ -5,10 +5,12 @@
 //! computes what the original computes with those weights at zero; see [`crate::ops::axes`]. With calibration samples
 //! the weights behind the cut are then found anew, to make up for what is gone.
 
+mod activity;
 mod allocate;
 mod budget;
 mod damage;
 mod options;
+mod reader;
 mod record;
 mod repair;
 mod score;
@@ -23,9 +25,9 @@ pub use unprune::unprune;
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, pass::changed_options};
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, Use, ValueId, Where},
+    ir::{Graph, Model, Tensor, Use, ValueId, Where},
     ops::{
-        axes::{Flow, Group, Keep, Price, WORKED_ALONG},
+        axes::{Factors, Flow, Group, Keep, Price, WORKED_ALONG},
         infer_types,
         quantized::{dequantized, is_narrow},
     },
@@ -107,9 +109,7 @@ impl Prune {
             cx.missed(at.clone(), why.clone());
         }
         cx.check_cancelled()?;
-        if self.by_damage(cx)? {
-            damage::measure(model, flow, &mut open, cx)?;
-        }
+        self.rank(model, flow, &mut open, cx)?;
         let prices = flow.prices();
         let weights = weights(model, flow);
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
@@ -137,15 +137,40 @@ impl Prune {
         }
         Ok(plan.keep(&kept))
     }
-    /// Whether positions are ranked by data.
-    fn by_damage(&self, cx: &Context<'_>) -> Result<bool> {
-        match self.options.criterion {
-            Criterion::Damage if !cx.has_samples() => {
-                Err(Error::usage("`criterion=damage` needs samples", "give some with `--calib`, or use `l2`"))
+    /// Ranks positions, where it is not their weights alone that do.
+    fn rank(
+        &self,
+        model: &Model,
+        flow: &Flow<'_>,
+        candidates: &mut [Candidate],
+        cx: &mut Context<'_>,
+    ) -> Result<()> {
+        let criterion = match self.options.criterion {
+            Criterion::Auto if cx.has_samples() => Criterion::Damage,
+            given => given,
+        };
+        let by_data = matches!(criterion, Criterion::Damage | Criterion::Activation | Criterion::Variance);
+        if by_data && !cx.has_samples() {
+            return Err(Error::usage(
+                "this `criterion` needs samples",
+                "give some with `--calib`, or use `l2`",
+            ));
+        }
+        match criterion {
+            Criterion::Damage => damage::measure(model, flow, candidates, cx),
+            Criterion::Activation => activity::measure(model, flow, candidates, false, cx),
+            Criterion::Variance => activity::measure(model, flow, candidates, true, cx),
+            Criterion::Bn
+                if !candidates
+                    .iter()
+                    .any(|c| c.group.members.iter().any(|m| score::is_scale(&model.graph, m))) =>
+            {
+                Err(Error::usage(
+                    "`criterion=bn` finds no BatchNormalization: those behind a layer became part of its weights",
+                    "use `l2`",
+                ))
             }
-            Criterion::Damage => Ok(true),
-            Criterion::Auto => Ok(cx.has_samples()),
-            _ => Ok(false),
+            _ => Ok(()),
         }
     }
     /// Groups to choose from, scored by their weights, and those left alone with the reason.
@@ -185,10 +210,20 @@ impl Prune {
     }
 }
 
-/// Every weight of the main graph.
+/// Every weight of the main graph, and those of control-flow bodies as one that stays whole.
 fn weights(model: &Model, flow: &Flow<'_>) -> Vec<Weight> {
-    let floats = model.graph.initializers().filter(|(_, t)| t.dtype().is_float());
-    floats.map(|(v, t)| Weight { elements: t.len(), axes: flow.known_dims(v).into() }).collect()
+    let bytes = |g: &Graph| g.initializers().map(|(_, t)| t.byte_len() as u64).sum::<u64>();
+    let mut all = 0;
+    model.graph.for_each_nested(&mut |g| all += bytes(g));
+    let inner = all - bytes(&model.graph);
+    let weight = |(v, t): (ValueId, &Tensor)| Weight {
+        elements: t.len(),
+        params: if t.dtype().is_float() { t.len() as u64 } else { 0 },
+        bytes: t.byte_len() as u64,
+        axes: flow.known_dims(v).into(),
+    };
+    let bodies = Weight { elements: 0, params: 0, bytes: inner, axes: Factors::new() };
+    model.graph.initializers().map(weight).chain([bodies]).collect()
 }
 
 /// Whether a weight is integers already, or will be when the model is written.
@@ -263,7 +298,7 @@ fn shortened(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{DType, Dim, Op, OpsetImport, Tensor, Type};
+    use crate::ir::{DType, Dim, Op, OpsetImport, Type};
 
     /// Two linear layers around a hidden axis of 32 features, of which feature `k` has weights of size `k + 1`.
     fn mlp() -> Model {
@@ -295,6 +330,7 @@ mod tests {
             "prune(ratio=0.5)",
             "prune(macs=0.5)",
             "prune(params=0.5)",
+            "prune(size=0.5)",
             "prune(ratio=0.5,scope=layer,criterion=l1)",
             "prune(ratio=0.5,criterion=lamp)",
         ] {

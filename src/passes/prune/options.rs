@@ -23,13 +23,21 @@ pub enum Criterion {
     Lamp,
     /// The mean distance from the other positions' weights: what others can stand in for goes (FPGM, He et al. 2019).
     Fpgm,
+    /// The size of the scales of the BatchNormalizations a position runs through (network slimming, Liu et al. 2017);
+    /// the groups that run through none go by `l2`.
+    Bn,
     /// Chance, by the seed: what any other criterion has to beat.
     Random,
+    /// What a position adds to the layers that read it, on calibration samples: weights times inputs (Wanda, Sun et al.
+    /// 2023).
+    Activation,
+    /// How much that varies: what is always the same a bias takes up (FLAP, An et al. 2023).
+    Variance,
     /// What is lost when the layers that read a position make up for it as well as they can, on calibration samples.
     Damage,
 }
 
-/// Options of the pass. At most one of `ratio`, `macs`, `params` and `latency` may be given.
+/// Options of the pass. At most one of `ratio`, `macs`, `params`, `size` and `latency` may be given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PruneOptions {
@@ -39,6 +47,8 @@ pub struct PruneOptions {
     pub macs: Option<f64>,
     /// The share of the parameters to keep, 0 to 1.
     pub params: Option<f64>,
+    /// The share of the bytes of all weights to keep, 0 to 1.
+    pub size: Option<f64>,
     /// The share of the time of a run to keep, 0 to 1, by this machine's clock.
     pub latency: Option<f64>,
     /// How positions are ranked.
@@ -61,6 +71,7 @@ impl Default for PruneOptions {
             ratio: None,
             macs: None,
             params: None,
+            size: None,
             latency: None,
             criterion: Criterion::default(),
             scope: Scope::default(),
@@ -78,13 +89,19 @@ impl PruneOptions {
 
     /// What may be left. Refuses values that make no sense.
     pub(super) fn budget(&self) -> Result<Budget> {
-        let shares =
-            [("ratio", self.ratio), ("macs", self.macs), ("params", self.params), ("latency", self.latency)];
+        let shares = [
+            ("ratio", self.ratio),
+            ("macs", self.macs),
+            ("params", self.params),
+            ("size", self.size),
+            ("latency", self.latency),
+        ];
         Ok(match choices::one_share(&shares)? {
             None => Budget::Positions(1.0 - Self::RATIO),
             Some((0, share)) => Budget::Positions(1.0 - share),
             Some((1, share)) => Budget::Macs(share),
             Some((2, share)) => Budget::Params(share),
+            Some((3, share)) => Budget::Bytes(share),
             Some((_, share)) => Budget::Latency(share),
         })
     }

@@ -2,12 +2,13 @@
 //!
 //! With `w` the `n` weights of a position: `l1 = sum |w| / n`, `l2 = sqrt(sum w^2 / n)`, and `fpgm` is the mean distance
 //! `|w - v|` to the weights `v` of the other positions. These are divided by their mean over the group, so that groups of
-//! different scale compare. `lamp` is `|w|^2` over the sum of the `|v|^2` that are no smaller, and compares as it is.
+//! different scale compare. `bn` is the `l2` of the scales of
+//! BatchNormalizations alone. `lamp` is `|w|^2` over the sum of the `|v|^2` that are no smaller, and compares as it is.
 
 use super::Criterion;
 use crate::{
-    ir::Graph,
-    ops::axes::{Arena, Group},
+    ir::{Graph, Use},
+    ops::axes::{Arena, Group, Member},
 };
 use faer::Mat;
 use rand::{RngExt, rngs::ChaCha8Rng};
@@ -20,7 +21,11 @@ pub(super) fn of_group(
     criterion: Criterion,
     random: &mut ChaCha8Rng,
 ) -> Option<Vec<f64>> {
-    let weights = weights(g, arena, group)?;
+    let scales = || group.members.iter().filter(|m| is_scale(g, m));
+    let weights = match criterion {
+        Criterion::Bn if scales().next().is_some() => weights(g, arena, group, scales()),
+        _ => weights(g, arena, group, group.members.iter()),
+    }?;
     let mean_of = |f: fn(f64) -> f64| -> Vec<f64> {
         let mean = |w: &Vec<f32>| w.iter().map(|w| f(f64::from(*w))).sum::<f64>() / w.len() as f64;
         weights.iter().map(mean).collect()
@@ -30,17 +35,26 @@ pub(super) fn of_group(
         Criterion::Lamp => lamp(&mean_of(|w| w * w)),
         Criterion::Fpgm => relative(distances(&weights)),
         Criterion::Random => weights.iter().map(|_| random.random()).collect(),
-        // Without an order by data, that of the weights.
-        Criterion::L2 | Criterion::Damage | Criterion::Auto => {
-            relative(mean_of(|w| w * w).into_iter().map(f64::sqrt).collect())
-        }
+        // Without an order of their own, that of the weights.
+        _ => relative(mean_of(|w| w * w).into_iter().map(f64::sqrt).collect()),
     })
 }
 
-/// The weights of each position, in the same order for all.
-fn weights(g: &Graph, arena: &Arena, group: &Group) -> Option<Vec<Vec<f32>>> {
+/// Whether a member is the scale of a BatchNormalization.
+pub(super) fn is_scale(g: &Graph, member: &Member) -> bool {
+    let scales = |at: &Use| matches!(at, Use::Input(op, 1) if g.op(*op).is("BatchNormalization"));
+    g.uses(member.value).iter().any(scales)
+}
+
+/// The weights of each position in some members of its group, in the same order for all.
+fn weights<'a>(
+    g: &Graph,
+    arena: &Arena,
+    group: &Group,
+    members: impl Iterator<Item = &'a Member>,
+) -> Option<Vec<Vec<f32>>> {
     let mut found = vec![Vec::new(); group.size];
-    for member in &group.members {
+    for member in members {
         let Some(tensor) = g.initializer(member.value) else { continue };
         let Some(weights) = tensor.to_f32() else { continue };
         let labels = arena.labels(member.factor, group.factor);
@@ -58,7 +72,7 @@ fn weights(g: &Graph, arena: &Arena, group: &Group) -> Option<Vec<Vec<f32>>> {
 }
 
 /// Divided by their mean.
-fn relative(mut scores: Vec<f64>) -> Vec<f64> {
+pub(super) fn relative(mut scores: Vec<f64>) -> Vec<f64> {
     let mean = scores.iter().sum::<f64>() / scores.len() as f64;
     if mean > 0.0 && mean.is_finite() {
         scores.iter_mut().for_each(|s| *s /= mean);
@@ -91,6 +105,11 @@ fn distances(weights: &[Vec<f32>]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        ir::text,
+        ops::{axes::Flow, infer_types},
+    };
+    use rand::SeedableRng;
 
     #[test]
     fn what_others_stand_in_for_is_nearest_to_them() {
@@ -102,5 +121,29 @@ mod tests {
     fn lamp_compares_with_what_weighs_no_less() {
         assert_eq!(lamp(&[1.0, 4.0, 3.0]), [0.125, 1.0, 3.0 / 7.0]);
         assert_eq!(lamp(&[0.0, 0.0]), [0.0, 0.0]);
+    }
+    #[test]
+    fn scales_alone_tell_where_there_are_any() {
+        let mut model = text::parse(
+            "<ir_version: 8, opset_import: [\"\" : 17]>
+             m (float[N, 3] x) => (float[N, 2] y)
+             <float[3, 3] w1 = {9, 1, 1, 9, 1, 1, 9, 1, 1}, float[3] scale = {1, -4, 1}, float[3] other = {0, 1, 2},
+              float[3] variance = {1, 1, 1}, float[3, 2] w2 = {1, 1, 1, 1, 1, 1}>
+             {
+               a = MatMul (x, w1)
+               b = BatchNormalization (a, scale, other, other, variance)
+               y = MatMul (b, w2)
+             }",
+        )
+        .unwrap();
+        infer_types(&mut model).unwrap();
+        let flow = Flow::of(&model);
+        let group = &flow.groups()[0];
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let mut scores =
+            |criterion| of_group(&model.graph, &flow.arena, group, criterion, &mut random).unwrap();
+        assert_eq!(scores(Criterion::Bn), [0.5, 2.0, 0.5]);
+        let by_all = scores(Criterion::L2);
+        assert!(by_all[0] > by_all[1]);
     }
 }

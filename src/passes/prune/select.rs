@@ -1,7 +1,7 @@
 //! How many positions of each group stay.
 //!
 //! One number, the level in `[0, 1]`, decides: the share each group loses (`scope=layer`), or the quantile of all
-//! scores below which positions go (`scope=global`). A target for the multiply-accumulates or the parameters is met by bisecting it. Where
+//! scores below which positions go (`scope=global`). A target for what is left is met by bisecting it. Where
 //! the damage of cutting is known, `scope=global` allocates by that instead; see [`super::allocate`].
 
 use super::{super::Scope, PruneOptions};
@@ -29,9 +29,12 @@ impl Candidate {
 /// accuracy with it.
 const LEAST_SHARE: f64 = 0.1;
 
-/// A weight: how many elements it has, and the factors of its axes where they are known.
+/// A weight: what it has, and the factors of its axes where they are known.
 pub(super) struct Weight {
     pub(super) elements: usize,
+    /// The elements that count as parameters: those of floating-point weights.
+    pub(super) params: u64,
+    pub(super) bytes: u64,
     pub(super) axes: Factors,
 }
 
@@ -93,15 +96,18 @@ impl Plan<'_> {
         let kept = |f: Factor| counts.get(&f).copied();
         self.prices.iter().map(|p| p.macs(self.arena, &kept)).sum()
     }
-    /// The elements of all weights of a choice.
-    pub(super) fn params(&self, kept: &[Option<usize>]) -> u64 {
+    /// What the weights of a choice have together, by what each has when it is whole.
+    pub(super) fn held(&self, kept: &[Option<usize>], of: impl Fn(&Weight) -> u64) -> u64 {
         let counts = self.by_factor(kept);
         let kept = |f: Factor| counts.get(&f).copied();
-        let elements = |weight: &Weight| match weight.axes.is_empty() {
-            true => weight.elements as u64,
-            false => weight.axes.iter().map(|f| self.arena.extent(*f, &kept) as u64).product(),
+        let left = |weight: &Weight| match weight.axes.is_empty() || weight.elements == 0 {
+            true => of(weight),
+            false => {
+                let elements: usize = weight.axes.iter().map(|f| self.arena.extent(*f, &kept)).product();
+                (u128::from(of(weight)) * elements as u128 / weight.elements as u128) as u64
+            }
         };
-        self.weights.iter().map(elements).sum()
+        self.weights.iter().map(left).sum()
     }
     fn by_factor(&self, kept: &[Option<usize>]) -> HashMap<Factor, usize> {
         let pairs = self.candidates.iter().zip(kept);

@@ -2,9 +2,11 @@
 //! read them adapted.
 
 use super::{
-    super::select::Candidate,
+    super::{
+        reader::{Layers, Reader},
+        select::Candidate,
+    },
     eliminate::Moments,
-    reader::{Layers, Reader},
 };
 use crate::{
     error::Result,

@@ -5,7 +5,7 @@
 //! `tr(W_B' ((H^-1)_BB)^-1 W_B)`, which `W - (H^-1)_:B ((H^-1)_BB)^-1 W_B` attains (the optimal brain surgeon, Hassibi
 //! and Stork 1993, for groups of weights). Positions go one after the other, each time the cheapest.
 
-use super::reader::Reader;
+use super::super::reader::Reader;
 use crate::passes::linear::Sums;
 use faer::{Accum, Mat, Par, Side, linalg::matmul::matmul, linalg::solvers::Llt, prelude::Solve};
 use rayon::prelude::*;

@@ -7,18 +7,14 @@
 
 mod ablate;
 mod eliminate;
-mod reader;
 
-use super::{Context, select::Candidate};
-use crate::{
-    error::Result,
-    ir::{Model, OpId},
-    ops::axes::Flow,
-    passes::linear::{Kept, Sight, collect, effect, moments},
+use super::{
+    Context,
+    reader::{Layers, Reader},
+    select::Candidate,
 };
+use crate::{error::Result, ir::Model, ops::axes::Flow, passes::linear::effect};
 use eliminate::Moments;
-use reader::{Layers, Reader};
-use std::collections::{BTreeMap, BTreeSet};
 
 /// Shares of a group's positions that are removed for a look at the outputs.
 const LOOKS: [f64; 3] = [0.25, 0.5, 0.75];
@@ -66,7 +62,7 @@ fn judge(
     readers: &[Vec<Reader>],
     cx: &Context<'_>,
 ) -> Result<()> {
-    let known = known(model, layers, readers, cx)?;
+    let known = layers.read(model, readers, cx, |read| Moments::of(read.weights, read.sums))?;
     let mut looks = Vec::new();
     for (k, (candidate, readers)) in candidates.iter_mut().zip(readers).enumerate() {
         let read: Vec<_> = readers.iter().filter_map(|r| Some((r, known.get(&(r.op, r.map))?))).collect();
@@ -103,35 +99,6 @@ fn judge(
         }
     }
     Ok(())
-}
-
-/// What is known of each map that is read.
-fn known(
-    model: &Model,
-    layers: &Layers,
-    readers: &[Vec<Reader>],
-    cx: &Context<'_>,
-) -> Result<BTreeMap<(OpId, usize), Moments>> {
-    let ops: BTreeSet<OpId> = readers.iter().flatten().map(|r| r.op).collect();
-    let linear: Vec<_> = ops.iter().filter_map(|op| layers.linear.get(op)).collect();
-    let sights: Vec<_> = linear.iter().map(|layer| Sight { layer, target: None }).collect();
-    let mut known = BTreeMap::new();
-    collect(model, model, &sights, cx, |k, found| {
-        let weights = linear[k].weights(&model.graph);
-        let moments = weights.zip(found.ok()).and_then(|(weights, parts)| Moments::of(weights, parts));
-        known.extend(moments.map(|m| ((linear[k].op, 0), m)));
-    })?;
-    for layer in ops.iter().filter_map(|op| layers.recurrent.get(op)) {
-        let Some(weights) = layer.weights(&model.graph) else { continue };
-        let Some(parts) = moments(model, layer, &weights, &Kept::all(layer), cx)? else { continue };
-        let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
-        for (k, map) in layer.maps.iter().enumerate() {
-            let sums = parts.iter_mut().filter_map(Iterator::next).collect();
-            let weights = weights.iter().map(|w| w.of_map(map, layer.hidden)).collect();
-            known.extend(Moments::of(weights, sums).map(|m| ((layer.op, k), m)));
-        }
-    }
-    Ok(known)
 }
 
 /// Scales a curve so that it goes through what was seen: by factors that are straight lines in between.

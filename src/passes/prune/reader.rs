@@ -1,11 +1,14 @@
-//! The layers that sum over a group's positions.
+//! The layers that sum over a group's positions, and what they see on the calibration samples.
 
+use super::Context;
 use crate::{
+    error::Result,
     ir::{Model, OpId},
     ops::axes::{Flow, Group, Member},
-    passes::linear::{Layer, Recurrent},
+    passes::linear::{Kept, Layer, Recurrent, Sight, Sums, collect, moments},
 };
-use std::collections::BTreeMap;
+use faer::Mat;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Layers with more inputs than this are not read: the time to judge them grows with the cube.
 const MOST_UNKNOWNS: usize = 2_304;
@@ -24,6 +27,14 @@ pub(super) struct Reader {
     pub(super) map: usize,
     /// For each position of the group the map's inputs that it is; the same in each part.
     pub(super) rows: Vec<Vec<usize>>,
+}
+
+/// The weights of each part of a map, and the sums of what it sees.
+pub(super) struct Read {
+    pub(super) weights: Vec<Mat<f64>>,
+    pub(super) sums: Vec<[Sums; 2]>,
+    /// Whether the last input is a one, for a bias.
+    pub(super) bias: bool,
 }
 
 impl Layers {
@@ -71,6 +82,37 @@ impl Layers {
             }
         }
         readers
+    }
+    /// What `of` makes of what is known of each map that is read, where it makes something of it.
+    pub(super) fn read<T>(
+        &self,
+        model: &Model,
+        readers: &[Vec<Reader>],
+        cx: &Context<'_>,
+        of: impl Fn(Read) -> Option<T>,
+    ) -> Result<BTreeMap<(OpId, usize), T>> {
+        let ops: BTreeSet<OpId> = readers.iter().flatten().map(|r| r.op).collect();
+        let linear: Vec<_> = ops.iter().filter_map(|op| self.linear.get(op)).collect();
+        let sights: Vec<_> = linear.iter().map(|layer| Sight { layer, target: None }).collect();
+        let mut known = BTreeMap::new();
+        collect(model, model, &sights, cx, |k, found| {
+            let weights = linear[k].weights(&model.graph);
+            let bias = linear[k].has_bias();
+            let made = weights.zip(found.ok()).and_then(|(weights, sums)| of(Read { weights, sums, bias }));
+            known.extend(made.map(|made| ((linear[k].op, 0), made)));
+        })?;
+        for layer in ops.iter().filter_map(|op| self.recurrent.get(op)) {
+            let Some(weights) = layer.weights(&model.graph) else { continue };
+            let Some(parts) = moments(model, layer, &weights, &Kept::all(layer), cx)? else { continue };
+            let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+            for (k, map) in layer.maps.iter().enumerate() {
+                let sums = parts.iter_mut().filter_map(Iterator::next).collect();
+                let weights = weights.iter().map(|w| w.of_map(map, layer.hidden)).collect();
+                let made = of(Read { weights, sums, bias: true });
+                known.extend(made.map(|made| ((layer.op, k), made)));
+            }
+        }
+        Ok(known)
     }
 }
 
