@@ -7,8 +7,7 @@
 use crate::error::{Error, Result};
 use ort::environment::Environment;
 use std::{
-    env,
-    fmt, fs,
+    env, fmt, fs,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard},
