@@ -184,10 +184,12 @@ impl Work {
             cx.count("zero-state", states as u64);
             cx.count("dead-code", dead as u64);
             // Before other rules take parts of what would be recognized.
-            let recognized = match self.recognize {
-                true => RECOGNIZED.apply(&mut model.graph, opset, cx, &mut self.misses),
-                false => 0,
-            };
+            let mut recognized = 0;
+            if self.recognize {
+                let attention = recognize::attention(&mut model.graph, opset, &mut self.misses);
+                cx.count("attention", attention as u64);
+                recognized = attention + RECOGNIZED.apply(&mut model.graph, opset, cx, &mut self.misses);
+            }
             let ruled = recognized + RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
             let branched = branches::maps(&mut model.graph, opset);
             let carried = carry::scales(&mut model.graph, opset);

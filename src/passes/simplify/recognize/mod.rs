@@ -5,6 +5,7 @@
 //! are not part of the patterns: [`normalized`](super::normalized) moves them in.
 
 mod activation;
+mod attention;
 mod norm;
 mod reduction;
 
@@ -13,6 +14,7 @@ use crate::{
     passes::rules::{Bindings, Match, Miss, Rule},
 };
 
+pub(super) use attention::attention;
 pub(super) use reduction::axes_of;
 
 pub(super) const FAMILIES: &[&[Rule]] = &[activation::RULES, norm::RULES, reduction::RULES];
