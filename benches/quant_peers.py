@@ -1,0 +1,228 @@
+"""quant against ONNX Runtime's own quantizers, each as a process of its own on the same file: how near the outputs stay
+(SQNR in dB), bytes as a share of the original's, wall seconds, peak memory.
+
+    cargo build --release
+    python3 -m pip install --target target/peers onnx==1.23.2
+    python3 -m compileall -q target/peers
+    PYTHONPATH=target/peers:.onnx-compress/ort python3 benches/quant_peers.py [MODEL.onnx ...]
+
+Without arguments: every model of at least 100,000 parameters that `cargo xtask setup` fetched, and the zoo's four. The
+zoo's are calibrated and compared on its images; the others on made-up inputs, 16 to calibrate and 8 to compare.
+Each model is first simplified, and raised to operator set 17 where it has an older one, for all tools alike.
+"""
+
+import glob
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
+PROGRAM = f"{ROOT}/target/release/onnx-compress"
+CALIBRATE, COMPARE = 16, 8
+LEAST_PARAMETERS = 100_000
+
+PEERS = {
+    "static": """
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, quantize_static
+class Reader(CalibrationDataReader):
+    def __init__(self):
+        data = np.load(calib)
+        n = len(next(iter(data.values())))
+        self.batches = iter([{k: v[i : i + 1].reshape(shapes[k]) for k, v in data.items()} for i in range(n)])
+    def get_next(self):
+        return next(self.batches, None)
+quantize_static(source, target, Reader(), per_channel=True)
+""",
+    "dynamic": """
+from onnxruntime.quantization import quantize_dynamic
+quantize_dynamic(source, target, per_channel=True)
+""",
+    "nbits": """
+import onnx
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=32)
+quantizer.process()
+quantizer.model.save_model_to_file(target)
+""",
+}
+# Ours, and the peer that does the same: int8 with samples, int8 without, 4 bits without.
+PAIRS = [
+    ("quant(latency=any)", True, "static"),
+    ("quant", False, "dynamic"),
+    ("quant(bits=4,block=32)", False, "nbits"),
+]
+
+# Extents of open dimensions, by input; 1 where nothing is said.
+EXTENTS = {
+    "ch_PP-OCRv4_det_infer": {"x": [1, 3, 320, 320]},
+    "ch_PP-OCRv4_rec_infer": {"x": [1, 3, 48, 160]},
+    "ch_ppocr_mobile_v2.0_cls_infer": {"x": [1, 3, 48, 192]},
+    "paraphrase-MiniLM-L3-v2": {"input_ids": [1, 32], "attention_mask": [1, 32]},
+    "silero_vad": {"input": [1, 512]},
+    "silero_vad_16k_op15": {"input": [1, 512]},
+    "silero_vad_half": {"input": [1, 512]},
+    "silero_vad_op18_ifless": {"input": [1, 576]},
+    "silero_vad_16k_sequence": {"input": [4, 576]},
+}
+
+
+# A process counts the memory of the one that started it as its own: so a small one starts it.
+LAUNCH = """
+import os, sys, time
+start = time.perf_counter()
+null = os.open(os.devnull, os.O_RDWR)
+streams = [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (1, 2)]
+pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=streams)
+_, status, usage = os.wait4(pid, 0)
+print(status, time.perf_counter() - start, usage.ru_maxrss * 1024)
+"""
+
+
+def run(command):
+    """Whether it worked, wall seconds, peak resident bytes."""
+    command = [sys.executable, "-I", "-S", "-c", LAUNCH, *command]
+    status, seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return status == "0", float(seconds), int(peak)
+
+
+def session(path):
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def made_up(name, shape, kind, rng):
+    """Something like an image, a sound, a text; zero where a state starts."""
+    if kind == "tensor(int64)":
+        if not shape:
+            return np.int64(16000)
+        return np.ones(shape, "int64") if "mask" in name else rng.integers(1000, 20000, shape)
+    noise = rng.standard_normal(shape).astype("float32")
+    if name in ("state", "h", "c"):
+        return np.zeros(shape, "float32")
+    if len(shape) == 4:
+        for axis in (2, 3):
+            noise = sum(np.roll(noise, k, axis) for k in range(5)) / 5**0.5
+        return noise
+    return 0.1 * noise
+
+
+def inputs(stem, path, folder):
+    """The file to calibrate on, each input's shape, and the batches to compare on."""
+    zoo = f"{ROOT}/tests/assets/zoo_test.npz"
+    declared = session(path).get_inputs()
+    shapes = {}
+    for i in declared:
+        open_shape = [d if isinstance(d, int) and d > 0 else 1 for d in i.shape]
+        shapes[i.name] = EXTENTS.get(stem, {}).get(i.name, open_shape)
+    if os.path.exists(f"{ROOT}/tests/assets/zoo/{stem}.onnx"):
+        calib = f"{ROOT}/tests/assets/zoo_calib.npz"
+        images = np.load(zoo)
+        name = declared[0].name
+        pixels = images[next(k for k in images if images[k].ndim > 1)]
+        return calib, shapes, [{name: pixels[k : k + 1].reshape(shapes[name])} for k in range(256)]
+    rng = np.random.default_rng(0)
+    batches = [
+        {i.name: np.asarray(made_up(i.name, shapes[i.name], i.type, rng)) for i in declared}
+        for _ in range(CALIBRATE + COMPARE)
+    ]
+    calib = f"{folder}/calib"
+    os.makedirs(calib, exist_ok=True)
+    for k, batch in enumerate(batches[:CALIBRATE]):
+        at = f"{calib}/test_data_set_{k}"
+        os.makedirs(at, exist_ok=True)
+        for slot, i in enumerate(declared):
+            with open(f"{at}/input_{slot}.pb", "wb") as file:
+                file.write(onnx.numpy_helper.from_array(batch[i.name], i.name).SerializeToString())
+    np.savez(f"{folder}/calib.npz", **{k: np.stack([b[k] for b in batches[:CALIBRATE]]) for k in batches[0]})
+    return calib, shapes, batches[CALIBRATE:]
+
+
+def sqnr(original, path, batches):
+    """The least of the outputs' SQNR in dB, infinite where all are the same, nothing where the file does not run."""
+    try:
+        found = [session(path).run(None, batch) for batch in batches]
+    except Exception:
+        return None
+    worst = np.inf
+    for slot in range(len(original[0])):
+        a = np.concatenate([np.ravel(o[slot]).astype("float64") for o in original])
+        b = np.concatenate([np.ravel(o[slot]).astype("float64") for o in found])
+        if a.shape != b.shape:
+            return None
+        noise = np.sum((a - b) ** 2)
+        if noise > 0:
+            worst = min(worst, 10 * np.log10(np.sum(a**2) / noise))
+    return worst
+
+
+def cell(measured):
+    if measured is None:
+        return "-"
+    db, share, seconds, peak = measured
+    if db == np.inf:
+        return f"nothing done, {seconds:.1f} s, {peak / 1e6:.0f} MB"
+    return f"{db:.1f} dB, {share:.2f}, {seconds:.1f} s, {peak / 1e6:.0f} MB"
+
+
+def measure(command, target, size, original, batches):
+    if os.path.exists(target):
+        os.remove(target)
+    worked, seconds, peak = run(command)
+    if not worked or not os.path.exists(target):
+        return None
+    db = sqnr(original, target, batches)
+    return None if db is None else (db, os.path.getsize(target) / size, seconds, peak)
+
+
+def main():
+    models = sys.argv[1:] or [
+        *(f"{ROOT}/tests/assets/zoo/{name}.onnx" for name in ("lstm", "resnet20", "simplecnn", "vit")),
+        *glob.glob(f"{ROOT}/.onnx-compress/models/*/*.onnx"),
+    ]
+    names = [name for ours, _, peer in PAIRS for name in (f"`{ours}`", peer)]
+    print(f"| model | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
+    better = {peer: [] for _, _, peer in PAIRS}
+    times, peaks = {peer: [] for peer in better}, {peer: [] for peer in better}
+    with tempfile.TemporaryDirectory() as folder:
+        for path in sorted(models, key=os.path.getsize):
+            stem = os.path.splitext(os.path.basename(path))[0]
+            source, target = f"{folder}/in.onnx", f"{folder}/out.onnx"
+            version = max(o.version for o in onnx.load(path).opset_import if o.domain in ("", "ai.onnx"))
+            raised = [PROGRAM, path, "-p", "simplify", "--no-validate", "--quiet", "-o", source]
+            raised += ["--opset", "17"] if version < 17 else []
+            if not run(raised)[0]:
+                continue
+            weights = onnx.load(source).graph.initializer
+            if sum(int(np.prod(w.dims)) for w in weights) < LEAST_PARAMETERS:
+                continue
+            calib, shapes, batches = inputs(stem, source, folder)
+            original = [session(source).run(None, batch) for batch in batches]
+            size, row = os.path.getsize(source), []
+            npz = calib if calib.endswith(".npz") else f"{folder}/calib.npz"
+            for pipeline, with_data, peer in PAIRS:
+                ours = [PROGRAM, source, "-p", pipeline, "--no-validate", "--quiet", "-o", target]
+                ours += ["--calib", calib] if with_data else []
+                head = f"source, target, calib, shapes = {source!r}, {target!r}, {npz!r}, {shapes!r}"
+                theirs = [sys.executable, "-c", head + PEERS[peer]]
+                pair = [measure(c, target, size, original, batches) for c in (ours, theirs)]
+                row += pair
+                if all(measured and measured[0] < np.inf for measured in pair):
+                    better[peer].append(pair[0][0] >= pair[1][0])
+                    times[peer].append(pair[0][2] / pair[1][2])
+                    peaks[peer].append(pair[0][3] / pair[1][3])
+            print(f"| {stem} | {' | '.join(map(cell, row))} |", flush=True)
+    for peer, won in better.items():
+        if won:
+            time_share, peak = statistics.median(times[peer]), statistics.median(peaks[peer])
+            print(f"\n{peer}: ours is nearer on {sum(won)} of {len(won)}; median time {time_share:.2f}x, peak {peak:.2f}x")
+
+
+main()
