@@ -61,6 +61,8 @@ pub(super) struct Whole<'a> {
     pub(super) metric: &'a Metric,
     pub(super) kernel: &'a [usize],
     pub(super) seed: u64,
+    /// The directions of all outputs, where they are found already: it takes long.
+    pub(super) known: Option<Spectrum>,
 }
 
 impl Whole<'_> {
@@ -78,7 +80,10 @@ impl Whole<'_> {
         }
         let mut found = Vec::new();
         let Some(free) = form.free(self.kernel) else {
-            let values = Values::of(self.weights, self.metric)?;
+            let values = match &self.known {
+                Some(known) => known.values.clone(),
+                None => Values::of(self.weights, self.metric)?,
+            };
             found.extend(values.ranks(outer).map(|b| ([0, b], values.lost(b) / size)));
             return Ok(found);
         };
@@ -98,7 +103,12 @@ impl Whole<'_> {
     }
     /// The kernels of a split, in the order of its layers; rows are inputs and columns outputs.
     pub(super) fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
-        let Some(free) = form.free(self.kernel) else { return self.pointwise(self.weights, self.metric, b) };
+        let Some(free) = form.free(self.kernel) else {
+            return match &self.known {
+                Some(known) => Ok(pointwise(self.weights, known.first(b))),
+                None => self.pointwise(self.weights, self.metric, b),
+            };
+        };
         let behind = self.behind(&self.directions(free, p)?, free, p)?;
         let mut kernels = vec![behind.map];
         match form.ends_pointwise() {
@@ -107,12 +117,9 @@ impl Whole<'_> {
         }
         Ok(kernels)
     }
-    /// `A` and `B` of this rank, whose rows and columns of each direction are of like size, as few bits need it.
+    /// `A` and `B` of this rank.
     fn pointwise(&self, weights: &Mat<f64>, metric: &Metric, rank: usize) -> Result<Vec<Mat<f64>>, String> {
-        let mut second = Spectrum::of(weights, metric, rank, self.seed)?.first(rank);
-        let mut first = weights * &second;
-        balance(&mut first, &mut second);
-        Ok(vec![first, second.transpose().to_owned()])
+        Ok(pointwise(weights, Spectrum::of(weights, metric, rank, self.seed)?.first(rank)))
     }
     /// The directions of the outputs of all kernel positions together: `P` is what leads to the first of them.
     fn directions(&self, free: usize, most: usize) -> Result<Directions, String> {
@@ -147,6 +154,13 @@ struct Behind {
     metric: Metric,
     /// The squares that are not lost.
     square: f64,
+}
+
+/// `A` and `B` for these directions, with rows and columns of each direction of like size, as few bits need it.
+fn pointwise(weights: &Mat<f64>, mut directions: Mat<f64>) -> Vec<Mat<f64>> {
+    let mut first = weights * &directions;
+    balance(&mut first, &mut directions);
+    vec![first, directions.transpose().to_owned()]
 }
 
 /// Divides each column of `a` by a number that makes it as long as that of `b` times it.
@@ -203,7 +217,7 @@ mod tests {
             let weights = Mat::from_fn(inputs, outputs, numbers(outputs, seed));
             let (x, sums) = seen(inputs, 3 * inputs, seed + 5);
             for (metric, seen) in [(Metric::plain(), None), (Metric::of(&sums, false), Some(&x))] {
-                let whole = Whole { weights: &weights, metric: &metric, kernel: &kernel, seed: 0 };
+                let whole = Whole { weights: &weights, metric: &metric, kernel: &kernel, seed: 0, known: None };
                 for form in Form::of(&kernel) {
                     let side = form.free(&kernel).map_or(0, |f| (inputs / f).min(f * outputs));
                     let full = [side, if form.ends_pointwise() { inputs.min(outputs) } else { 0 }];
@@ -220,7 +234,7 @@ mod tests {
                         }
                         if let Some(x) = seen && *form == Form::Outputs {
                             // The data's own error is no larger than with weights chosen without it.
-                            let plain = Whole { metric: &Metric::plain(), ..whole };
+                            let plain = Whole { metric: &Metric::plain(), known: None, ..whole };
                             let plain = product(*form, &kernel, &plain.split(*form, ranks).unwrap());
                             let error = |w: &Mat<f64>| (x * w).squared_norm_l2();
                             let (here, there) = (error(&difference), error(&(&weights - plain)));
@@ -234,7 +248,7 @@ mod tests {
     #[test]
     fn nothing_but_zeros_is_said() {
         let weights = Mat::zeros(4, 4);
-        let whole = Whole { weights: &weights, metric: &Metric::plain(), kernel: &[], seed: 0 };
+        let whole = Whole { weights: &weights, metric: &Metric::plain(), kernel: &[], seed: 0, known: None };
         assert!(whole.losses(Form::Outputs, &[], &[1]).is_err());
     }
 }

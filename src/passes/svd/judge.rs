@@ -4,11 +4,12 @@
 //! alone, to at most half of its weights where it can be, and what that does to the model's outputs says what its errors weigh.
 
 use super::{
-    form::Whole,
+    form::{Form, Whole},
     layer::Candidate,
     metric::Metric,
     ranks::{Choice, Offer},
     replace::replace,
+    spectrum::Spectrum,
 };
 use crate::{
     error::Result,
@@ -20,6 +21,18 @@ use crate::{
 };
 use faer::Mat;
 
+/// The bytes that the directions of layers may take from where they are found to where they are used.
+const MOST_BYTES: usize = 512 << 20;
+
+/// What can be made of each candidate, in their order.
+#[derive(Default)]
+pub(super) struct Judged {
+    /// Without choices where it cannot be decomposed, which is remarked.
+    pub(super) offers: Vec<Offer>,
+    /// The directions of its outputs, where it will be split as it was judged and there is room for them.
+    pub(super) known: Vec<Option<Spectrum>>,
+}
+
 /// A layer split alone.
 struct Look<'a> {
     candidate: &'a Candidate,
@@ -27,46 +40,77 @@ struct Look<'a> {
     kernels: Vec<Mat<f64>>,
 }
 
-/// What is offered for each candidate; nothing where it cannot be decomposed, which is remarked.
-pub(super) fn offers(
+/// Judges each candidate.
+pub(super) fn judge(
     model: &Model,
     candidates: &[Candidate],
     round: usize,
     cx: &mut Context<'_>,
-) -> Result<Vec<Offer>> {
+) -> Result<Judged> {
     let progress = cx.progress();
     progress.begin("decomposing weights", candidates.len() as u64);
-    let mut found = Vec::with_capacity(candidates.len());
-    let done = if cx.has_samples() {
-        let sights: Vec<_> = candidates.iter().map(|c| Sight { layer: &c.layer, target: None }).collect();
-        collect(model, model, &sights, cx, |k, sums| {
-            let candidate = &candidates[k];
-            let metric = Metric::found(&sums, candidate.layer.has_bias());
-            found.push((choices(model, candidate, &metric, round, true, cx.seed), sums.err()));
-            progress.advance(1);
-        })
-    } else {
-        candidates.iter().try_for_each(|candidate| {
-            cx.check_cancelled()?;
-            found.push((choices(model, candidate, &Metric::plain(), round, false, cx.seed), None));
-            progress.advance(1);
-            Ok(())
-        })
+    let done = match cx.has_samples() {
+        true => by_outputs(model, candidates, round, cx),
+        false => by_weights(model, candidates, round, cx),
     };
     progress.end();
-    done?;
-    let (mut offers, mut looks) = (Vec::with_capacity(found.len()), Vec::new());
-    for (candidate, (found, unseen)) in candidates.iter().zip(found) {
-        let at = model.graph.place(candidate.layer.op);
-        if let Some(why) = unseen {
-            cx.missed(at.clone(), format!("judged by its weights alone: {why}"));
-        }
-        let (choices, look) = found.unwrap_or_else(|why| {
-            cx.missed(at, format!("left whole: {why}"));
-            (Vec::new(), None)
+    done
+}
+
+/// By the errors of their weights.
+fn by_weights(
+    model: &Model,
+    candidates: &[Candidate],
+    round: usize,
+    cx: &mut Context<'_>,
+) -> Result<Judged> {
+    let (mut judged, mut bytes) = (Judged::default(), 0);
+    for candidate in candidates {
+        cx.check_cancelled()?;
+        let found = decomposed(model, candidate, &Metric::plain(), cx.seed, |whole| {
+            let choices = choices(candidate, whole, round)?;
+            Ok((choices, whole.known.take()))
         });
-        looks.extend(look.map(|look| (offers.len(), look)));
-        offers.push(Offer { whole: candidate.whole, choices, weight: 1.0 });
+        let (choices, mut known) = found.unwrap_or_else(|why| whole_for(why, model, candidate, cx));
+        let most = choices.iter().filter(|c| c.form == Form::Outputs).map(|c| c.ranks[1]).max().unwrap_or(0);
+        bytes += known.as_mut().map_or(0, |known| known.truncate(most));
+        judged.offers.push(Offer { whole: candidate.whole, choices, weight: 1.0 });
+        judged.known.push(known.filter(|_| bytes <= MOST_BYTES));
+        cx.progress().advance(1);
+    }
+    Ok(judged)
+}
+
+/// By the errors of their outputs, and by how much of these arrives at the model's.
+fn by_outputs(
+    model: &Model,
+    candidates: &[Candidate],
+    round: usize,
+    cx: &mut Context<'_>,
+) -> Result<Judged> {
+    let mut found = Vec::with_capacity(candidates.len());
+    let sights: Vec<_> = candidates.iter().map(|c| Sight { layer: &c.layer, target: None }).collect();
+    collect(model, model, &sights, cx, |k, sums| {
+        let candidate = &candidates[k];
+        let metric = Metric::found(&sums, candidate.layer.has_bias());
+        let ways = decomposed(model, candidate, &metric, cx.seed, |whole| {
+            let choices = choices(candidate, whole, round)?;
+            let look = look(candidate, whole, &choices)?;
+            Ok((choices, look))
+        });
+        found.push((ways, sums.err()));
+        cx.progress().advance(1);
+    })?;
+    let (mut judged, mut looks) = (Judged::default(), Vec::new());
+    for (candidate, (found, unseen)) in candidates.iter().zip(found) {
+        if let Some(why) = unseen {
+            let at = model.graph.place(candidate.layer.op);
+            cx.missed(at, format!("judged by its weights alone: {why}"));
+        }
+        let (choices, look) = found.unwrap_or_else(|why| whole_for(why, model, candidate, cx));
+        looks.extend(look.map(|look| (judged.offers.len(), look)));
+        judged.offers.push(Offer { whole: candidate.whole, choices, weight: 1.0 });
+        judged.known.push(None);
     }
     let alone = |(_, look): &(usize, Look<'_>)| {
         let mut model = model.clone();
@@ -77,23 +121,42 @@ pub(super) fn offers(
     let errors = effect::errors(model, &looks, alone, cx)?;
     for ((k, look), error) in looks.iter().zip(errors) {
         if look.choice.lost > 0.0 && error > 0.0 {
-            offers[*k].weight = error / look.choice.lost;
+            judged.offers[*k].weight = error / look.choice.lost;
         }
     }
-    Ok(offers)
+    Ok(judged)
 }
 
-/// What can be made of a candidate, and with `look` one of it made.
-fn choices<'a>(
+/// Says why a candidate stays whole.
+fn whole_for<T>(
+    why: String,
     model: &Model,
-    candidate: &'a Candidate,
+    candidate: &Candidate,
+    cx: &mut Context<'_>,
+) -> (Vec<Choice>, Option<T>) {
+    cx.missed(model.graph.place(candidate.layer.op), format!("left whole: {why}"));
+    (Vec::new(), None)
+}
+
+/// What is made of a candidate's weights once the directions of its outputs are known.
+fn decomposed<T>(
+    model: &Model,
+    candidate: &Candidate,
     metric: &Metric,
-    round: usize,
-    look: bool,
     seed: u64,
-) -> std::result::Result<(Vec<Choice>, Option<Look<'a>>), String> {
+    make: impl FnOnce(&mut Whole<'_>) -> std::result::Result<T, String>,
+) -> std::result::Result<T, String> {
     let weights = candidate.weights(model).ok_or("its weights cannot be read")?;
-    let whole = Whole { weights: &weights, metric, kernel: &candidate.kernel, seed };
+    let known = Some(Spectrum::of(&weights, metric, usize::MAX, seed)?);
+    make(&mut Whole { weights: &weights, metric, kernel: &candidate.kernel, seed, known })
+}
+
+/// What can be made of a candidate.
+fn choices(
+    candidate: &Candidate,
+    whole: &Whole<'_>,
+    round: usize,
+) -> std::result::Result<Vec<Choice>, String> {
     let mut choices = Vec::new();
     for (form, inner, outer) in candidate.grid(round) {
         let losses = whole.losses(form, &inner, &outer)?.into_iter();
@@ -103,12 +166,20 @@ fn choices<'a>(
             Choice { form, ranks, price, lost }
         }));
     }
+    Ok(choices)
+}
+
+/// The best of the choices that take at most half of the weights, made; else the smallest.
+fn look<'a>(
+    candidate: &'a Candidate,
+    whole: &Whole<'_>,
+    choices: &[Choice],
+) -> std::result::Result<Option<Look<'a>>, String> {
     let halved = choices.iter().filter(|c| 2 * c.price.params <= candidate.whole.params);
     let best = halved.min_by(|a, b| a.lost.total_cmp(&b.lost));
-    let best = best.or_else(|| choices.iter().min_by_key(|c| c.price.params)).filter(|_| look);
-    let look = best.map(|choice| {
-        let kernels = whole.split(choice.form, choice.ranks)?;
-        Ok::<_, String>(Look { candidate, choice: *choice, kernels })
-    });
-    Ok((choices, look.transpose()?))
+    let Some(choice) = best.or_else(|| choices.iter().min_by_key(|c| c.price.params)) else {
+        return Ok(None);
+    };
+    let kernels = whole.split(choice.form, choice.ranks)?;
+    Ok(Some(Look { candidate, choice: *choice, kernels }))
 }

@@ -25,10 +25,12 @@ use crate::{
 };
 use form::{Form, Whole};
 use globset::GlobSet;
+use judge::Judged;
 use layer::{Candidate, Price};
 use metric::Metric;
 use options::Target;
 use ranks::{Choice, Offer};
+use spectrum::Spectrum;
 use std::fmt;
 
 const UNSEEN: &str =
@@ -68,7 +70,7 @@ impl Pass for Svd {
         infer_types(model)?;
         let (before, said) = (cost::of_model(model), cx.remarks.len());
         let candidates = layer::find(self, model, cx);
-        let offers = judge::offers(model, &candidates, self.options.round, cx)?;
+        let Judged { offers, known } = judge::judge(model, &candidates, self.options.round, cx)?;
         let chosen = self.choose(model, &candidates, &offers, before.macs, cx)?;
         if chosen.iter().all(Option::is_none) {
             let why = cx.remarks[said..].iter().find(|r| r.kind == RemarkKind::Missed);
@@ -78,12 +80,13 @@ impl Pass for Svd {
         let planned: Vec<Planned<'_>> = candidates
             .iter()
             .zip(chosen)
-            .filter_map(|(candidate, choice)| Some(Planned { candidate, choice: choice? }))
+            .zip(known)
+            .filter_map(|((candidate, choice), known)| Some(Planned { candidate, choice: choice?, known }))
             .collect();
         if cx.has_samples() {
             sequence::run(model, &planned, self.options.repair == Repair::Auto, cx)?;
         } else {
-            planned.iter().for_each(|planned| planned.split(model, cx));
+            planned.into_iter().for_each(|planned| planned.split(model, cx));
         }
         infer_types(model)?;
         let after = cost::of_model(model);
@@ -148,16 +151,19 @@ fn within(
 struct Planned<'a> {
     candidate: &'a Candidate,
     choice: Choice,
+    /// The directions of its outputs, where they are found already.
+    known: Option<Spectrum>,
 }
 
 impl Planned<'_> {
     /// Splits the layer by its weights alone.
-    fn split(&self, model: &mut Model, cx: &mut Context<'_>) {
+    fn split(mut self, model: &mut Model, cx: &mut Context<'_>) {
+        let known = self.known.take();
         let (candidate, at) = (self.candidate, model.graph.place(self.candidate.layer.op));
         let done = candidate.weights(model).ok_or_else(|| "its weights cannot be read".to_owned());
         let done = done.and_then(|weights| {
             let (metric, kernel) = (Metric::plain(), &candidate.kernel);
-            let whole = Whole { weights: &weights, metric: &metric, kernel, seed: cx.seed };
+            let whole = Whole { weights: &weights, metric: &metric, kernel, seed: cx.seed, known };
             let kernels = whole.split(self.choice.form, self.choice.ranks)?;
             replace::replace(&mut model.graph, &candidate.layer, self.choice.form, &kernels)
                 .ok_or_else(|| "its factors do not fit its type of numbers".into())

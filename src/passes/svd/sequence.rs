@@ -95,7 +95,7 @@ impl New {
                 _ => planned.candidate.weights(model).ok_or("its weights cannot be read")?,
             };
             let kernel = &planned.candidate.kernel;
-            let whole = Whole { weights: &weights, metric: &metric, kernel, seed };
+            let whole = Whole { weights: &weights, metric: &metric, kernel, seed, known: None };
             whole.split(planned.choice.form, planned.choice.ranks)
         });
         New { refit, kernels }

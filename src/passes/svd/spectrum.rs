@@ -5,8 +5,9 @@
 //! that is the truncated singular value decomposition. `G` need not be regular.
 //!
 //! Of large matrices, where few directions are wanted, only a space is decomposed that all but contains them (Halko,
-//! Martinsson and Tropp 2011): an orthonormal basis of the image of a random matrix, some columns wider than what is
-//! wanted, under powers of the matrix, until what it captures all but stops to grow.
+//! Martinsson and Tropp 2011): an orthonormal basis of the image of a random matrix, twice as wide as what is wanted,
+//! under powers of the matrix. Once another multiplication hardly lowers what is lost, it will do; where that takes too
+//! many of them, the whole matrix is decomposed after all.
 
 use super::metric::Metric;
 use faer::{Mat, Side};
@@ -14,19 +15,22 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 /// From this many rows on a matrix is large.
 const LARGE: usize = 512;
-/// A random space is the faster way up to this share of the matrix.
-const WORTH: f64 = 0.35;
-/// Columns of the random matrix beyond the wanted ones.
+/// A random space is the faster way up to this share of the directions.
+const WORTH: f64 = 0.125;
+/// Columns of the random matrix beyond twice the wanted ones.
 const OVERSAMPLING: usize = 16;
-/// Most multiplications by the matrix.
-const ITERATIONS: usize = 8;
-/// Iterations stop where the last one added a smaller share than this to what is captured.
-const SETTLED: f64 = 1e-4;
+/// Most multiplications by the matrix: more take longer than to decompose it whole.
+const MULTIPLICATIONS: usize = 5;
+/// The space will do where a multiplication lowered what is lost by a smaller share than this,
+const SETTLED: f64 = 1e-3;
+/// or by a smaller share of the whole.
+const NOTHING: f64 = 1e-10;
 /// Eigenvalues below this share of the first one are noise of rounding.
 const NOISE: f64 = 1e-13;
 const NO_NUMBERS: &str = "its weights or what it sees are no finite numbers";
 
 /// The eigenvalues of a positive semidefinite matrix.
+#[derive(Clone)]
 pub(super) struct Values {
     /// The leading ones, the largest first.
     leading: Vec<f64>,
@@ -83,18 +87,18 @@ impl Spectrum {
         Ok(spectrum)
     }
     fn leading(m: &Mat<f64>, most: usize, seed: u64) -> Result<Spectrum, String> {
-        let width = most.min(m.nrows()) + OVERSAMPLING;
-        let (mut values, mut vectors) = if m.nrows() >= LARGE && width as f64 <= WORTH * m.nrows() as f64 {
-            let space = space(m, width, seed);
-            let (values, inside) = whole(&(space.transpose() * (m * &space)))?;
-            (values, space * inside)
-        } else {
-            whole(m)?
-        };
+        let few = m.nrows() >= LARGE && most as f64 <= WORTH * m.nrows() as f64;
+        let sketched = few.then(|| sketched(m, most, seed)).transpose()?.flatten();
+        let (mut values, mut vectors) = sketched.map_or_else(|| whole(m), Ok)?;
         values.truncate(most);
         let values = Values::new(values, m);
         vectors.truncate(m.nrows(), values.leading.len());
         Ok(Spectrum { values, vectors })
+    }
+    /// Forgets all directions but the first; says how many bytes those take.
+    pub(super) fn truncate(&mut self, rank: usize) -> usize {
+        self.vectors = self.first(rank);
+        self.vectors.nrows() * self.vectors.ncols() * size_of::<f64>()
     }
     /// The first directions.
     pub(super) fn first(&self, rank: usize) -> Mat<f64> {
@@ -115,23 +119,26 @@ fn whole(m: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), String> {
     Ok(((0..n).rev().map(|k| values[k]).collect(), found.U().reverse_cols().to_owned()))
 }
 
-/// An orthonormal basis, so many columns wide, of nearly all that a positive semidefinite matrix maps to.
-fn space(m: &Mat<f64>, width: usize, seed: u64) -> Mat<f64> {
+/// Nearly the first `most` eigenvalues and vectors of a positive semidefinite matrix, the largest first, and more that
+/// are worth less; `None` where a random space does not settle.
+fn sketched(m: &Mat<f64>, most: usize, seed: u64) -> Result<Option<(Vec<f64>, Mat<f64>)>, String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     // Uniform numbers of mean 0 span as well as normal ones.
-    let random = Mat::from_fn(m.nrows(), width, |_, _| rng.random::<f64>() - 0.5);
+    let random = Mat::from_fn(m.nrows(), 2 * most + OVERSAMPLING, |_, _| rng.random::<f64>() - 0.5);
     let mut space = random.qr().compute_thin_Q();
-    let mut captured = 0.0;
-    for _ in 0..ITERATIONS {
+    let total = m.diagonal().column_vector().sum();
+    let mut lost = total;
+    for _ in 0..MULTIPLICATIONS {
         let image = m * &space;
-        let now = super::metric::inner(&space, &image);
-        space = image.qr().compute_thin_Q();
-        if now < captured * (1.0 + SETTLED) {
-            break;
+        let (values, inside) = whole(&(space.transpose() * &image))?;
+        let now = total - values.iter().take(most).sum::<f64>();
+        if lost - now <= SETTLED * now + NOTHING * total {
+            return Ok(Some((values, space * inside)));
         }
-        captured = now;
+        lost = now;
+        space = image.qr().compute_thin_Q();
     }
-    space
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -179,6 +186,17 @@ mod tests {
         assert!(found < 1.005 * best, "{found} against {best}");
         let again = Spectrum::of(&m, &Metric::plain(), rank, 5).unwrap();
         assert!(again.vectors == sketched.vectors, "seeded, so the same each time");
+    }
+    #[test]
+    fn what_a_random_space_does_not_find_is_decomposed_whole() {
+        // No direction holds more than another: no space settles on the first ones.
+        let m = random(520, 520, 6).qr().compute_thin_Q();
+        let shaky = Mat::from_fn(520, 520, |i, j| m[(i, j)] * (1.0 + j as f64 / 520.0));
+        let square = shaky.transpose() * &shaky;
+        assert!(sketched(&square, 60, 7).unwrap().is_none());
+        let found = Spectrum::of(&shaky, &Metric::plain(), 60, 7).unwrap();
+        let values = Values::of(&shaky, &Metric::plain()).unwrap();
+        assert!((found.values.lost(60) - values.lost(60)).abs() < 1e-9 * values.total);
     }
     #[test]
     fn what_is_no_number_is_said() {
