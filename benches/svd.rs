@@ -2,6 +2,8 @@
 //! together, which tell more where other work runs. `cargo bench --bench svd`, with a side length behind `--` for
 //! another layer than 4096 x 4096.
 
+#![allow(clippy::print_stdout)]
+
 use onnx_compress::{
     ir::{Model, Origin, Tensor, text},
     ops::infer_types,
@@ -51,6 +53,9 @@ fn main() {
             Ok(_) => cx.remarks.first().map(|r| r.text.clone()).unwrap_or_default(),
             Err(error) => error.to_string(),
         };
-        println!("{side} x {side} `{text}`: {seconds:.1} s, {:.1} s of cores; {said}", cores.unwrap_or(f64::NAN));
+        println!(
+            "{side} x {side} `{text}`: {seconds:.1} s, {:.1} s of cores; {said}",
+            cores.unwrap_or(f64::NAN)
+        );
     }
 }

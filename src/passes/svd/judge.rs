@@ -58,12 +58,7 @@ pub(super) fn judge(
 }
 
 /// By the errors of their weights.
-fn by_weights(
-    model: &Model,
-    candidates: &[Candidate],
-    round: usize,
-    cx: &mut Context<'_>,
-) -> Result<Judged> {
+fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Context<'_>) -> Result<Judged> {
     let (mut judged, mut bytes) = (Judged::default(), 0);
     for candidate in candidates {
         cx.check_cancelled()?;
@@ -82,12 +77,7 @@ fn by_weights(
 }
 
 /// By the errors of their outputs, and by how much of these arrives at the model's.
-fn by_outputs(
-    model: &Model,
-    candidates: &[Candidate],
-    round: usize,
-    cx: &mut Context<'_>,
-) -> Result<Judged> {
+fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Context<'_>) -> Result<Judged> {
     let mut found = Vec::with_capacity(candidates.len());
     let sights: Vec<_> = candidates.iter().map(|c| Sight { layer: &c.layer, target: None }).collect();
     collect(model, model, &sights, cx, |k, sums| {

@@ -29,6 +29,9 @@ const NOTHING: f64 = 1e-10;
 const NOISE: f64 = 1e-13;
 const NO_NUMBERS: &str = "its weights or what it sees are no finite numbers";
 
+/// Eigenvalues, the largest first, and their vectors, a column each.
+type Pairs = (Vec<f64>, Mat<f64>);
+
 /// The eigenvalues of a positive semidefinite matrix.
 #[derive(Clone)]
 pub(super) struct Values {
@@ -112,7 +115,7 @@ fn rows(m: &Mat<f64>) -> Mat<f64> {
 }
 
 /// All eigenvalues and vectors, the largest first.
-fn whole(m: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), String> {
+fn whole(m: &Mat<f64>) -> Result<Pairs, String> {
     let found =
         m.is_all_finite().then(|| m.self_adjoint_eigen(Side::Lower).ok()).flatten().ok_or(NO_NUMBERS)?;
     let (values, n) = (found.S().column_vector(), m.nrows());
@@ -121,7 +124,7 @@ fn whole(m: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), String> {
 
 /// Nearly the first `most` eigenvalues and vectors of a positive semidefinite matrix, the largest first, and more that
 /// are worth less; `None` where a random space does not settle.
-fn sketched(m: &Mat<f64>, most: usize, seed: u64) -> Result<Option<(Vec<f64>, Mat<f64>)>, String> {
+fn sketched(m: &Mat<f64>, most: usize, seed: u64) -> Result<Option<Pairs>, String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     // Uniform numbers of mean 0 span as well as normal ones.
     let random = Mat::from_fn(m.nrows(), 2 * most + OVERSAMPLING, |_, _| rng.random::<f64>() - 0.5);
