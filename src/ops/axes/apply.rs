@@ -18,16 +18,48 @@ pub type Keep = BTreeMap<Factor, Vec<usize>>;
 pub struct Cut {
     arena: Arena,
     rewrites: Vec<Rewrite>,
-    /// Initializers and which positions stay along each of their axes (`None`: all).
-    weights: Vec<(ValueId, Vec<Option<Vec<usize>>>)>,
+    weights: Stays,
     keep: Keep,
+}
+
+/// Initializers that lose positions, and which positions stay along each of their axes (`None`: all).
+#[derive(Clone, Debug, Default)]
+pub struct Stays(BTreeMap<ValueId, Vec<Option<Vec<usize>>>>);
+
+impl Stays {
+    /// Whether an initializer loses positions.
+    pub fn is_cut(&self, v: ValueId) -> bool {
+        self.0.contains_key(&v)
+    }
+    /// Which positions of an initializer's axis stay, in order; `None` where all do.
+    pub fn kept(&self, v: ValueId, axis: usize) -> Option<&[usize]> {
+        self.0.get(&v)?.get(axis)?.as_deref()
+    }
+    /// The initializers, with the positions that stay along each axis.
+    pub fn iter(&self) -> impl Iterator<Item = (ValueId, &[Option<Vec<usize>>])> {
+        self.0.iter().map(|(v, axes)| (*v, axes.as_slice()))
+    }
+    /// Adds what another cut then leaves of the cut model.
+    pub fn then(&mut self, later: &Stays) {
+        for (v, axes) in &later.0 {
+            let before = self.0.entry(*v).or_insert_with(|| vec![None; axes.len()]);
+            for (before, now) in before.iter_mut().zip(axes) {
+                *before = match (before.take(), now) {
+                    (Some(before), Some(now)) => {
+                        Some(now.iter().filter_map(|k| before.get(*k)).copied().collect())
+                    }
+                    (before, now) => before.or_else(|| now.clone()),
+                };
+            }
+        }
+    }
 }
 
 impl Flow<'_> {
     /// Prepares shrinking.
     pub fn cut(&self, keep: Keep) -> Cut {
         let lookup = |f: Factor| keep.get(&f).map(Vec::as_slice);
-        let mut weights = Vec::new();
+        let mut weights = BTreeMap::new();
         for (v, _) in self.graph.initializers() {
             let shrunk = |f: &Factor| self.arena.leaves(*f).iter().any(|l| keep.contains_key(l));
             let axes: Vec<_> = self
@@ -36,26 +68,17 @@ impl Flow<'_> {
                 .map(|f| shrunk(f).then(|| self.arena.positions(*f, &lookup)))
                 .collect();
             if axes.iter().any(Option::is_some) {
-                weights.push((v, axes));
+                weights.insert(v, axes);
             }
         }
-        Cut { weights, arena: self.arena.clone(), rewrites: self.rewrites.clone(), keep }
+        Cut { weights: Stays(weights), arena: self.arena.clone(), rewrites: self.rewrites.clone(), keep }
     }
 }
 
 impl Cut {
-    /// Whether an initializer loses positions.
-    pub fn is_cut(&self, v: ValueId) -> bool {
-        self.weights.iter().any(|(cut, _)| *cut == v)
-    }
-    /// Which positions of an initializer's axis stay, in order; `None` where all do.
-    pub fn kept(&self, v: ValueId, axis: usize) -> Option<&[usize]> {
-        let (_, axes) = self.weights.iter().find(|(cut, _)| *cut == v)?;
-        axes.get(axis)?.as_deref()
-    }
-    /// The initializers that lose positions, with those that stay along each axis (`None`: all).
-    pub fn weights(&self) -> impl Iterator<Item = (ValueId, &[Option<Vec<usize>>])> {
-        self.weights.iter().map(|(v, axes)| (*v, axes.as_slice()))
+    /// What stays of each initializer that loses positions.
+    pub fn stays(&self) -> &Stays {
+        &self.weights
     }
     /// Removes the positions that do not stay, and adapts attributes and shape constants. Inner types are cleared
     /// and must be inferred again.
@@ -79,7 +102,7 @@ impl Cut {
     pub fn zero(&self, model: &mut Model) -> Result<()> {
         let graph = &mut model.graph;
         let divisors: HashSet<ValueId> =
-            self.weights.iter().map(|w| w.0).filter(|v| divides(graph, *v)).collect();
+            self.weights.0.keys().copied().filter(|v| divides(graph, *v)).collect();
         self.each_axis(graph, |v, tensor, axis, keep| {
             if divisors.contains(&v) {
                 return Some(tensor.clone());
@@ -98,7 +121,7 @@ impl Cut {
         graph: &mut Graph,
         change: impl Fn(ValueId, &Tensor, usize, &[usize]) -> Option<Tensor>,
     ) -> Result<()> {
-        for (v, axes) in &self.weights {
+        for (v, axes) in &self.weights.0 {
             let Some(mut tensor) = graph.initializer(*v).cloned() else { continue };
             for (axis, keep) in axes.iter().enumerate() {
                 let Some(keep) = keep else { continue };
@@ -176,4 +199,24 @@ fn blocks(tensor: &Tensor, axis: usize, f: impl Fn(usize, &mut [u8])) -> Option<
         f(k % shape[axis], block);
     }
     Tensor::new(tensor.dtype(), shape, bytes::Bytes::from(bytes)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_twice_counts_from_the_original() {
+        let mut graph = Graph::new("g");
+        let [v, w] = ["v", "w"].map(|name| graph.add_initializer(name, Tensor::ints([0])));
+        let stays = |v, axes: &[Option<&[usize]>]| {
+            Stays(BTreeMap::from([(v, axes.iter().map(|a| a.map(<[usize]>::to_vec)).collect())]))
+        };
+        let mut all = stays(v, &[Some(&[1, 3, 5, 7]), None]);
+        all.then(&stays(v, &[Some(&[0, 2]), Some(&[4])]));
+        all.then(&stays(w, &[Some(&[6])]));
+        all.then(&stays(v, &[None, Some(&[0])]));
+        assert_eq!(all.kept(v, 0), Some(&[1, 5][..]));
+        assert_eq!((all.kept(v, 1), all.kept(w, 0)), (Some(&[4][..]), Some(&[6][..])));
+    }
 }

@@ -21,7 +21,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Cut, Keep, put_back};
+pub use apply::{Cut, Keep, Stays, put_back};
 pub use cost::Price;
 pub use factor::{Arena, Factor, Factors, Kind, WORKED_ALONG};
 pub use flow::Flow;

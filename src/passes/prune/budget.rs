@@ -10,37 +10,67 @@ use crate::{
 /// Models that are timed until the mildest cut that is fast enough is found.
 const TIMED: usize = 7;
 
-/// What may be left.
+/// What may be left: a share of something.
 #[derive(Clone, Copy)]
-pub(super) enum Budget {
-    /// A share of the positions.
-    Positions(f64),
-    /// A share of the multiply-accumulates.
-    Macs(f64),
-    /// A share of the elements of weights.
-    Params(f64),
-    /// A share of the bytes of weights.
-    Bytes(f64),
-    /// A share of the seconds of a run.
-    Latency(f64),
+pub(super) struct Budget {
+    pub(super) of: Of,
+    pub(super) share: f64,
+}
+
+/// What a budget is a share of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// The positions.
+    Positions,
+    /// The multiply-accumulates.
+    Macs,
+    /// The elements of weights.
+    Params,
+    /// The bytes of weights.
+    Bytes,
+    /// The seconds of a run.
+    Latency,
 }
 
 /// How many positions of each candidate stay (`None`: all).
 type Kept = Vec<Option<usize>>;
 
+impl Of {
+    /// What a choice leaves; time goes by the multiply-accumulates.
+    fn cost(self, plan: &Plan<'_>, kept: &[Option<usize>]) -> u64 {
+        match self {
+            Of::Positions => plan.positions(kept),
+            Of::Params => plan.held(kept, |w| w.params),
+            Of::Bytes => plan.held(kept, |w| w.bytes),
+            Of::Macs | Of::Latency => plan.macs(kept),
+        }
+    }
+    fn name(self) -> &'static str {
+        match self {
+            Of::Positions => "positions",
+            Of::Params => "parameters",
+            Of::Bytes => "bytes",
+            Of::Macs | Of::Latency => "multiply-accumulates",
+        }
+    }
+}
+
+impl Budget {
+    /// The share that a choice leaves.
+    pub(super) fn left(self, plan: &Plan<'_>, kept: &[Option<usize>]) -> f64 {
+        self.of.cost(plan, kept) as f64 / self.of.cost(plan, &whole(plan)).max(1) as f64
+    }
+}
+
 /// The best choice that meets a target other than one of time, or why there is none.
 pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Kept> {
     let kept = match budget {
-        Budget::Positions(share) => {
-            let all = plan.positions(&whole(plan)) as f64;
-            let least = || plan.least_damage((share * all) as u64, |kept| plan.positions(kept)).ok();
+        Budget { of: Of::Positions, share } => {
+            let target = (share * plan.positions(&whole(plan)) as f64) as u64;
+            let least = || plan.least_damage(target, |kept| plan.positions(kept)).ok();
             by_damage(plan).then(least).flatten().unwrap_or_else(|| plan.at_level(1.0 - share))
         }
-        Budget::Params(share) => met(plan, share, "parameters", |kept| plan.held(kept, |w| w.params))?,
-        Budget::Bytes(share) => met(plan, share, "bytes", |kept| plan.held(kept, |w| w.bytes))?,
-        Budget::Macs(share) | Budget::Latency(share) => {
-            met(plan, share, "multiply-accumulates", |kept| plan.macs(kept))?
-        }
+        Budget { of, share } => met(plan, of, share)?,
     };
     cutting(plan, kept)
 }
@@ -76,7 +106,7 @@ pub(super) fn in_time(
     for _ in 1..TIMED {
         cx.check_cancelled()?;
         let macs = f64::midpoint(low, high);
-        match choose(plan, Budget::Macs(macs)) {
+        match choose(plan, Budget { of: Of::Macs, share: macs }) {
             Ok(kept) if timed(plan, &kept, model, flow, cx)? <= share => (low, best) = (macs, kept),
             _ => high = macs,
         }
@@ -108,7 +138,8 @@ fn by_damage(plan: &Plan<'_>) -> bool {
 }
 
 /// The best choice that leaves at most this share of a cost, or the error that says what can be had.
-fn met(plan: &Plan<'_>, share: f64, what: &str, cost: impl Fn(&[Option<usize>]) -> u64) -> Result<Kept> {
+fn met(plan: &Plan<'_>, of: Of, share: f64) -> Result<Kept> {
+    let (what, cost) = (of.name(), |kept: &[Option<usize>]| of.cost(plan, kept));
     let before = cost(&whole(plan));
     if before == 0 {
         return Err(Error::BelowBar(format!("there are no {what} of known number")));

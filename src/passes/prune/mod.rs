@@ -27,12 +27,12 @@ use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Tensor, Use, ValueId, Where},
     ops::{
-        axes::{Factors, Flow, Group, Keep, Price, WORKED_ALONG},
+        axes::{Factors, Flow, Group, Keep, Price, Stays, WORKED_ALONG},
         infer_types,
         quantized::{dequantized, is_narrow},
     },
 };
-use budget::Budget;
+use budget::{Budget, Of};
 use globset::GlobSet;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 use record::Record;
@@ -77,21 +77,37 @@ impl Pass for Prune {
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         infer_types(model)?;
-        let flow = Flow::of(model);
-        let keep = self.select(model, &flow, cx)?;
-        let cut = flow.cut(keep);
-        let repair = self.options.repair == Repair::Auto;
-        let original = (repair && cx.has_samples()).then(|| model.clone());
+        let repair = self.options.repair == Repair::Auto && cx.has_samples();
+        let (mut left, mut stays, mut cut_model) = (1.0, Stays::default(), model.clone());
         let mut record = Record::of(model)?.unwrap_or_default();
-        record.add(&model.graph, &cut);
-        cut.apply(model)?;
-        record.note(model);
-        infer_types(model)?;
-        match original {
-            Some(original) => repair::run(&original, model, &cut, cx)?,
-            None if repair => cx.remark(RemarkKind::Note, (), UNREPAIRED),
-            None => {}
+        for step in 1..=self.options.steps {
+            // Steps take off equal shares of what is left; what one took in excess, the next leave.
+            let wanted = self.budget.share.powf(step as f64 / self.options.steps as f64);
+            let budget = Budget { share: wanted / left, ..self.budget };
+            if wanted >= left && step > 1 {
+                continue;
+            }
+            let flow = Flow::of(&cut_model);
+            let (keep, share) = match self.choose(&cut_model, &flow, budget, cx) {
+                // A step too small for any count to change.
+                Err(Error::BelowBar(_)) if step < self.options.steps => continue,
+                chosen => chosen?,
+            };
+            let cut = flow.cut(keep);
+            record.add(&cut_model.graph, cut.stays());
+            cut.apply(&mut cut_model)?;
+            record.note(&mut cut_model);
+            infer_types(&mut cut_model)?;
+            stays.then(cut.stays());
+            left *= share;
+            if repair {
+                repair::run(model, &mut cut_model, &stays, cx)?;
+            }
         }
+        if self.options.repair == Repair::Auto && !repair {
+            cx.remark(RemarkKind::Note, (), UNREPAIRED);
+        }
+        *model = cut_model;
         Ok(Changed::Yes)
     }
 }
@@ -100,6 +116,16 @@ impl Prune {
     /// Chooses the positions that stay, without changing the model, and says so through remarks. Fails with
     /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
     pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Keep> {
+        Ok(self.choose(model, flow, self.budget, cx)?.0)
+    }
+    /// The positions that stay, and the share that they leave of what the budget is a share of.
+    fn choose(
+        &self,
+        model: &Model,
+        flow: &Flow<'_>,
+        budget: Budget,
+        cx: &mut Context<'_>,
+    ) -> Result<(Keep, f64)> {
         let (mut open, left_alone) = self.candidates(model, flow, cx.seed);
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
@@ -115,10 +141,10 @@ impl Prune {
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
         let plan = Plan { arena, prices, weights, candidates: &open, options: &self.options };
         let before = plan.macs(&vec![None; open.len()]);
-        let chosen = match self.budget {
+        let chosen = match budget.of {
             _ if open.is_empty() => Err(Error::BelowBar("nothing can be pruned".into())),
-            Budget::Latency(share) => budget::in_time(&plan, share, model, flow, cx),
-            budget => budget::choose(&plan, budget),
+            Of::Latency => budget::in_time(&plan, budget.share, model, flow, cx),
+            _ => budget::choose(&plan, budget),
         };
         let kept = chosen.map_err(|e| explain(e, &left_alone, &locked))?;
         for (candidate, n) in open.iter().zip(&kept) {
@@ -135,7 +161,7 @@ impl Prune {
             let text = format!("{share:.1} % of the multiply-accumulates are left");
             cx.remark(RemarkKind::Note, (), text);
         }
-        Ok(plan.keep(&kept))
+        Ok((plan.keep(&kept), budget.left(&plan, &kept)))
     }
     /// Ranks positions, where it is not their weights alone that do.
     fn rank(
@@ -331,13 +357,16 @@ mod tests {
             "prune(macs=0.5)",
             "prune(params=0.5)",
             "prune(size=0.5)",
+            "prune(macs=0.5,steps=2,round=4)",
             "prune(ratio=0.5,scope=layer,criterion=l1)",
             "prune(ratio=0.5,criterion=lamp)",
         ] {
             let mut model = mlp();
             let remarks = run(text, &mut model).unwrap();
-            assert_eq!(remarks[0], "32 -> 16 positions, in w1, w2", "{text}");
-            assert_eq!(remarks[1], "50.0 % of the multiply-accumulates are left", "{text}");
+            if !text.contains("steps") {
+                assert_eq!(remarks[0], "32 -> 16 positions, in w1, w2", "{text}");
+                assert_eq!(remarks[1], "50.0 % of the multiply-accumulates are left", "{text}");
+            }
             assert_eq!(weight(&model, "w1").shape(), [4, 16]);
             let w2 = weight(&model, "w2");
             assert_eq!((w2.shape(), w2.view::<f32>().unwrap()[0]), (&[16, 3][..], 17.0));

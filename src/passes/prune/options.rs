@@ -1,6 +1,6 @@
 //! What a user may ask of pruning.
 
-use super::budget::Budget;
+use super::budget::{Budget, Of};
 use crate::{
     error::{Error, Result},
     passes::{Repair, Scope, choices, globs},
@@ -55,6 +55,8 @@ pub struct PruneOptions {
     pub criterion: Criterion,
     /// Whether positions compete within the model or within their group.
     pub scope: Scope,
+    /// In how many steps the target is reached: after each, what is left is repaired and judged anew.
+    pub steps: usize,
     /// Kept counts are multiples of this in groups at least twice as wide.
     pub round: usize,
     /// Globs of names of ops and weights whose groups stay whole.
@@ -75,6 +77,7 @@ impl Default for PruneOptions {
             latency: None,
             criterion: Criterion::default(),
             scope: Scope::default(),
+            steps: 1,
             round: 8,
             exclude: Vec::new(),
             lossy: false,
@@ -96,14 +99,19 @@ impl PruneOptions {
             ("size", self.size),
             ("latency", self.latency),
         ];
-        Ok(match choices::one_share(&shares)? {
-            None => Budget::Positions(1.0 - Self::RATIO),
-            Some((0, share)) => Budget::Positions(1.0 - share),
-            Some((1, share)) => Budget::Macs(share),
-            Some((2, share)) => Budget::Params(share),
-            Some((3, share)) => Budget::Bytes(share),
-            Some((_, share)) => Budget::Latency(share),
-        })
+        let kinds = [Of::Positions, Of::Macs, Of::Params, Of::Bytes, Of::Latency];
+        let given = choices::one_share(&shares)?.unwrap_or((0, Self::RATIO));
+        let budget = match given {
+            (0, cut) => Budget { of: Of::Positions, share: 1.0 - cut },
+            (k, share) => Budget { of: kinds[k], share },
+        };
+        if self.steps == 0 || (self.steps > 1 && budget.of == Of::Latency) {
+            return Err(Error::usage(
+                format!("`steps` is {}", self.steps),
+                "give at least 1, and 1 with `latency`",
+            ));
+        }
+        Ok(budget)
     }
     /// Refuses values that make no sense; returns the compiled globs.
     pub(super) fn check(&self) -> Result<GlobSet> {

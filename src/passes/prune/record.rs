@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model},
-    ops::axes::Cut,
+    ops::axes::Stays,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -55,8 +55,8 @@ impl Record {
         read().map(|weights| Some(Record(weights))).ok_or_else(|| Error::malformed((), why()))
     }
     /// Adds what a cut is about to remove from a graph.
-    pub(super) fn add(&mut self, g: &Graph, cut: &Cut) {
-        for (v, axes) in cut.weights() {
+    pub(super) fn add(&mut self, g: &Graph, stays: &Stays) {
+        for (v, axes) in stays.iter() {
             let Some(tensor) = g.initializer(v) else { continue };
             let before = self.0.remove(g.name_of(v)).unwrap_or_default();
             let axis = |k: usize, extent: usize| {

@@ -109,7 +109,7 @@ fn found(pruned: &Model, full: &Model, pairs: &[(OpId, OpId)]) -> Result<Record>
         keep.insert(group.factor, stayed.into_iter().collect());
     }
     let mut record = Record::default();
-    record.add(g, &flow.cut(keep));
+    record.add(g, flow.cut(keep).stays());
     Ok(record)
 }
 

@@ -7,26 +7,32 @@ use super::Context;
 use crate::{
     error::Result,
     ir::{Model, OpId},
-    ops::axes::Cut,
+    ops::axes::Stays,
     passes::linear::{Refit, Sight, Target, Task, Tasks, Wave, collect, tasks},
 };
 
-/// Repairs `model`, which `cut` left of `original`.
-pub(super) fn run(original: &Model, model: &mut Model, cut: &Cut, cx: &mut Context<'_>) -> Result<()> {
-    let Tasks { waves, left_alone } = tasks(model, &[], |v| cut.is_cut(v));
+/// Repairs `model`, which is what `stays` of `original`.
+pub(super) fn run(original: &Model, model: &mut Model, stays: &Stays, cx: &mut Context<'_>) -> Result<()> {
+    let Tasks { waves, left_alone } = tasks(model, &[], |v| stays.is_cut(v));
     for (op, why) in left_alone {
         cx.missed(model.graph.place(op), format!("not repaired: {why}"));
     }
     let progress = cx.progress();
     progress.begin("repairing", waves.iter().map(|w| (w.linear.len() + w.recurrent.len()) as u64).sum());
-    let done = waves.iter().try_for_each(|wave| repair(original, model, cut, wave, cx));
+    let done = waves.iter().try_for_each(|wave| repair(original, model, stays, wave, cx));
     progress.end();
     done
 }
 
 /// Repairs layers that do not depend on each other.
-fn repair(original: &Model, model: &mut Model, cut: &Cut, wave: &Wave, cx: &mut Context<'_>) -> Result<()> {
-    let sights: Vec<_> = wave.linear.iter().map(|task| sight(task, cut)).collect();
+fn repair(
+    original: &Model,
+    model: &mut Model,
+    stays: &Stays,
+    wave: &Wave,
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    let sights: Vec<_> = wave.linear.iter().map(|task| sight(task, stays)).collect();
     let mut repairs = Vec::with_capacity(wave.linear.len());
     collect(model, original, &sights, cx, |k, found| {
         repairs.push(Refit::of(model, &wave.linear[k].layer, found));
@@ -40,7 +46,7 @@ fn repair(original: &Model, model: &mut Model, cut: &Cut, wave: &Wave, cx: &mut 
         say(model, task.layer.op, done, cx);
     }
     for op in &wave.recurrent {
-        let done = recurrent::run(original, model, *op, cut, cx)?;
+        let done = recurrent::run(original, model, *op, stays, cx)?;
         say(model, *op, done, cx);
         cx.progress().advance(1);
     }
@@ -58,9 +64,9 @@ fn say(model: &Model, op: OpId, done: std::result::Result<String, String>, cx: &
     }
 }
 
-fn sight<'a>(task: &'a Task, cut: &Cut) -> Sight<'a> {
+fn sight<'a>(task: &'a Task, stays: &Stays) -> Sight<'a> {
     let layer = &task.layer;
-    let kept = cut.kept(layer.weight, layer.axis);
+    let kept = stays.kept(layer.weight, layer.axis);
     let kept = kept.map_or_else(|| (0..layer.outputs * layer.groups).collect(), <[usize]>::to_vec);
     Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
 }

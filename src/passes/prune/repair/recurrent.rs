@@ -7,7 +7,7 @@ use super::super::Context;
 use crate::{
     error::Result,
     ir::{Model, OpId, ValueId},
-    ops::axes::Cut,
+    ops::axes::Stays,
     passes::linear::{Kept, Recurrent, fit, moments},
 };
 
@@ -16,7 +16,7 @@ pub(super) fn run(
     original: &Model,
     model: &mut Model,
     op: OpId,
-    cut: &Cut,
+    stays: &Stays,
     cx: &Context<'_>,
 ) -> Result<std::result::Result<String, String>> {
     let read = |model: &Model| {
@@ -27,7 +27,7 @@ pub(super) fn run(
     let (Some((teacher, right)), Some((student, mut weights))) = (read(original), read(model)) else {
         return Ok(Err("its weights cannot be read".into()));
     };
-    let Some(parts) = moments(original, &teacher, &right, &kept(&teacher, cut), cx)? else {
+    let Some(parts) = moments(original, &teacher, &right, &kept(&teacher, stays), cx)? else {
         return Ok(Err("its values do not lie as their types say, or are no finite numbers".into()));
     };
     if parts.iter().flatten().flatten().any(|sums| sums.rows() == 0) {
@@ -61,9 +61,9 @@ pub(super) fn run(
 }
 
 /// What stays of the original's inputs and units.
-fn kept(teacher: &Recurrent, cut: &Cut) -> Kept {
+fn kept(teacher: &Recurrent, stays: &Stays) -> Kept {
     let along = |weight: ValueId, all: usize| {
-        cut.kept(weight, 2).map_or_else(|| (0..all).collect(), <[usize]>::to_vec)
+        stays.kept(weight, 2).map_or_else(|| (0..all).collect(), <[usize]>::to_vec)
     };
     Kept { inputs: along(teacher.w, teacher.inputs), units: along(teacher.r, teacher.hidden) }
 }
