@@ -8,6 +8,7 @@ pub mod error;
 pub mod ir;
 pub mod lower;
 pub mod measure;
+mod numpy;
 pub mod ops;
 pub mod passes;
 pub mod report;

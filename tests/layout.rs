@@ -11,14 +11,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ir", &[]),
     ("ops", &["ir"]),
     ("measure", &["ir"]),
-    ("passes", &["ir", "ops", "measure"]),
+    ("numpy", &["ir"]),
+    ("passes", &["ir", "ops", "measure", "numpy"]),
     ("lower", &["ir", "ops"]),
-    ("runtime", &["ir", "ops", "lower", "measure"]),
+    ("runtime", &["ir", "ops", "lower", "measure", "numpy"]),
     ("report", &["ir", "ops", "lower", "measure", "passes", "runtime"]),
     ("driver", &["ir", "ops", "measure", "passes", "lower", "runtime", "report"]),
     ("cli", &["ir", "ops", "measure", "passes", "lower", "runtime", "report", "driver"]),
     ("error", &["ir"]),
-    ("lib", &["ir", "ops", "measure", "passes", "lower", "runtime", "report", "driver", "cli"]),
+    ("lib", &["ir", "ops", "measure", "numpy", "passes", "lower", "runtime", "report", "driver", "cli"]),
     ("main", &[]),
 ];
 

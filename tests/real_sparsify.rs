@@ -2,6 +2,7 @@
 
 mod support;
 
+use npyz::WriterBuilder;
 use onnx_compress::{
     ir::{Model, Tensor},
     lower,
@@ -127,6 +128,47 @@ fn zeros_stay_zeros_when_weights_are_quantized() {
         }
         assert!(weights >= 2, "{name}: {weights} sparse weights are quantized");
     }
+}
+
+#[test]
+fn masks_are_read_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("masks.npz");
+    let original = lower::load(&zoo("simplecnn")).unwrap();
+    let weight = |m: &Model| m.graph.initializer(m.graph.find("conv1.weight").unwrap()).unwrap().clone();
+    let shape: Vec<u64> = weight(&original).shape().iter().map(|n| *n as u64).collect();
+    let stays: Vec<u8> = (0..weight(&original).len()).map(|k| u8::from(k % 3 != 0)).collect();
+    let write = |name: &str, shape: &[u64]| {
+        let mut archive = npyz::npz::NpzWriter::create(&file).unwrap();
+        let array = archive.array(name, Default::default()).unwrap();
+        let mut array = array.default_dtype().shape(shape).begin_nd().unwrap();
+        array.extend(&stays).unwrap();
+        array.finish().unwrap();
+    };
+    let text = format!("sparsify(mask={})", serde_json::json!(file));
+    write("conv1.weight", &shape);
+    let mut sparse = original.clone();
+    run(&text, &mut sparse, &mut Context::new());
+    let (old, new) = (weight(&original), weight(&sparse));
+    let (old, new) = (old.to_f32().unwrap(), new.to_f32().unwrap());
+    for (k, (old, new)) in old.iter().zip(new.iter()).enumerate() {
+        assert_eq!(*new, if k % 3 == 0 { 0.0 } else { *old });
+    }
+    let refused = |text: &str| {
+        let pipeline = text.parse::<Pipeline>();
+        let error = pipeline.and_then(|p| p.run(&mut original.clone(), &mut Context::new())).unwrap_err();
+        (error.exit_code(), error.to_string())
+    };
+    let (code, why) = refused(&text.replace("mask=", "ratio=0.5,mask="));
+    assert!(code == 2 && why.contains("both given"), "{why}");
+    let flat = [stays.len() as u64];
+    write("conv1.weight", &flat);
+    let (code, why) = refused(&text);
+    assert!(code == 2 && why.contains("the mask of `conv1.weight` is ["), "{why}");
+    write("conv7.weight", &flat);
+    let (code, why) = refused(&text);
+    assert!(code == 2 && why.contains("`conv7.weight` is no weight"), "{why}");
+    assert_eq!(refused("sparsify(mask=nowhere.npz)").0, 1);
 }
 
 #[test]

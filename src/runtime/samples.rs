@@ -6,15 +6,13 @@
 //!   model with one input, of `.npy` files under any name;
 //! - ONNX test data: a folder with `input_0.pb`..., or one with several such folders `test_data_set_*`; each is one batch.
 
-use super::{
-    numpy::{read_npy, read_npz},
-    rows::{rows_of, take_rows},
-};
+use super::rows::{rows_of, take_rows};
 use crate::{
     error::{Error, Result},
     ir::{DType, Dim, Model, Tensor, TensorType},
     lower,
     measure::Batch,
+    numpy::{read_npy, read_npz},
 };
 use std::{
     fs,

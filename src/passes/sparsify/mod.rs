@@ -15,6 +15,7 @@ use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, pa
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Origin, Tensor, ValueId},
+    numpy::read_npz,
     ops::infer_types,
 };
 use globset::GlobSet;
@@ -43,7 +44,11 @@ impl Named for Sparsify {
     type Options = SparsifyOptions;
     fn new(options: SparsifyOptions) -> Result<Self> {
         let (share, exclude) = (options.share()?, globs::excluded(&options.exclude)?);
-        Ok(Sparsify { options, share, exclude, masks: None })
+        let masks = match &options.mask {
+            Some(path) => Some(read_npz(path)?.into_iter().collect()),
+            None => None,
+        };
+        Ok(Sparsify { options, share, exclude, masks })
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     passes::{Scope, choices},
 };
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// What makes a weight dispensable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +73,8 @@ pub struct SparsifyOptions {
     pub scope: Scope,
     /// What makes a weight dispensable.
     pub criterion: Criterion,
+    /// A `.npz` file with masks: see [`Sparsify::with_masks`](super::Sparsify::with_masks).
+    pub mask: Option<PathBuf>,
     /// How sparse weights are written.
     pub store: Store,
     /// Globs of names of ops and weights to leave alone.
@@ -88,6 +91,10 @@ impl SparsifyOptions {
         if given.is_some() && self.pattern != Pattern::None {
             let hint = "a pattern makes half of the weights zero";
             return Err(Error::usage("`ratio` and `pattern` are both given", hint));
+        }
+        if self.mask.is_some() && (given.is_some() || self.pattern != Pattern::None) {
+            let hint = "a mask says which weights become zero";
+            return Err(Error::usage("`mask` and `ratio` or `pattern` are both given", hint));
         }
         Ok(given.map_or(Self::RATIO, |(_, share)| share))
     }

@@ -17,7 +17,7 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
 }
 
 /// Every array of a `.npz` file, by key in the file's order.
-pub(super) fn read_npz(path: &Path) -> Result<Vec<(String, Tensor)>> {
+pub(crate) fn read_npz(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let mut archive = NpzArchive::open(path).map_err(unreadable(path))?;
     let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
     let mut arrays = Vec::with_capacity(names.len());
@@ -30,7 +30,7 @@ pub(super) fn read_npz(path: &Path) -> Result<Vec<(String, Tensor)>> {
 }
 
 /// The array of a `.npy` file.
-pub(super) fn read_npy(path: &Path) -> Result<Tensor> {
+pub(crate) fn read_npy(path: &Path) -> Result<Tensor> {
     let file = BufReader::new(File::open(path).map_err(unreadable(path))?);
     read_array(NpyFile::new(file).map_err(unreadable(path))?, path, "")
 }
