@@ -3,6 +3,7 @@
 use super::{
     Quant, observe,
     placement::{How, Kind, Placement},
+    target::symmetric,
     weights::{Layers, weight_of},
 };
 use crate::{
@@ -29,7 +30,11 @@ pub(super) fn schemes(
     cx: &Context<'_>,
 ) -> Result<Schemes> {
     let wanted = wanted(pass, &model.graph, &placed(&model.graph, layers, placement), placement);
-    observe::schemes(pass.options.observer, model, wanted, cx)
+    let mut schemes = observe::schemes(pass.options.observer, model, wanted, cx)?;
+    if pass.options.target.profile().symmetric_activations {
+        schemes.values_mut().flatten().for_each(|scheme| *scheme = symmetric(scheme));
+    }
+    Ok(schemes)
 }
 
 fn placed(graph: &Graph, layers: &Layers, placement: &Placement) -> Vec<OpId> {
@@ -74,7 +79,9 @@ pub(super) fn annotate(
         let read = split_readers(graph, *v, &layers, &schemes);
         graph.value_mut(read).quant = Some(scheme.clone());
     }
-    biases(graph, &layers, said);
+    if pass.options.target.profile().integer_biases {
+        biases(graph, &layers, said);
+    }
     schemes.len() as u64
 }
 

@@ -13,6 +13,7 @@ mod observe;
 mod placement;
 mod saturation;
 mod scales;
+mod target;
 mod weights;
 
 use super::{Changed, Context, Named, Needs, Options, Pass, globs, pass::changed_options};
@@ -26,6 +27,8 @@ use placement::{How, Kind, Placement};
 use scales::Integers;
 use serde::{Deserialize, Serialize};
 use weights::Layers;
+
+pub use target::Target;
 
 /// What activations become.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +49,7 @@ pub enum Activations {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Form {
-    /// For each weight what ONNX Runtime is fastest with.
+    /// What the target asks for; on the processor, for each weight what ONNX Runtime is fastest with.
     #[default]
     Auto,
     /// DequantizeLinear, which runtimes that compute in integers look for.
@@ -101,6 +104,8 @@ pub enum Method {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuantOptions {
+    /// Where the model will run: what is left at `auto`, and what is not given, follows from it. See `docs/quant.md`.
+    pub target: Target,
     /// What activations become.
     pub activations: Activations,
     /// Which operators compute a weight back from its integers.
@@ -113,7 +118,7 @@ pub struct QuantOptions {
     /// Whether the integer 0 stands for zero, or each group of elements has its own zero point. Where it is not given,
     /// eight bits are symmetric and fewer are not.
     pub symmetric: Option<bool>,
-    /// Whether integers may make the model slower.
+    /// Whether integers may make the model slower, on targets that are this machine.
     pub latency: Latency,
     /// How weights are rounded.
     pub method: Method,
@@ -131,6 +136,7 @@ pub struct QuantOptions {
 impl Default for QuantOptions {
     fn default() -> Self {
         QuantOptions {
+            target: Target::Cpu,
             activations: Activations::Auto,
             form: Form::Auto,
             bits: 8,
@@ -151,12 +157,16 @@ impl QuantOptions {
     fn block(&self) -> usize {
         self.block.unwrap_or(if self.bits <= 4 && self.per_channel { 32 } else { 0 })
     }
+    /// The form of weights; `auto` where it is decided for each.
+    fn form(&self) -> Form {
+        if self.form == Form::Auto { self.target.profile().form } else { self.form }
+    }
     fn symmetric(&self) -> bool {
         self.symmetric.unwrap_or(self.bits == 8)
     }
     /// Whether weights are what kernels that multiply integers take.
     fn suits_integer_kernels(&self) -> bool {
-        self.bits == 8 && self.block() == 0 && self.symmetric() && self.form != Form::Folded
+        self.bits == 8 && self.block() == 0 && self.symmetric() && self.form() != Form::Folded
     }
     fn check(&self) -> Result<()> {
         let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
@@ -199,7 +209,7 @@ impl QuantOptions {
             How::Float => true,
             How::Static => auto || self.activations == Activations::Static,
             // The standard form is what was asked for, so nothing takes its place unasked.
-            How::Dynamic => auto && self.form != Form::Qdq || self.activations == Activations::Dynamic,
+            How::Dynamic => auto && self.form() != Form::Qdq || self.activations == Activations::Dynamic,
         }
     }
 }
@@ -235,11 +245,13 @@ impl Quant {
     ) -> (u64, Vec<(Where, String)>) {
         let (graph, mut said) = (&mut model.graph, Vec::new());
         dynamic::annotate(graph, layers, placement);
-        if self.options.reduce_range.unwrap_or_else(saturation::here) {
+        let profile = self.options.target.profile();
+        let seven_bits = self.options.reduce_range.or(profile.reduce_range);
+        if seven_bits.unwrap_or_else(saturation::here) {
             saturation::avoid(graph, layers, placement);
         }
         let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
-        form::choose(self.options.form, graph, layers);
+        form::choose(self.options.form(), graph, layers);
         (activations, said)
     }
 }
@@ -263,7 +275,7 @@ impl Pass for Quant {
     fn needs(&self) -> Needs {
         // Four bits and DequantizeLinear by blocks came with 21, with a scale per channel with 13; Mul that broadcasts
         // with 7, Slice by inputs with 10.
-        let opset = match (self.options.form, self.options.block()) {
+        let opset = match (self.options.form(), self.options.block()) {
             _ if self.options.bits <= 4 => 21,
             (Form::Folded, 0) => 7,
             (Form::Folded, _) => 10,
@@ -305,7 +317,8 @@ impl Pass for Quant {
             learned::to_nearest(&plan, &mut model.graph, &layers.weights);
         }
         let mut schemes = Schemes::new();
-        let guarded = self.options.latency == Latency::Guard && placement != Placement::FLOAT;
+        let timed = self.options.target.profile().timed && self.options.latency == Latency::Guard;
+        let guarded = timed && placement != Placement::FLOAT;
         // What is timed may place more than what is usual does.
         let widest = if guarded { self.widest(samples) } else { placement };
         if widest.is_static() {

@@ -70,7 +70,8 @@ impl Placement {
     /// What is fastest on most processors; `samples` tells whether ranges can be measured.
     pub(super) fn usual(options: &QuantOptions, samples: bool) -> Placement {
         let mut placement = Placement::FLOAT;
-        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::FirstConvolution) {
+        let first = options.target.profile().first_convolutions;
+        for kind in Kind::ALL.into_iter().filter(|kind| first || *kind != Kind::FirstConvolution) {
             if let Some(how) = kind.ways().iter().find(|how| options.allows(**how, samples)) {
                 placement = placement.with(kind, *how);
             }
