@@ -31,6 +31,8 @@ PIPELINES = [
     ("quant(bits=2)", True),
     ("quant(activations=dynamic)", False),
     ("quant(observer=minmax)", True),
+    ("cast", True),
+    ("cast(precision=bf16)", True),
     ("prune(macs=0.75)", False),
     ("prune(macs=0.75)", True),
     ("prune(macs=0.5)", False),

@@ -4,6 +4,7 @@
 //! - [`infer`]: element types and shapes, symbolic where they must be;
 //! - [`fold`]: exact evaluation of shape arithmetic and of moving constants about;
 //! - [`cost`]: multiply-accumulates, parameters and bytes;
+//! - [`half`]: which operators compute in half precision;
 //! - [`quantized`]: which constants are stored in few bits and computed back.
 //!
 //! An operator that is not known here (any of a custom domain, too) is never an error: nothing is said about it.
@@ -11,6 +12,7 @@
 pub mod axes;
 pub mod cost;
 pub mod fold;
+pub mod half;
 pub mod infer;
 mod macs;
 pub mod quantized;

@@ -3,6 +3,7 @@
 //! A pass has typed options and one line in [`PASSES`]; everything else (pipeline text, `--explain`, completions,
 //! documentation of defaults) follows from that. Library users push passes of their own into a [`Pipeline`].
 
+pub mod cast;
 mod choices;
 mod context;
 mod functions;
@@ -27,6 +28,7 @@ pub(crate) use pipeline::run_pass;
 
 /// Every pass that pipeline text can name, sorted.
 pub const PASSES: &[PassInfo] = &[
+    PassInfo::of::<cast::Cast>(),
     PassInfo::of::<prune::Prune>(),
     PassInfo::of::<quant::Quant>(),
     PassInfo::of::<simplify::Simplify>(),

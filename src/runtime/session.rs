@@ -3,13 +3,14 @@
 use super::{Runtime, convert, failed};
 use crate::{
     error::{Error, Result},
-    ir::Model,
+    ir::{DType, Model, Tensor},
     lower,
     measure::Batch,
 };
 use ort::{
     ep,
     session::{Session as OrtSession, builder::GraphOptimizationLevel},
+    value::ValueType,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -70,6 +71,8 @@ pub struct SessionOptions {
 pub struct Session {
     session: Mutex<OrtSession>,
     inputs: Vec<String>,
+    /// The element types of the inputs that are tensors, in the order of their names.
+    types: Vec<Option<DType>>,
     outputs: Vec<String>,
     /// Where the weights lie while the session may still read them.
     folder: Option<tempfile::TempDir>,
@@ -106,8 +109,13 @@ impl Session {
     }
     fn over(session: OrtSession) -> Session {
         let names = |outlets: &[ort::value::Outlet]| outlets.iter().map(|o| o.name().to_owned()).collect();
+        let dtype = |outlet: &ort::value::Outlet| match outlet.dtype() {
+            ValueType::Tensor { ty, .. } => convert::dtype_of(*ty),
+            _ => None,
+        };
         Session {
             inputs: names(session.inputs()),
+            types: session.inputs().iter().map(dtype).collect(),
             outputs: names(session.outputs()),
             session: Mutex::new(session),
             folder: None,
@@ -116,6 +124,17 @@ impl Session {
     /// The names of the inputs that a batch must give, in the model's order.
     pub fn inputs(&self) -> &[String] {
         &self.inputs
+    }
+    /// What of a batch the model takes; reals of another precision than it takes become those.
+    pub fn take(&self, batch: &Batch) -> Batch {
+        let taken = batch.iter().filter_map(|(name, tensor)| {
+            let at = self.inputs.iter().position(|input| input == name)?;
+            let other = self.types[at].filter(|dtype| dtype.is_float() && *dtype != tensor.dtype());
+            let other = other
+                .and_then(|dtype| Tensor::from_f32(dtype, tensor.shape(), tensor.to_f32()?.into_owned()));
+            Some((name.clone(), other.unwrap_or_else(|| tensor.clone())))
+        });
+        taken.collect()
     }
     /// The names of the outputs, in the model's order.
     pub fn outputs(&self) -> &[String] {

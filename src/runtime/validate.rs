@@ -126,7 +126,7 @@ pub fn validate(
         outputs.iter_mut().zip(own).for_each(|(output, own)| output.own_sqnr_db = own.sqnr_db);
     }
     let accuracy = scores.map(|scores| scores.finish(count)).transpose()?;
-    let own = inputs_of_session(&after, first);
+    let own = after.take(first);
     let latency = options
         .latency
         .then(|| time((&before, first), (&after, &own), rows_of(first), options.threads))
@@ -155,7 +155,7 @@ fn differences(
 ) -> Result<Vec<OutputError>> {
     let mut differences = vec![Difference::default(); before.outputs().len()];
     for batch in batches {
-        let (a, b) = (before.run(batch)?, after.run(&inputs_of_session(after, batch))?);
+        let (a, b) = (before.run(batch)?, after.run(&after.take(batch))?);
         let b: HashMap<&str, _> = b.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         for ((name, x), difference) in a.iter().zip(&mut differences) {
             let y = b.get(name.as_str()).ok_or_else(|| Error::Runtime(format!("output `{name}` is gone")))?;
@@ -182,11 +182,6 @@ fn differences(
     }
     let named = differences.into_iter().zip(before.outputs());
     Ok(named.map(|(difference, name)| difference.finish(name.clone())).collect())
-}
-
-/// What of a batch a model takes: it may have fewer inputs than the original.
-fn inputs_of_session(session: &Session, batch: &Batch) -> Batch {
-    batch.iter().filter(|(name, _)| session.inputs().contains(name)).cloned().collect()
 }
 
 fn same_interface(original: &Model, compressed: &Model) -> Result<()> {
