@@ -68,17 +68,11 @@ pub(super) fn of_op(g: &Graph, id: OpId) -> Option<Vec<Product<Axis>>> {
             vec![product(&input(1)?), product(&input(2)?)]
         }
         "Attention" if standard => {
-            // Scores for every pair of query and key, and as much again for the values. 3-d inputs hold all heads.
-            let (q, k, v) = (input(0)?, input(1)?, input(2)?);
-            let heads = |name: &str, x: &[Axis]| match x.len() {
-                3 => op.int(name).and_then(|n| u64::try_from(n).ok()).unwrap_or(1).max(1),
-                _ => 1,
-            };
+            // Scores for every pair of query and key, and as much again for the values.
+            let (q, k) = (input(0)?, input(1)?);
             let keys = k[k.len().checked_sub(2)?];
-            let (_, queries) = q.split_last()?;
-            let mix = Product::of(queries.iter().copied().chain([keys, *v.last()?]));
-            let (times, over) = (heads("q_num_heads", &q), heads("kv_num_heads", &v));
-            vec![Product::of(q.iter().copied().chain([keys])), Product { times, over, ..mix }]
+            let pairs = |rows: Vec<Axis>| Product::of(rows.into_iter().chain([keys]));
+            vec![pairs(q), pairs(output()?)]
         }
         "Einsum" if standard => {
             let equation: String = op.str("equation")?.chars().filter(|c| !c.is_whitespace()).collect();
@@ -136,19 +130,16 @@ fn fused(g: &Graph, id: OpId) -> Option<Vec<Product<Axis>>> {
             let product = |weight: Vec<Axis>| Some(Product::of(x.get(..2)?.iter().copied().chain(weight)));
             vec![product(w)?, product(r)?]
         }
-        // The projections, then queries by keys and scores by values, all of a third of the weight's width if not said.
+        // The projections, then queries by keys and scores by values, keys as wide as queries and values as the output.
         "Attention" | "QAttention" => {
             let (x, w) = (input(0)?, input(1)?);
             let [batch, seq, _] = x[..] else { return None };
             let [_, width] = w[..] else { return None };
             let past = past(if op.op_type == "Attention" { 4 } else { 8 }, 3);
-            let sizes =
-                op.ints("qkv_hidden_sizes").map(|s| s.iter().map(|n| n.unsigned_abs()).collect::<Vec<_>>());
             let mut all = vec![Product::of([batch, seq].into_iter().chain(w))];
-            all.extend(match sizes.as_deref() {
-                Some([q, _, v]) => attend(vec![batch, seq], seq, past, q.saturating_add(*v), 1),
-                _ => attend(vec![batch, seq, width], seq, past, 2, 3),
-            });
+            // Queries and values together are half of the weight's width and of the output's.
+            all.extend(attend(vec![batch, seq, width], seq, past, 1, 2));
+            all.extend(attend(output()?, seq, past, 1, 2));
             all
         }
         "MultiHeadAttention" => {

@@ -1,6 +1,7 @@
 //! The analysis: every axis of every value of a model's main graph becomes a factor, every op unifies some.
 
 use super::{
+    attention, einsum,
     factor::{Arena, Factor, Factors},
     rewrite::Rewrite,
     rule, structural, table,
@@ -15,6 +16,8 @@ pub struct Flow<'g> {
     /// All factors.
     pub arena: Arena,
     pub(super) rewrites: Vec<Rewrite>,
+    /// Sums of products inside operators that are no MatMul: the operands that have the axis summed over, and the axis.
+    pub(super) sums: Vec<(Vec<ValueId>, Factor)>,
     dims: HashMap<ValueId, Factors>,
     /// The axes that a computed shape describes.
     pub(super) shapes: HashMap<ValueId, Factors>,
@@ -25,8 +28,8 @@ impl<'g> Flow<'g> {
     /// operators without a rule keep their extents.
     pub fn of(model: &'g Model) -> Flow<'g> {
         let graph = &model.graph;
-        let (arena, rewrites, dims, shapes) = Default::default();
-        let mut flow = Flow { graph, opset: model.opset(), arena, rewrites, dims, shapes };
+        let (arena, rewrites, sums, dims, shapes) = Default::default();
+        let mut flow = Flow { graph, opset: model.opset(), arena, rewrites, sums, dims, shapes };
         for v in &graph.inputs {
             flow.freeze_value(*v, "graph input");
         }
@@ -41,11 +44,13 @@ impl<'g> Flow<'g> {
     }
     fn visit(&mut self, op: OpId) {
         let node = self.graph.op(op);
-        let known = node.is_standard()
-            && match table::find(node, self.opset) {
-                Some(line) => rule::apply(self, op, line.text, line.bound).is_some(),
-                None => structural::apply(self, op).is_some(),
-            };
+        let of_its_own = attention::apply(self, op).or_else(|| einsum::apply(self, op)).is_some();
+        let known = of_its_own
+            || node.is_standard()
+                && match table::find(node, self.opset) {
+                    Some(line) => rule::apply(self, op, line.text, line.bound).is_some(),
+                    None => structural::apply(self, op).is_some(),
+                };
         if !known {
             self.freeze_op(op, &format!("no axis rule covers {} here", node.op_type));
         }

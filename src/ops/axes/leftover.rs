@@ -4,7 +4,7 @@
 //! sum of products are computed, as queries and keys are, at least one of them must be zero at those positions by
 //! itself. After a linear layer it is, after a sigmoid it is not: then the sum is a statistic over the group.
 
-use super::{factor::Factor, flow::Flow};
+use super::{einsum, factor::Factor, flow::Flow};
 use crate::ir::{OpId, ValueId};
 use std::collections::{HashMap, HashSet};
 
@@ -13,7 +13,9 @@ type Leaves = HashSet<Factor>;
 impl Flow<'_> {
     /// Marks the leaves that such sums run over and whose removed positions are zero in neither operand.
     pub(super) fn mark_leftovers(&mut self) {
-        let sums: Vec<_> = self.graph.ops().filter_map(|op| self.computed_sum(op)).collect();
+        let inside = self.sums.iter().map(|(operands, axis)| (operands.clone(), self.open(*axis)));
+        let inside = inside.filter(|(operands, _)| self.all_computed(operands));
+        let sums: Vec<_> = self.graph.ops().filter_map(|op| self.computed_sum(op)).chain(inside).collect();
         let wanted: Leaves = sums.iter().flat_map(|(_, over)| over.iter().copied()).collect();
         if wanted.is_empty() {
             return;
@@ -27,15 +29,19 @@ impl Flow<'_> {
         }
     }
     /// The operands of a sum of products of two computed values, and the open leaves it runs over.
-    fn computed_sum(&self, op: OpId) -> Option<([ValueId; 2], Vec<Factor>)> {
+    fn computed_sum(&self, op: OpId) -> Option<(Vec<ValueId>, Vec<Factor>)> {
         let (a, b) = (self.graph.input(op, 0)?, self.graph.input(op, 1)?);
         let (inner, _) = self.summed(op)?;
-        if [a, b].iter().any(|v| self.graph.initializer(*v).is_some()) {
-            return None;
-        }
-        let leaves = self.arena.leaves(*self.known_dims(a).get(inner)?);
-        let open = leaves.into_iter().filter(|l| self.arena.frozen(*l).is_none()).collect();
-        Some(([a, b], open))
+        let over = self.open(*self.known_dims(a).get(inner)?);
+        self.all_computed(&[a, b]).then(|| (vec![a, b], over))
+    }
+    fn all_computed(&self, operands: &[ValueId]) -> bool {
+        operands.iter().all(|v| self.graph.initializer(*v).is_none())
+    }
+    /// The leaves of an axis that may shrink.
+    fn open(&self, axis: Factor) -> Vec<Factor> {
+        let leaves = self.arena.leaves(axis);
+        leaves.into_iter().filter(|l| self.arena.frozen(*l).is_none()).collect()
     }
     /// The axes of the first two operands that an op sums over.
     fn summed(&self, op: OpId) -> Option<(usize, usize)> {
@@ -110,23 +116,32 @@ impl Flow<'_> {
             }
             "MatMul" | "Gemm" | "Conv" | "ConvTranspose" => {
                 let Some((inner_a, inner_b)) = self.summed(op) else { return Leaves::new() };
-                // A leaf along the axes of an operand that live on in the output is zero there if the operand is; all
-                // operands that have it, and the bias, must agree.
-                let along = |slot, inner| {
-                    let dims = input(slot).map(|v| self.known_dims(v)).unwrap_or_default().iter();
-                    let free = dims.enumerate().filter(|(k, _)| *k != inner);
-                    free.flat_map(|(_, f)| self.arena.leaves(*f)).collect::<Leaves>()
-                };
-                let (a, b) = (along(0, inner_a), along(1, inner_b));
-                let (zero_a, zero_b) = (of(input(0)), of(input(1)));
-                let agrees = |l: &Factor| {
-                    (!a.contains(l) || zero_a.contains(l)) && (!b.contains(l) || zero_b.contains(l))
-                };
+                let rank = |slot| input(slot).map_or(0, |v| self.known_dims(v).len());
+                let free = [(0, inner_a), (1, inner_b)]
+                    .map(|(slot, inner)| (0..rank(slot)).filter(|k| *k != inner).collect());
                 let bias = input(2).map(|v| of(Some(v)));
                 let unbiased = |l: &Factor| bias.as_ref().is_none_or(|zero| zero.contains(l));
-                a.union(&b).filter(|l| agrees(l) && unbiased(l)).copied().collect()
+                self.zero_along(op, &free, zeros).into_iter().filter(unbiased).collect()
+            }
+            "Einsum" => {
+                einsum::free(self.graph, op).map(|free| self.zero_along(op, &free, zeros)).unwrap_or_default()
             }
             _ => Leaves::new(),
         }
+    }
+    /// What is zero in a sum of products. A leaf along the axes of an operand that live on in the output (`free`) is zero
+    /// there if the operand is; all operands that have it must agree.
+    fn zero_along(&self, op: OpId, free: &[Vec<usize>], zeros: &HashMap<ValueId, Leaves>) -> Leaves {
+        let (mut zero, mut other) = (Leaves::new(), Leaves::new());
+        for (slot, axes) in free.iter().enumerate() {
+            let Some(v) = self.graph.input(op, slot) else { continue };
+            let dims = self.known_dims(v);
+            let leaves = axes.iter().filter_map(|k| dims.get(*k)).flat_map(|f| self.arena.leaves(*f));
+            let known = |leaf: &Factor| zeros.get(&v).is_some_and(|z| z.contains(leaf));
+            let (yes, no): (Leaves, Leaves) = leaves.partition(known);
+            zero.extend(yes);
+            other.extend(no);
+        }
+        zero.difference(&other).copied().collect()
     }
 }

@@ -6,7 +6,9 @@
 //! attention heads need no case of their own.
 
 mod apply;
+mod attention;
 mod cost;
+mod einsum;
 mod factor;
 mod flow;
 mod groups;

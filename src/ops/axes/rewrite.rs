@@ -23,6 +23,8 @@ impl Extent {
 pub(super) enum Rewrite {
     /// An integer attribute is the extent of a factor.
     Attr { op: OpId, name: String, factor: Factor },
+    /// A number that follows from the extent of a factor where it is not written: it is, once that shrinks.
+    Float { op: OpId, name: String, value: f32, factor: Factor },
     /// An integer list attribute.
     Ints { op: OpId, name: String, extents: Vec<Extent> },
     /// A constant input that holds extents; the op gets a constant of its own.
@@ -48,6 +50,11 @@ impl Rewrite {
             Rewrite::Attr { op, name, factor } => {
                 if shrunk(factor) {
                     graph.op_mut(*op).set(name, size(*factor) as i64);
+                }
+            }
+            Rewrite::Float { op, name, value, factor } => {
+                if shrunk(factor) {
+                    graph.op_mut(*op).set(name, *value);
                 }
             }
             Rewrite::Ints { op, name, extents } => {
