@@ -93,10 +93,10 @@ impl Pass for Cast {
         // With 13 Cast knows bfloat16, and the last operators learn float16.
         Needs { simplified: true, opset: Some(13) }
     }
-    /// Rounding every number leaves 39 to 75 dB in float16, 25 to 55 in bfloat16.
+    /// Rounding every number leaves 29 (made-up inputs of a deep model) to 77 dB in float16, 33 to 65 in bfloat16.
     fn least_sqnr(&self) -> Option<f64> {
         Some(match self.options.precision {
-            Precision::Fp16 => 30.0,
+            Precision::Fp16 => 25.0,
             Precision::Bf16 => 20.0,
         })
     }
