@@ -18,6 +18,7 @@ pub mod rules;
 pub mod simplify;
 pub mod sparsify;
 pub mod svd;
+mod targets;
 
 pub use choices::{Repair, Scope};
 pub use context::{Context, Progress, Remark, RemarkKind};

@@ -135,8 +135,8 @@ pub(crate) struct Refit {
 
 impl Refit {
     /// Finds weights that are better than those there are, or says why there are none.
-    pub(crate) fn of(model: &Model, layer: &Layer, found: Found) -> Result<Refit, String> {
-        let parts = found?;
+    pub(crate) fn of(model: &Model, layer: &Layer, found: &Found) -> Result<Refit, String> {
+        let parts = found.as_ref().map_err(Clone::clone)?;
         let old = layer.weights(&model.graph).ok_or("its weights cannot be read")?;
         let fits = parts.par_iter().zip(&old);
         let fits: Vec<_> = fits.map(|([train, held], old)| fit(train, held, old, layer.has_bias())).collect();

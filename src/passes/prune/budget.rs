@@ -1,14 +1,15 @@
 //! Choosing so that what is left meets a target.
 
-use super::{super::Scope, Context, select::Plan};
+use super::{
+    super::{Scope, targets},
+    Context,
+    select::Plan,
+};
 use crate::{
     error::{Error, Result},
     ir::Model,
     ops::{axes::Flow, infer_types},
 };
-
-/// Models that are timed until the mildest cut that is fast enough is found.
-const TIMED: usize = 7;
 
 /// What may be left: a share of something.
 #[derive(Clone, Copy)]
@@ -31,6 +32,9 @@ pub(super) enum Of {
     /// The seconds of a run.
     Latency,
 }
+
+/// What a target that cannot be met is told of.
+const DOING: &str = "pruning";
 
 /// How many positions of each candidate stay (`None`: all).
 type Kept = Vec<Option<usize>>;
@@ -94,39 +98,15 @@ pub(super) fn in_time(
     cx: &Context<'_>,
 ) -> Result<Kept> {
     let strongest = cutting(plan, plan.at_level(1.0))?;
-    let least = timed(plan, &strongest, model, flow, cx)?;
-    if least > share {
-        let (wanted, least) = (100.0 * share, 100.0 * least);
-        let text = format!("pruning cannot reach {wanted:.0} % of the latency; the nearest is {least:.0} %");
-        return Err(Error::BelowBar(text));
-    }
-    let before = plan.macs(&whole(plan));
-    let (mut low, mut high) = (plan.macs(&strongest) as f64 / before.max(1) as f64, 1.0);
-    let mut best = strongest;
-    for _ in 1..TIMED {
-        cx.check_cancelled()?;
-        let macs = f64::midpoint(low, high);
-        match choose(plan, Budget { of: Of::Macs, share: macs }) {
-            Ok(kept) if timed(plan, &kept, model, flow, cx)? <= share => (low, best) = (macs, kept),
-            _ => high = macs,
-        }
-    }
-    Ok(best)
-}
-
-/// The time of the cut model as a share of the whole one's, on the batch where that is larger.
-fn timed(plan: &Plan<'_>, kept: &Kept, model: &Model, flow: &Flow<'_>, cx: &Context<'_>) -> Result<f64> {
-    let mut cut = model.clone();
-    flow.cut(plan.keep(kept)).apply(&mut cut)?;
-    infer_types(&mut cut)?;
-    let timed = cx.latency(&[model, &cut])?;
-    let slowest = timed.iter().map(|t| t.seconds[1] / t.seconds[0]).reduce(f64::max);
-    slowest.ok_or_else(|| {
-        Error::usage(
-            "`latency` needs ONNX Runtime and inputs to time models on",
-            "give some with `--calib`, or use `macs`",
-        )
-    })
+    let least = plan.macs(&strongest) as f64 / plan.macs(&whole(plan)).max(1) as f64;
+    let at = |macs: f64| choose(plan, Budget { of: Of::Macs, share: macs });
+    let cut = |kept: &Kept| {
+        let mut cut = model.clone();
+        flow.cut(plan.keep(kept)).apply(&mut cut)?;
+        infer_types(&mut cut)?;
+        Ok(cut)
+    };
+    targets::in_time(DOING, share, (least, strongest), at, cut, model, cx)
 }
 
 fn whole(plan: &Plan<'_>) -> Kept {
@@ -149,12 +129,7 @@ fn met(plan: &Plan<'_>, of: Of, share: f64) -> Result<Kept> {
         true => plan.least_damage(target, cost),
         false => plan.at_most(target, cost),
     };
-    found.map_err(|least| {
-        let (wanted, least) = (100.0 * share, 100.0 * least as f64 / before as f64);
-        Error::BelowBar(format!(
-            "pruning cannot reach {wanted:.1} % of the {what}; the nearest is {least:.1} %"
-        ))
-    })
+    found.map_err(|least| targets::unreachable(DOING, share, what, least as f64 / before as f64))
 }
 
 #[cfg(test)]
@@ -208,7 +183,7 @@ mod tests {
         assert_eq!(pruned("prune(latency=0.31)", 98).unwrap(), 8.0 / 98.0);
         let error = pruned("prune(latency=0.2)", 64).unwrap_err();
         assert!(
-            error.to_string().contains("cannot reach 20 % of the latency; the nearest is 42 %"),
+            error.to_string().contains("cannot reach 20.0 % of the latency; the nearest is 41.7 %"),
             "{error}"
         );
     }

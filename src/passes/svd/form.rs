@@ -163,6 +163,16 @@ fn pointwise(weights: &Mat<f64>, mut directions: Mat<f64>) -> Vec<Mat<f64>> {
     vec![first, directions.transpose().to_owned()]
 }
 
+/// The weights that the kernels of a split make together.
+pub(super) fn product(form: Form, kernel: &[usize], kernels: &[Mat<f64>]) -> Mat<f64> {
+    let Some(free) = form.free(kernel) else { return &kernels[0] * &kernels[1] };
+    let map = &kernels[0];
+    let expanded = Mat::from_fn(map.nrows() * free, map.ncols() * free, |i, j| {
+        if i % free == j % free { map[(i / free, j / free)] } else { 0.0 }
+    });
+    kernels[1..].iter().fold(expanded, |product, k| product * k)
+}
+
 /// Divides each column of `a` by a number that makes it as long as that of `b` times it.
 fn balance(a: &mut Mat<f64>, b: &mut Mat<f64>) {
     for k in 0..a.ncols() {
@@ -195,16 +205,6 @@ mod tests {
         sums.add(&by_rows);
         (x, sums)
     }
-    /// What the kernels of a split make of a matrix of inputs.
-    fn product(form: Form, kernel: &[usize], kernels: &[Mat<f64>]) -> Mat<f64> {
-        let Some(free) = form.free(kernel) else { return &kernels[0] * &kernels[1] };
-        let map = &kernels[0];
-        let expanded = Mat::from_fn(map.nrows() * free, map.ncols() * free, |i, j| {
-            if i % free == j % free { map[(i / free, j / free)] } else { 0.0 }
-        });
-        kernels[1..].iter().fold(expanded, |product, k| product * k)
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]

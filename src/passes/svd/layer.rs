@@ -34,14 +34,12 @@ pub(super) struct Price {
     pub(super) macs: u64,
     /// Elements of weights, bias left out.
     pub(super) params: u64,
+    /// Bytes of weights.
+    pub(super) bytes: u64,
 }
 
 impl Price {
-    fn of(kernels: &[(u64, usize)]) -> Price {
-        let macs = kernels.iter().map(|(positions, elements)| positions * *elements as u64).sum();
-        Price { macs, params: kernels.iter().map(|(_, elements)| *elements as u64).sum() }
-    }
-    /// Whether it is less in both.
+    /// Whether it is less in work and weights.
     fn saves(self, whole: Price) -> bool {
         self.macs < whole.macs && self.params < whole.params
     }
@@ -84,7 +82,7 @@ fn candidate(pass: &Svd, g: &Graph, layer: Layer) -> Result<Candidate, String> {
     }
     let shape = g.constant(layer.weight).map(|t| t.shape().to_vec()).unwrap_or_default();
     let kernel = if layer.is_convolution() { shape[2..].to_vec() } else { Vec::new() };
-    let params: u64 = shape.iter().map(|n| *n as u64).product();
+    let (params, bytes) = g.constant(layer.weight).map_or((0, 0), |t| (t.len() as u64, t.byte_len() as u64));
     let macs = cost::of_op(g, op).macs;
     let output = macs / params.max(1);
     if output == 0 {
@@ -94,7 +92,7 @@ fn candidate(pass: &Svd, g: &Graph, layer: Layer) -> Result<Candidate, String> {
     let width = |v: ValueId| extents(g, v).last().copied().unwrap_or(1).max(1);
     let between = output / width(layer.output) * width(layer.input);
     let input = if layer.is_convolution() { extents(g, layer.input).iter().product() } else { output };
-    let whole = Price { macs, params };
+    let whole = Price { macs, params, bytes };
     let candidate = Candidate { layer, kernel, whole, positions: [input, between, output] };
     match candidate.grid(1).is_empty() {
         true => Err("no rank saves both weights and multiply-accumulates".into()),
@@ -122,21 +120,33 @@ impl Candidate {
     fn area(&self) -> usize {
         self.kernel.iter().product()
     }
-    /// What it costs in a form.
-    pub(super) fn price(&self, form: Form, [p, b]: Ranks) -> Price {
+    /// Inputs and outputs of each kernel that it becomes, kernel positions among them.
+    pub(super) fn kernels(&self, form: Form, [p, b]: Ranks) -> Vec<(usize, usize)> {
         let (channels, area, outputs) = (self.layer.channels, self.area(), self.layer.outputs);
-        let [at_input, between, at_output] = self.positions;
         let free = form.free(&self.kernel).unwrap_or(1);
         match form {
-            Form::Outputs => Price::of(&[(at_output, channels * area * b), (at_output, b * outputs)]),
-            Form::Inputs => Price::of(&[(at_input, channels * p), (at_output, p * area * outputs)]),
-            Form::Spatial => {
-                Price::of(&[(between, channels * area / free * p), (at_output, p * free * outputs)])
-            }
-            Form::Tucker => {
-                Price::of(&[(at_input, channels * p), (at_output, p * area * b), (at_output, b * outputs)])
-            }
+            Form::Outputs => vec![(channels * area, b), (b, outputs)],
+            Form::Inputs => vec![(channels, p), (p * area, outputs)],
+            Form::Spatial => vec![(channels * area / free, p), (p * free, outputs)],
+            Form::Tucker => vec![(channels, p), (p * area, b), (b, outputs)],
         }
+    }
+    /// What it costs in a form.
+    pub(super) fn price(&self, form: Form, ranks: Ranks) -> Price {
+        let [at_input, between, at_output] = self.positions;
+        let first = match form {
+            Form::Outputs => at_output,
+            Form::Inputs | Form::Tucker => at_input,
+            Form::Spatial => between,
+        };
+        let mut price = Price::default();
+        for (k, (rows, columns)) in self.kernels(form, ranks).into_iter().enumerate() {
+            let elements = (rows * columns) as u64;
+            price.params += elements;
+            price.macs += elements * if k == 0 { first } else { at_output };
+        }
+        price.bytes = price.params * self.whole.bytes / self.whole.params.max(1);
+        price
     }
     /// For each form that saves something, the ranks that may: of the first kernel and of the last.
     pub(super) fn grid(&self, round: usize) -> Vec<(Form, Vec<usize>, Vec<usize>)> {

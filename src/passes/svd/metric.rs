@@ -82,6 +82,13 @@ impl Metric {
     }
 }
 
+/// The means of a layer's inputs, a row, where the last one is a one.
+pub(super) fn means(sums: &Sums) -> Mat<f64> {
+    let (gram, rows) = (sums.gram(), sums.rows().max(1) as f64);
+    let last = gram.nrows() - 1;
+    Mat::from_fn(1, last, |_, i| gram[(i, last)] / rows)
+}
+
 /// `P'M`, a row `(k, f)` the sum of `map[q, k]` times row `(q, f)`.
 fn mapped(map: &Mat<f64>, free: usize, m: &Mat<f64>) -> Mat<f64> {
     let mut result = Mat::zeros(map.ncols() * free, m.ncols());

@@ -3,6 +3,7 @@
 //! With calibration samples the error is that of a layer's outputs on what it sees, without them that of its weights.
 //! See `form` for the ways to split a layer, `spectrum` for the mathematics and `ranks` for what decides the rank.
 
+mod budget;
 mod form;
 mod judge;
 mod layer;
@@ -26,7 +27,7 @@ use crate::{
 use form::{Form, Whole};
 use globset::GlobSet;
 use judge::Judged;
-use layer::{Candidate, Price};
+use layer::Candidate;
 use metric::Metric;
 use options::Target;
 use ranks::{Choice, Offer};
@@ -71,7 +72,7 @@ impl Pass for Svd {
         let (before, said) = (cost::of_model(model), cx.remarks.len());
         let candidates = layer::find(self, model, cx);
         let Judged { offers, known } = judge::judge(model, &candidates, self.options.round, cx)?;
-        let chosen = self.choose(model, &candidates, &offers, before.macs, cx)?;
+        let chosen = self.choose(model, &candidates, &offers, cx)?;
         if chosen.iter().all(Option::is_none) {
             let why = cx.remarks[said..].iter().find(|r| r.kind == RemarkKind::Missed);
             let why = why.map(|r| format!(" (`{}`: {})", r.at.name(), r.text)).unwrap_or_default();
@@ -111,18 +112,10 @@ impl Svd {
         model: &Model,
         candidates: &[Candidate],
         offers: &[Offer],
-        macs: u64,
         cx: &mut Context<'_>,
     ) -> Result<Vec<Option<Choice>>> {
+        let chosen = budget::choose(self.target, model, candidates, offers, cx)?;
         let place = |k: usize| model.graph.place(candidates[k].layer.op);
-        let chosen = match self.target {
-            Target::Lost(lost) => offers.iter().map(|offer| ranks::alone(offer, lost)).collect(),
-            Target::Macs(share) => within(offers, |p| p.macs, macs, share, "of the multiply-accumulates")?,
-            Target::Params(share) => {
-                let all = offers.iter().map(|o| o.whole.params).sum();
-                within(offers, |p| p.params, all, share, "of the weights of layers that can be split")?
-            }
-        };
         for (k, offer) in offers.iter().enumerate().filter(|(k, _)| chosen[*k].is_none()) {
             if !offer.choices.is_empty() {
                 cx.missed(place(k), "left whole: no split that pays is good enough");
@@ -130,21 +123,6 @@ impl Svd {
         }
         Ok(chosen)
     }
-}
-
-fn within(
-    offers: &[Offer],
-    unit: impl Fn(Price) -> u64 + Copy,
-    before: u64,
-    share: f64,
-    of_what: &str,
-) -> Result<Vec<Option<Choice>>> {
-    ranks::together(offers, unit, before, (share * before as f64) as u64).map_err(|least| {
-        let (wanted, least) = (100.0 * share, 100.0 * least as f64 / before.max(1) as f64);
-        Error::BelowBar(format!(
-            "splitting cannot reach {wanted:.1} % {of_what}; the nearest is {least:.1} %"
-        ))
-    })
 }
 
 /// A layer and what it is to become.

@@ -6,7 +6,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Options of the pass. At most one of `ratio`, `macs`, `energy` and `error` may be given.
+/// Options of the pass. At most one of those before `round` may be given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SvdOptions {
@@ -14,6 +14,12 @@ pub struct SvdOptions {
     pub ratio: Option<f64>,
     /// The share of the model's multiply-accumulates to keep, 0 to 1.
     pub macs: Option<f64>,
+    /// The share of the model's parameters to keep, 0 to 1.
+    pub params: Option<f64>,
+    /// The share of the bytes of the model's weights to keep, 0 to 1.
+    pub size: Option<f64>,
+    /// The share of the time of a run to keep, 0 to 1, by this machine's clock.
+    pub latency: Option<f64>,
     /// The least share of the squares of a layer's outputs (without samples: of its weights) to keep, 0 to 1.
     pub energy: Option<f64>,
     /// The largest error of a layer's outputs (without samples: of its weights), relative to their size, 0 to 1.
@@ -31,6 +37,9 @@ impl Default for SvdOptions {
         SvdOptions {
             ratio: None,
             macs: None,
+            params: None,
+            size: None,
+            latency: None,
             energy: None,
             error: None,
             round: 8,
@@ -44,9 +53,15 @@ impl Default for SvdOptions {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Target {
     /// The share of the weights of all layers that can be split that stays.
-    Params(f64),
+    Split(f64),
     /// The share of the model's multiply-accumulates that stays.
     Macs(f64),
+    /// The share of the elements of the model's weights that stays.
+    Params(f64),
+    /// The share of the bytes of the model's weights that stays.
+    Size(f64),
+    /// The share of the time of a run that stays.
+    Latency(f64),
     /// The largest squared relative error of each layer.
     Lost(f64),
 }
@@ -60,13 +75,23 @@ impl SvdOptions {
         if self.round == 0 {
             return Err(Error::usage("`round` is 0", "1 turns rounding off"));
         }
-        let shares =
-            [("ratio", self.ratio), ("macs", self.macs), ("energy", self.energy), ("error", self.error)];
+        let shares = [
+            ("ratio", self.ratio),
+            ("macs", self.macs),
+            ("params", self.params),
+            ("size", self.size),
+            ("latency", self.latency),
+            ("energy", self.energy),
+            ("error", self.error),
+        ];
         Ok(match choices::one_share(&shares)? {
-            None => Target::Params(Self::RATIO),
-            Some((0, share)) => Target::Params(share),
+            None => Target::Split(Self::RATIO),
+            Some((0, share)) => Target::Split(share),
             Some((1, share)) => Target::Macs(share),
-            Some((2, share)) => Target::Lost(1.0 - share),
+            Some((2, share)) => Target::Params(share),
+            Some((3, share)) => Target::Size(share),
+            Some((4, share)) => Target::Latency(share),
+            Some((5, share)) => Target::Lost(1.0 - share),
             Some((_, share)) => Target::Lost(share * share),
         })
     }

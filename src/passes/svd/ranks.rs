@@ -87,7 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn offer(points: &[(u64, f64)]) -> Offer {
-        let price = |n: u64| Price { macs: n, params: n };
+        let price = |n: u64| Price { macs: n, params: n, bytes: 4 * n };
         let choice = |k: usize, (n, lost): (u64, f64)| Choice {
             form: Form::Outputs,
             ranks: [0, k],

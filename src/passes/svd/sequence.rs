@@ -1,16 +1,22 @@
 //! Splitting layers one after the other, each from what it sees behind those that were split before.
 //!
 //! First the layer is given the weights with which it comes nearest to what the original's puts out, from what it sees
-//! now; then these are split, in the metric of what it sees now. Together that is the nearest there is to the original of
-//! the form and the ranks chosen. Layers behind a split that stay whole are given new weights as well.
+//! now; then these are split, in the metric of what it sees now, and the bias makes up for the mean error. Together that is
+//! the nearest there is to the original of the form and the ranks chosen. Layers behind a split that stay whole are given
+//! new weights as well; those that nothing is split before see what they always saw, and need none.
 
-use super::{Planned, form::Whole, metric::Metric, replace::replace};
+use super::{
+    Planned,
+    form::{Whole, product},
+    metric::{Metric, means},
+    replace::replace,
+};
 use crate::{
     error::Result,
     ir::{Model, OpId},
     passes::{
         Context,
-        linear::{Found, Refit, Sight, Target, Task, Wave, collect, tasks},
+        linear::{Found, Layer, Refit, Sight, Target, Task, Wave, collect, tasks},
     },
 };
 use faer::Mat;
@@ -29,15 +35,15 @@ pub(super) fn run(
     let splits: Splits<'_> = planned.iter().map(|p| (p.candidate.layer.op, p)).collect();
     let ops = |waves: Vec<Wave>| waves.into_iter().flat_map(|w| w.linear).map(|task| task.layer.op);
     let behind = tasks(model, &[], |v| planned.iter().any(|p| p.candidate.layer.weight == v));
-    let behind: HashSet<OpId> = ops(behind.waves).collect();
+    let behind: HashSet<OpId> = ops(behind.waves).filter(|_| repair).collect();
     // What they see counts as changed, so that they are found as well.
     let seen: Vec<_> = planned.iter().map(|p| p.candidate.layer.input).collect();
     let mut waves: Vec<_> = tasks(model, &seen, |_| false).waves.into_iter().map(|w| w.linear).collect();
-    let wanted = |op: &OpId| splits.contains_key(op) || repair && behind.contains(op);
+    let wanted = |op: &OpId| splits.contains_key(op) || behind.contains(op);
     waves.iter_mut().for_each(|wave| wave.retain(|task| wanted(&task.layer.op)));
     let progress = cx.progress();
     progress.begin("splitting layers", waves.iter().map(|wave| wave.len() as u64).sum());
-    let done = waves.iter().try_for_each(|wave| step(model, &original, wave, &splits, repair, cx));
+    let done = waves.iter().try_for_each(|wave| step(model, &original, wave, &splits, &behind, repair, cx));
     progress.end();
     done
 }
@@ -48,6 +54,7 @@ fn step(
     original: &Model,
     wave: &[Task],
     splits: &Splits<'_>,
+    behind: &HashSet<OpId>,
     repair: bool,
     cx: &mut Context<'_>,
 ) -> Result<()> {
@@ -56,13 +63,19 @@ fn step(
         kept: (0..task.layer.outputs * task.layer.groups).collect(),
         beside: task.beside,
     };
-    let sights: Vec<_> =
-        wave.iter().map(|task| Sight { layer: &task.layer, target: repair.then(|| target(task)) }).collect();
+    let moved = |task: &Task| behind.contains(&task.layer.op);
+    let sights: Vec<_> = wave
+        .iter()
+        .map(|task| Sight { layer: &task.layer, target: moved(task).then(|| target(task)) })
+        .collect();
     let mut new = Vec::with_capacity(wave.len());
     collect(model, original, &sights, cx, |k, found| {
         let layer = &wave[k].layer;
-        let planned = splits.get(&layer.op).copied();
-        new.push(New::of(model, &wave[k], planned, found, repair, cx.seed));
+        let planned = splits.get(&layer.op);
+        let refit = moved(&wave[k]).then(|| Refit::of(model, layer, &found));
+        let fitted = refit.as_ref().and_then(|refit| refit.as_ref().ok());
+        let split = planned.map(|p| Split::of(model, layer, p, fitted, &found, repair, cx.seed));
+        new.push(New { refit, split });
         cx.progress().advance(1);
     })?;
     for (task, new) in wave.iter().zip(new) {
@@ -74,56 +87,76 @@ fn step(
 /// What a layer becomes.
 struct New {
     refit: Option<std::result::Result<Refit, String>>,
-    kernels: Option<std::result::Result<Vec<Mat<f64>>, String>>,
+    split: Option<std::result::Result<Split, String>>,
+}
+
+/// The kernels of a layer that is split.
+struct Split {
+    /// Weights and bias that the layer is given before, where these are new.
+    weights: Option<Mat<f64>>,
+    kernels: Vec<Mat<f64>>,
+}
+
+impl Split {
+    /// With `repair` the bias makes up for the mean error.
+    fn of(
+        model: &Model,
+        layer: &Layer,
+        planned: &Planned<'_>,
+        refit: Option<&Refit>,
+        found: &Found,
+        repair: bool,
+        seed: u64,
+    ) -> std::result::Result<Split, String> {
+        let parts = refit.map(|refit| refit.weights.clone()).or_else(|| layer.weights(&model.graph));
+        let mut all = parts.and_then(|parts| parts.into_iter().next()).ok_or("its weights cannot be read")?;
+        let sums = match found.as_deref() {
+            Ok([[train, held]]) => Some(train.clone().plus(held)),
+            _ => None,
+        };
+        let metric = sums.as_ref().map_or_else(Metric::plain, |sums| Metric::of(sums, layer.has_bias()));
+        let (weights, kernel) = (layer.without_bias(&all), &planned.candidate.kernel);
+        let whole = Whole { weights: &weights, metric: &metric, kernel, seed, known: None };
+        let form = planned.choice.form;
+        let kernels = whole.split(form, planned.choice.ranks)?;
+        if let Some(sums) = sums.filter(|_| repair && layer.has_bias()) {
+            let mean = means(&sums) * (weights - product(form, kernel, &kernels));
+            let last = all.nrows() - 1;
+            (0..all.ncols()).for_each(|k| all[(last, k)] += mean[(0, k)]);
+        }
+        Ok(Split { weights: repair.then_some(all), kernels })
+    }
+    fn set(
+        self,
+        model: &mut Model,
+        layer: &Layer,
+        planned: &Planned<'_>,
+    ) -> std::result::Result<(), String> {
+        let g = &mut model.graph;
+        let set = self.weights.is_none_or(|weights| layer.set(g, &[weights]).is_some());
+        let done = set.then(|| replace(g, layer, planned.choice.form, &self.kernels)).flatten();
+        done.ok_or_else(|| "its factors do not fit its type of numbers".to_owned())
+    }
 }
 
 impl New {
-    fn of(
-        model: &Model,
-        task: &Task,
-        planned: Option<&Planned<'_>>,
-        found: Found,
-        repair: bool,
-        seed: u64,
-    ) -> New {
-        let layer = &task.layer;
-        let metric = planned.map(|_| Metric::found(&found, layer.has_bias()));
-        let refit = repair.then(|| Refit::of(model, layer, found));
-        let kernels = planned.zip(metric).map(|(planned, metric)| {
-            let weights = match &refit {
-                Some(Ok(refit)) => layer.without_bias(&refit.weights[0]),
-                _ => planned.candidate.weights(model).ok_or("its weights cannot be read")?,
-            };
-            let kernel = &planned.candidate.kernel;
-            let whole = Whole { weights: &weights, metric: &metric, kernel, seed, known: None };
-            whole.split(planned.choice.form, planned.choice.ranks)
-        });
-        New { refit, kernels }
-    }
     fn set(self, model: &mut Model, task: &Task, planned: Option<&Planned<'_>>, cx: &mut Context<'_>) {
         let (layer, at) = (&task.layer, model.graph.place(task.layer.op));
-        let set = self.refit.map(|refit| {
-            let refit = refit?;
+        if let Some((planned, split)) = planned.zip(self.split) {
+            let done = split.and_then(|split| split.set(model, layer, planned));
+            return planned.say(at, done, cx);
+        }
+        let Some(refit) = self.refit else { return };
+        let set = refit.and_then(|refit| {
             let set = layer.set(&mut model.graph, &refit.weights);
-            set.map(|()| refit.text)
-                .ok_or_else(|| "the new weights do not fit its type of numbers".to_owned())
+            set.map(|()| refit.text).ok_or_else(|| "the new weights do not fit its type of numbers".to_owned())
         });
-        match (planned, self.kernels) {
-            (Some(planned), Some(kernels)) => {
-                let done = kernels.and_then(|kernels| {
-                    replace(&mut model.graph, layer, planned.choice.form, &kernels)
-                        .ok_or_else(|| "its factors do not fit its type of numbers".to_owned())
-                });
-                planned.say(at, done, cx);
+        match set {
+            Ok(text) => {
+                cx.count("repaired", 1);
+                cx.applied(at, text);
             }
-            _ => match set {
-                Some(Ok(text)) => {
-                    cx.count("repaired", 1);
-                    cx.applied(at, text);
-                }
-                Some(Err(why)) => cx.missed(at, format!("not repaired: {why}")),
-                None => {}
-            },
+            Err(why) => cx.missed(at, format!("not repaired: {why}")),
         }
     }
 }

@@ -35,7 +35,7 @@ fn repair(
     let sights: Vec<_> = wave.linear.iter().map(|task| sight(task, stays)).collect();
     let mut repairs = Vec::with_capacity(wave.linear.len());
     collect(model, original, &sights, cx, |k, found| {
-        repairs.push(Refit::of(model, &wave.linear[k].layer, found));
+        repairs.push(Refit::of(model, &wave.linear[k].layer, &found));
         cx.progress().advance(1);
     })?;
     for (task, repair) in wave.linear.iter().zip(repairs) {

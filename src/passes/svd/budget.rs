@@ -1,0 +1,154 @@
+//! Choosing splits so that what is left meets a target.
+
+use super::{
+    layer::{Candidate, Price},
+    options::Target,
+    ranks::{self, Choice, Offer},
+    replace::replace,
+};
+use crate::{
+    error::Result,
+    ir::Model,
+    ops::{cost, infer_types},
+    passes::{Context, targets},
+};
+use faer::Mat;
+
+/// What a target that cannot be met is told of.
+const DOING: &str = "splitting";
+
+/// A choice for each candidate; `None` leaves it whole.
+type Chosen = Vec<Option<Choice>>;
+
+/// The mildest choice that meets the target, or why there is none.
+pub(super) fn choose(
+    target: Target,
+    model: &Model,
+    candidates: &[Candidate],
+    offers: &[Offer],
+    cx: &Context<'_>,
+) -> Result<Chosen> {
+    let all = cost::of_model(model);
+    let within_macs = |share| within(offers, |p| p.macs, all.macs, share, "multiply-accumulates");
+    match target {
+        Target::Lost(lost) => Ok(offers.iter().map(|offer| ranks::alone(offer, lost)).collect()),
+        Target::Macs(share) => within_macs(share),
+        Target::Params(share) => within(offers, |p| p.params, all.params, share, "parameters"),
+        Target::Split(share) => {
+            let all = offers.iter().map(|o| o.whole.params).sum();
+            within(offers, |p| p.params, all, share, "weights of layers that can be split")
+        }
+        Target::Size(share) => {
+            let all = model.graph.initializers().map(|(_, t)| t.byte_len() as u64).sum();
+            within(offers, |p| p.bytes, all, share, "bytes of weights")
+        }
+        Target::Latency(share) => {
+            let strongest: Chosen = offers
+                .iter()
+                .map(|offer| offer.choices.iter().min_by_key(|c| c.price.macs).copied())
+                .collect();
+            if strongest.iter().all(Option::is_none) {
+                return Ok(strongest);
+            }
+            let split = |chosen: &Chosen| stand_in(model, candidates, chosen);
+            let least = cost::of_model(&split(&strongest)?).macs as f64 / all.macs.max(1) as f64;
+            targets::in_time(DOING, share, (least, strongest), within_macs, split, model, cx)
+        }
+    }
+}
+
+/// The mildest choice that leaves at most this share of `before`, of which all layers of the model have their part.
+fn within(
+    offers: &[Offer],
+    unit: impl Fn(Price) -> u64 + Copy,
+    before: u64,
+    share: f64,
+    what: &str,
+) -> Result<Chosen> {
+    let found = ranks::together(offers, unit, before, (share * before as f64) as u64);
+    found.map_err(|least| targets::unreachable(DOING, share, what, least as f64 / before.max(1) as f64))
+}
+
+/// The model with layers split as chosen, but with zeros for weights: it takes as long.
+fn stand_in(model: &Model, candidates: &[Candidate], chosen: &[Option<Choice>]) -> Result<Model> {
+    let mut model = model.clone();
+    for (candidate, choice) in candidates.iter().zip(chosen) {
+        let Some(choice) = choice else { continue };
+        let kernels = candidate.kernels(choice.form, choice.ranks);
+        let kernels: Vec<_> = kernels.into_iter().map(|(rows, columns)| Mat::zeros(rows, columns)).collect();
+        // Zeros fit every type of numbers.
+        let _ = replace(&mut model.graph, &candidate.layer, choice.form, &kernels);
+    }
+    infer_types(&mut model)?;
+    Ok(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        error::Result,
+        ir::{Model, text},
+        measure::{Measure, Timed},
+        ops::{cost, infer_types},
+        passes::{Context, Pipeline},
+    };
+
+    /// A model takes a second for each multiply-accumulate, and some for the start where there is but one sample.
+    struct Clock;
+
+    impl Measure for Clock {
+        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
+            let seconds = |start: f64| models.iter().map(|m| start + cost::of_model(m).macs as f64).collect();
+            Ok(vec![
+                Timed { samples: 1, seconds: seconds(1024.0) },
+                Timed { samples: 8, seconds: seconds(0.0) },
+            ])
+        }
+    }
+    fn model() -> Model {
+        let mut model = text::parse(
+            "# weights: seed 3
+             <ir_version: 8, opset_import: [\"\" : 17]>
+             m (float[N, 64] x) => (float[N, 64] y) <float[64, 64] w1, float[64, 64] w2>
+             { [one] a = MatMul (x, w1) r = Relu (a) [two] y = MatMul (r, w2) }",
+        )
+        .unwrap();
+        infer_types(&mut model).unwrap();
+        model
+    }
+    /// The model after the pipeline.
+    fn split(pipeline: &str) -> Result<Model> {
+        let mut model = model();
+        let mut cx = Context::new().with_measure(&Clock);
+        let _ = pipeline.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
+        Ok(model)
+    }
+
+    #[test]
+    fn shares_of_parameters_bytes_and_time_are_met() {
+        let before = cost::of_model(&model());
+        let bytes = |m: &Model| m.graph.initializers().map(|(_, t)| t.byte_len()).sum::<usize>() as f64;
+        for share in [0.4, 0.7] {
+            let params = cost::of_model(&split(&format!("svd(params={share})")).unwrap()).params as f64;
+            assert!(params <= share * before.params as f64 && params > (share - 0.15) * before.params as f64);
+            let size = bytes(&split(&format!("svd(size={share})")).unwrap()) / bytes(&model());
+            assert!(size <= share && size > share - 0.15, "{size}");
+        }
+        // Half of the 9216 seconds for one sample leaves 3584 multiply-accumulates for both layers.
+        let macs = cost::of_model(&split("svd(latency=0.5,round=1)").unwrap()).macs;
+        assert!(macs <= 3584 && macs > 3000, "{macs}");
+    }
+    #[test]
+    fn what_cannot_be_reached_says_what_can() {
+        // Ranks of 8 for both leave 2 * 8 * 128 = 2048 of 8192: 3072 of 9216 seconds.
+        for (pipeline, nearest) in [
+            ("svd(latency=0.3)", "cannot reach 30.0 % of the latency; the nearest is 33.3 %"),
+            ("svd(size=0.2)", "cannot reach 20.0 % of the bytes of weights; the nearest is 25.0 %"),
+            ("svd(params=0.2)", "cannot reach 20.0 % of the parameters; the nearest is 25.0 %"),
+        ] {
+            let error = split(pipeline).unwrap_err();
+            assert_eq!(error.exit_code(), 3);
+            assert!(error.to_string().contains(nearest), "{error}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Targets that several passes are given: how far they can be met, and by the clock.
+
+use super::Context;
+use crate::{
+    error::{Error, Result},
+    ir::Model,
+};
+
+/// Models that are timed until the mildest change that is fast enough is found.
+const TIMED: usize = 7;
+
+/// That no more than down to `least` of something can be had, where `share` of it was wanted.
+pub(super) fn unreachable(doing: &str, share: f64, what: &str, least: f64) -> Error {
+    let (wanted, least) = (100.0 * share, 100.0 * least);
+    Error::BelowBar(format!("{doing} cannot reach {wanted:.1} % of the {what}; the nearest is {least:.1} %"))
+}
+
+/// The mildest choice, by multiply-accumulates, whose model takes at most `share` of the time of `model`, on one sample
+/// and on a batch. `strongest` leaves the share `least` of the multiply-accumulates; `at` finds the mildest choice for a
+/// share of them, and `make` its model.
+pub(super) fn in_time<T>(
+    doing: &str,
+    share: f64,
+    (least, strongest): (f64, T),
+    at: impl Fn(f64) -> Result<T>,
+    make: impl Fn(&T) -> Result<Model>,
+    model: &Model,
+    cx: &Context<'_>,
+) -> Result<T> {
+    let fastest = slowest(model, &make(&strongest)?, cx)?;
+    if fastest > share {
+        return Err(unreachable(doing, share, "latency", fastest));
+    }
+    let (mut low, mut high, mut best) = (least, 1.0, strongest);
+    for _ in 1..TIMED {
+        cx.check_cancelled()?;
+        let macs = f64::midpoint(low, high);
+        match at(macs) {
+            Ok(choice) if slowest(model, &make(&choice)?, cx)? <= share => (low, best) = (macs, choice),
+            _ => high = macs,
+        }
+    }
+    Ok(best)
+}
+
+/// The time of a changed model as a share of the whole one's, on the batch where that is larger.
+fn slowest(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f64> {
+    let timed = cx.latency(&[model, changed])?;
+    let slowest = timed.iter().map(|t| t.seconds[1] / t.seconds[0]).reduce(f64::max);
+    slowest.ok_or_else(|| {
+        Error::usage(
+            "`latency` needs ONNX Runtime and inputs to time models on",
+            "give some with `--calib`, or use `macs`",
+        )
+    })
+}
