@@ -45,7 +45,10 @@ PIPELINES = [
     ("sparsify(ratio=0.5),quant", True),
     ("svd(ratio=0.75)", True),
     ("svd(ratio=0.5)", True),
+    ("svd(macs=0.5)", True),
     ("prune(macs=0.75),svd(ratio=0.5),quant", True),
+    ("prune(macs=0.75),svd(ratio=0.7,exclude=[\"/fc*\"]),quant(bits=4)", True),
+    ("prune(macs=0.6),svd(ratio=0.4),quant(bits=4)", True),
 ]
 BATCHES = [1, 32]
 REPEATS = 3
