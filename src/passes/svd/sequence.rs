@@ -126,12 +126,7 @@ impl Split {
         }
         Ok(Split { weights: repair.then_some(all), kernels })
     }
-    fn set(
-        self,
-        model: &mut Model,
-        layer: &Layer,
-        planned: &Planned<'_>,
-    ) -> std::result::Result<(), String> {
+    fn set(self, model: &mut Model, layer: &Layer, planned: &Planned<'_>) -> std::result::Result<(), String> {
         let g = &mut model.graph;
         let set = self.weights.is_none_or(|weights| layer.set(g, &[weights]).is_some());
         let done = set.then(|| replace(g, layer, planned.choice.form, &self.kernels)).flatten();
@@ -149,7 +144,8 @@ impl New {
         let Some(refit) = self.refit else { return };
         let set = refit.and_then(|refit| {
             let set = layer.set(&mut model.graph, &refit.weights);
-            set.map(|()| refit.text).ok_or_else(|| "the new weights do not fit its type of numbers".to_owned())
+            set.map(|()| refit.text)
+                .ok_or_else(|| "the new weights do not fit its type of numbers".to_owned())
         });
         match set {
             Ok(text) => {
