@@ -21,7 +21,7 @@ import time
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 PROGRAM = f"{ROOT}/target/release/onnx-compress"
-REPEATS = 5
+REPEATS = 3
 
 PEERS = {
     "onnxsim": "import onnxsim; model, _ = onnxsim.simplify(onnx.load(source)); onnx.save(model, target)",
