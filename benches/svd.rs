@@ -2,7 +2,7 @@
 //! together, which tell more where other work runs. `cargo bench --bench svd`, with a side length behind `--` for
 //! another layer than 4096 x 4096.
 
-#![allow(clippy::print_stdout)]
+#![allow(clippy::print_stdout, reason = "what was measured is shown")]
 
 use onnx_compress::{
     ir::{Model, Origin, Tensor, text},

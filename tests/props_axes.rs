@@ -10,7 +10,7 @@ use onnx_compress::{
 };
 use proptest::prelude::*;
 use support::{
-    blocks::{Act, Attention, Block, Builder, Recurrent, batched},
+    blocks::{Attention, Block, Builder, Recurrent},
     oracle::{Oracle, halves_or_fewer},
 };
 
@@ -40,13 +40,7 @@ fn head() -> impl Strategy<Value = Head> {
 }
 
 fn build(blocks: &[Block], head: Head, seed: u64) -> Model {
-    let mut b = Builder::new(seed);
-    let input = b.graph.add_input("x", batched(&[3, 4, 4]));
-    let mut x = Act { value: input, shape: vec![3, 4, 4] };
-    x = b.block(&x, Block::Conv(8));
-    for kind in blocks {
-        x = b.block(&x, *kind);
-    }
+    let (mut b, x) = Builder::row(blocks, seed);
     let c = x.shape[0];
     let y = match head {
         Head::Flatten => {

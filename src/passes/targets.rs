@@ -54,3 +54,26 @@ fn slowest(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f64> {
         )
     })
 }
+
+#[cfg(test)]
+pub(super) mod clock {
+    use crate::{
+        error::Result,
+        ir::Model,
+        measure::{Measure, Timed},
+        ops::cost,
+    };
+
+    /// A model takes a second for each multiply-accumulate, and so many for the start where there is but one sample.
+    pub(in crate::passes) struct Clock(pub(in crate::passes) f64);
+
+    impl Measure for Clock {
+        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
+            let seconds = |start: f64| models.iter().map(|m| start + cost::of_model(m).macs as f64).collect();
+            Ok(vec![
+                Timed { samples: 1, seconds: seconds(self.0) },
+                Timed { samples: 8, seconds: seconds(0.0) },
+            ])
+        }
+    }
+}

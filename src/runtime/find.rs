@@ -65,7 +65,10 @@ impl Runtime {
             return Ok(environment.clone());
         }
         let path = &self.library.path;
-        let failed = |why: String| Error::Runtime(format!("cannot load {}: {why}", path.display()));
+        let failed = |why: String| {
+            let help = "name another library with --ort or ORT_DYLIB_PATH";
+            Error::Runtime(format!("cannot load {}: {why} ({help})", path.display()))
+        };
         let builder = ort::init_from(path).map_err(|why| failed(why.to_string()))?;
         let builder = builder.with_name("onnx-compress").with_telemetry(false);
         let environment = builder.build().map_err(|why| failed(why.to_string()))?;

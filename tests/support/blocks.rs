@@ -24,6 +24,14 @@ impl Builder {
     pub(crate) fn new(seed: u64) -> Builder {
         Builder { graph: Graph::new("random"), rng: ChaCha8Rng::seed_from_u64(seed) }
     }
+    /// Blocks in a row behind a first convolution of 8 channels, on inputs `x` of 3 channels of 4 x 4.
+    pub(crate) fn row(blocks: &[Block], seed: u64) -> (Builder, Act) {
+        let mut b = Builder::new(seed);
+        let value = b.graph.add_input("x", batched(&[3, 4, 4]));
+        let x = b.block(&Act { value, shape: vec![3, 4, 4] }, Block::Conv(8));
+        let last = blocks.iter().fold(x, |x, kind| b.block(&x, *kind));
+        (b, last)
+    }
     pub(crate) fn weight(&mut self, shape: &[usize]) -> ValueId {
         let n = shape.iter().product::<usize>();
         let values = (0..n).map(|_| self.rng.random_range(-0.5..0.5f32)).collect();

@@ -11,7 +11,7 @@
 //! - [`python`]: a `python3` that finds the pinned `onnx`, `numpy` and `onnxruntime`; [`python_output`] runs a script.
 //!
 //! Nothing here skips: what the set-up should have made and is not there fails the test, naming the command to run.
-#![allow(dead_code)] // each test file is a crate of its own and uses its share of this
+#![allow(dead_code, reason = "each test file is a crate of its own and uses its share of this")]
 
 pub(crate) mod blocks;
 pub(crate) mod extents;

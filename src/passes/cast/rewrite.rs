@@ -2,8 +2,7 @@
 
 use super::{
     Io, WORTH,
-    choose::Kept,
-    choose::{Choice, is_float},
+    choose::{Choice, Kept, is_float},
 };
 use crate::{
     ir::{DType, Graph, Op, OpId, Origin, Tensor, TensorType, Type, Use, ValueId},

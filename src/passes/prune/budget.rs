@@ -137,23 +137,10 @@ mod tests {
     use super::*;
     use crate::{
         ir::{Tensor, text},
-        measure::{Measure, Timed},
         ops::cost,
-        passes::Pipeline,
+        passes::{Pipeline, targets::clock::Clock},
     };
 
-    /// A model takes a second for each multiply-accumulate, and one for the start where there is but one sample.
-    struct Clock;
-
-    impl Measure for Clock {
-        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
-            let seconds = |start: f64| models.iter().map(|m| start + cost::of_model(m).macs as f64).collect();
-            Ok(vec![
-                Timed { samples: 1, seconds: seconds(256.0) },
-                Timed { samples: 8, seconds: seconds(0.0) },
-            ])
-        }
-    }
     /// The share of the multiply-accumulates that is left of two layers around so many features.
     fn pruned(text: &str, features: usize) -> Result<f64> {
         let mut model = text::parse(&format!(
@@ -170,7 +157,7 @@ mod tests {
             model.graph.value_mut(v).origin =
                 crate::ir::Origin::Initializer(Tensor::from_vec(shape, numbers));
         }
-        let mut cx = Context::new().with_measure(&Clock);
+        let mut cx = Context::new().with_measure(&Clock(256.0));
         let _ = text.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
         Ok(cost::of_model(&model).macs as f64 / (8 * features) as f64)
     }

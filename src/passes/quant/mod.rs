@@ -194,7 +194,8 @@ impl QuantOptions {
         }
         let integers = matches!(self.activations, Activations::Static | Activations::Dynamic);
         if integers && !self.suits_integer_kernels() {
-            let help = "leave out `activations`, or `form=folded`, `bits`, `block` and `symmetric`";
+            let help =
+                "leave out `activations`, or `target=cuda`, `form=folded`, `bits`, `block` and `symmetric`";
             return wrong(
                 "integer kernels need weights of symmetric int8 in the form `qdq`, without blocks",
                 help,

@@ -88,23 +88,10 @@ mod tests {
     use crate::{
         error::Result,
         ir::{Model, text},
-        measure::{Measure, Timed},
         ops::{cost, infer_types},
-        passes::{Context, Pipeline},
+        passes::{Context, Pipeline, targets::clock::Clock},
     };
 
-    /// A model takes a second for each multiply-accumulate, and some for the start where there is but one sample.
-    struct Clock;
-
-    impl Measure for Clock {
-        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
-            let seconds = |start: f64| models.iter().map(|m| start + cost::of_model(m).macs as f64).collect();
-            Ok(vec![
-                Timed { samples: 1, seconds: seconds(1024.0) },
-                Timed { samples: 8, seconds: seconds(0.0) },
-            ])
-        }
-    }
     fn model() -> Model {
         let mut model = text::parse(
             "# weights: seed 3
@@ -119,7 +106,7 @@ mod tests {
     /// The model after the pipeline.
     fn split(pipeline: &str) -> Result<Model> {
         let mut model = model();
-        let mut cx = Context::new().with_measure(&Clock);
+        let mut cx = Context::new().with_measure(&Clock(1024.0));
         let _ = pipeline.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
         Ok(model)
     }

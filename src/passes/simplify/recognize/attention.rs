@@ -102,11 +102,11 @@ impl Parts {
             .filter(|mask| (2..=4).contains(&mask.len()))
             .ok_or("the mask has no rank of 2 to 4")?;
         let (outer, inner) = mask.split_at(mask.len() - 2);
-        let broadcast = |(to, from): (&Dim, &Dim)| from.known() == Some(1) || same(to, from);
         if !same(&inner[0], &q[2]) || !same(&inner[1], &k[3]) {
             return Err("the mask is not known to have all queries and keys");
         }
-        let fits = outer.iter().rev().zip([&q[1], &q[0]]).all(|(from, to)| broadcast((to, from)));
+        let broadcasts = |(from, to): (&Dim, &Dim)| from.known() == Some(1) || same(from, to);
+        let fits = outer.iter().rev().zip([&q[1], &q[0]]).all(broadcasts);
         if fits { Ok(()) } else { Err("the mask does not fit batch and heads") }
     }
 
