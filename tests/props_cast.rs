@@ -3,7 +3,7 @@
 mod support;
 
 use onnx_compress::{
-    ir::{DType, Model, Op, OpsetImport, Use},
+    ir::{DType, Model, Op, OpsetImport, Origin, Tensor, Use},
     passes::{Context, Pipeline},
 };
 use proptest::prelude::*;
@@ -53,6 +53,20 @@ fn build(blocks: &[Block], head: Head, seed: u64) -> Model {
     Model { ir_version: 8, opsets, graph: b.graph, ..Model::default() }
 }
 
+/// The model with each weight rounded to a type, computing in float: what rounding alone makes of the outputs, which
+/// random layers and softmax may amplify.
+fn rounded(model: &Model, dtype: DType) -> Model {
+    let mut model = model.clone();
+    let weights: Vec<_> = model.graph.initializers().map(|(v, tensor)| (v, tensor.clone())).collect();
+    for (v, tensor) in weights.into_iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
+        let numbers = tensor.to_f32().unwrap().into_owned();
+        let half = Tensor::from_f32(dtype, tensor.shape(), numbers).unwrap();
+        let float = Tensor::from_vec(tensor.shape().to_vec(), half.to_f32().unwrap().into_owned());
+        model.graph.value_mut(v).origin = Origin::Initializer(float);
+    }
+    model
+}
+
 /// No value is cast twice to one type, and nothing is cast back.
 fn casts_are_few(model: &Model) -> bool {
     let g = &model.graph;
@@ -75,13 +89,19 @@ proptest! {
     ) {
         let original = build(&blocks, head, seed);
         let oracle = Oracle::new();
-        for (precision, dtype, most) in [("fp16", DType::F16, 1e-2), ("bf16", DType::BF16, 8e-2)] {
+        for (precision, dtype) in [("fp16", DType::F16), ("bf16", DType::BF16)] {
             let mut model = original.clone();
             let text = format!("cast(precision={precision},exclude_ops=[\"{kept}\"])");
             let pipeline: Pipeline = text.parse().unwrap();
             let _ = pipeline.run(&mut model, &mut Context::new()).unwrap();
             let difference = oracle.difference(&original, &model);
-            prop_assert!(difference <= most, "{text}: the outputs differ by {difference} of their size");
+            let own = oracle.difference(&original, &rounded(&original, dtype));
+            // Activations are rounded too, behind every op.
+            let most = f32::max(2e-3, 10.0 * own);
+            prop_assert!(
+                difference <= most,
+                "{text}: the outputs differ by {difference} of their size, by {own} with rounded weights alone"
+            );
             prop_assert!(casts_are_few(&model), "{text}: casts that are not needed");
             let g = &model.graph;
             let half = g.initializers().any(|(_, tensor)| tensor.dtype() == dtype);
