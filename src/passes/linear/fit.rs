@@ -2,17 +2,19 @@
 //!
 //! With `X` the inputs of a layer (a column of ones last where it has a bias), `Y` what it should put out and `W0` its
 //! weights: the smallest `|Y - X W|^2 + lambda |W - W0|^2` has `W = W0 + (X'X + lambda I)^-1 (X'Y - X'X W0)`. Everything
-//! is in f64; `X'X` and `X'Y` are all that is kept of the rows.
+//! is in f64; `X'X` and `X'Y` are all that is kept of the rows, unless these are few (see `few`).
 
-use super::{Found, Layer, Sums};
+use super::{Found, Layer, Sums, few::Few};
 use crate::ir::Model;
-use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
+use faer::{Mat, MatRef, Side, linalg::solvers::Llt, prelude::Solve};
 use rayon::prelude::*;
 
 /// `lambda` as shares of the mean diagonal of `X'X`; held-out rows decide.
 const LAMBDAS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+/// From so many outputs, evenly spread, `lambda` is chosen for all.
+const DECIDING: usize = 256;
 
-/// Better weights for a layer, and what they are worth on rows that they were not made from.
+/// Better weights for a layer, and what they are worth on rows that they were not made from, in the outputs that decide.
 pub(crate) struct Fit {
     /// One column for each output; the bias is the last row, where there is one. `None`: the old ones are no worse.
     pub(crate) weights: Option<Mat<f64>>,
@@ -33,7 +35,13 @@ pub(crate) struct System {
 
 impl System {
     pub(crate) fn of(sums: &Sums) -> System {
-        System { gram: sums.gram(), cross: sums.cross(), squares: sums.squares() }
+        System { gram: sums.gram(), cross: sums.cross(), squares: sums.squares().iter().sum() }
+    }
+    /// For some of the outputs.
+    fn some(sums: &Sums, outputs: &[usize]) -> System {
+        let (cross, squares) = (sums.cross(), sums.squares());
+        let squares = outputs.iter().map(|k| squares[*k]).sum();
+        System { gram: sums.gram(), cross: some(cross, outputs), squares }
     }
     /// `X'(Y - X W)`
     fn residual(&self, weights: &Mat<f64>) -> Mat<f64> {
@@ -46,8 +54,10 @@ impl System {
         let explained: f64 = columns.map(|(w, c)| w.transpose() * c).sum();
         (self.squares - explained).max(0.0)
     }
-    /// The ridge solution around `weights`; `None` where the system is singular.
-    fn solve(&self, weights: &Mat<f64>, lambda: f64, bias: bool) -> Option<Mat<f64>> {
+    /// The weights of a way: near `old` by as much as `lambda` tells, or with another bias alone. `None` where the system is
+    /// singular.
+    fn find(&self, old: &Mat<f64>, way: Option<f64>, bias: bool) -> Option<Mat<f64>> {
+        let Some(lambda) = way else { return Some(self.shifted(old)) };
         let n = self.gram.nrows();
         let ridged = n - usize::from(bias);
         let mean = (0..ridged).map(|k| self.gram[(k, k)]).sum::<f64>() / ridged.max(1) as f64;
@@ -56,8 +66,8 @@ impl System {
             // The bias is free, but for what keeps the system regular.
             gram[(k, k)] += if k < ridged { lambda * mean } else { 1e-12 * self.gram[(k, k)] };
         }
-        let solved = Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(self.residual(weights));
-        Some(weights + solved)
+        let solved = Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(self.residual(old));
+        Some(old + solved)
     }
     /// The ridge solution around `weights` that moves only these rows of each column; `None` where a system is singular.
     pub(crate) fn solve_on(
@@ -100,29 +110,56 @@ impl System {
 /// Finds weights from `train` near `old` by the way that does best on `held`, then by that way from both. With `bias`,
 /// the last input is a one and its weights are never held back.
 pub(crate) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool) -> Fit {
-    let (system, judge) = (System::of(train), System::of(held));
-    let before = judge.error(old);
     // No `lambda` is the bias alone.
-    let ways = LAMBDAS.iter().map(|l| Some(*l)).chain(bias.then_some(None));
-    let find = |system: &System, way: Option<f64>| match way {
-        Some(lambda) => system.solve(old, lambda, bias),
-        None => Some(system.shifted(old)),
-    };
-    let (mut best, mut after) = (None, before);
-    for way in ways {
-        let Some(weights) = find(&system, way) else { continue };
-        let error = judge.error(&weights);
-        if error < after {
-            (best, after) = (Some(way), error);
+    let ways: Vec<_> = LAMBDAS.iter().map(|l| Some(*l)).chain(bias.then_some(None)).collect();
+    let all = old.ncols();
+    let few = (0..DECIDING).map(|k| k * all / DECIDING).collect();
+    let deciding: Vec<usize> = if all > DECIDING { few } else { (0..all).collect() };
+    let near = some(old.clone(), &deciding);
+    let (before, errors) = errors(train, held, &near, &deciding, &ways, bias);
+    let best = ways.into_iter().zip(errors).min_by(|a, b| a.1.total_cmp(&b.1));
+    let best = best.filter(|(_, error)| *error < before);
+    let both = best.map(|(way, error)| (way, error, train.clone().plus(held)));
+    let found = both.and_then(|(way, after, sums)| {
+        let weights = match sums.few() {
+            Some(rows) => Few::of(rows, old, bias).map(|few| few.weights(way)),
+            None => System::of(&sums).find(old, way, bias),
+        };
+        Some((weights.filter(|w| w.is_all_finite())?, after))
+    });
+    let squares = held.squares();
+    let size = deciding.iter().map(|k| squares[*k]).sum();
+    let (weights, after) = found.map_or((None, before), |(weights, after)| (Some(weights), after));
+    Fit { weights, before, after, size }
+}
+
+/// The squared error on `held` of the old weights of some outputs, and of those that each way finds from `train`.
+fn errors(
+    train: &Sums,
+    held: &Sums,
+    old: &Mat<f64>,
+    outputs: &[usize],
+    ways: &[Option<f64>],
+    bias: bool,
+) -> (f64, Vec<f64>) {
+    if let (Some([x, y]), Some(judge)) = (train.few(), held.few()) {
+        let columns = |y: MatRef<'_, f64>| some(y.to_owned(), outputs);
+        let (y, held) = (columns(y), columns(judge[1]));
+        if let Some(few) = Few::of([x, y.as_ref()], old, bias) {
+            return few.errors([judge[0], held.as_ref()], ways);
         }
     }
-    let size = judge.squares;
-    let all = best.map(|way| (way, System::of(&train.clone().plus(held))));
-    let weights = all.and_then(|(way, all)| find(&all, way)).filter(|w| w.is_all_finite());
-    if weights.is_none() {
-        after = before;
+    let (system, judge) = (System::some(train, outputs), System::some(held, outputs));
+    let error = |way: &Option<f64>| system.find(old, *way, bias).map_or(f64::INFINITY, |w| judge.error(&w));
+    (judge.error(old), ways.iter().map(error).collect())
+}
+
+/// Some of a matrix' columns, which may be all.
+fn some(matrix: Mat<f64>, columns: &[usize]) -> Mat<f64> {
+    match columns.len() == matrix.ncols() {
+        true => matrix,
+        false => Mat::from_fn(matrix.nrows(), columns.len(), |i, k| matrix[(i, columns[k])]),
     }
-    Fit { weights, before, after, size }
 }
 
 /// New weights of a layer, found from what it sees and should put out.

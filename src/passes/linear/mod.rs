@@ -3,6 +3,7 @@
 
 mod collect;
 pub(crate) mod effect;
+mod few;
 mod fit;
 mod layer;
 mod plan;

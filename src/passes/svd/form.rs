@@ -61,8 +61,15 @@ pub(super) struct Whole<'a> {
     pub(super) metric: &'a Metric,
     pub(super) kernel: &'a [usize],
     pub(super) seed: u64,
-    /// The directions of all outputs, where they are found already: it takes long.
-    pub(super) known: Option<Spectrum>,
+    pub(super) known: Known<'a>,
+}
+
+/// What is known already of the directions of all outputs: to find them takes long.
+pub(super) enum Known<'a> {
+    Nothing,
+    /// Those of nearly the same.
+    Nearly(&'a Spectrum),
+    These(&'a Spectrum),
 }
 
 impl Whole<'_> {
@@ -81,8 +88,8 @@ impl Whole<'_> {
         let mut found = Vec::new();
         let Some(free) = form.free(self.kernel) else {
             let values = match &self.known {
-                Some(known) => known.values.clone(),
-                None => Values::of(self.weights, self.metric)?,
+                Known::These(known) => known.values.clone(),
+                _ => Values::of(self.weights, self.metric)?,
             };
             found.extend(values.ranks(outer).map(|b| ([0, b], values.lost(b) / size)));
             return Ok(found);
@@ -104,10 +111,13 @@ impl Whole<'_> {
     /// The kernels of a split, in the order of its layers; rows are inputs and columns outputs.
     pub(super) fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
         let Some(free) = form.free(self.kernel) else {
-            return match &self.known {
-                Some(known) => Ok(pointwise(self.weights, known.first(b))),
-                None => self.pointwise(self.weights, self.metric, b),
+            let near = match self.known {
+                Known::These(known) => return Ok(pointwise(self.weights, known.first(b))),
+                Known::Nearly(known) => Some(known),
+                Known::Nothing => None,
             };
+            let spectrum = Spectrum::near(near, self.weights, self.metric, b, self.seed)?;
+            return Ok(pointwise(self.weights, spectrum.first(b)));
         };
         let behind = self.behind(&self.directions(free, p)?, free, p)?;
         let mut kernels = vec![behind.map];
@@ -217,7 +227,7 @@ mod tests {
             let weights = Mat::from_fn(inputs, outputs, numbers(outputs, seed));
             let (x, sums) = seen(inputs, 3 * inputs, seed + 5);
             for (metric, seen) in [(Metric::plain(), None), (Metric::of(&sums, false), Some(&x))] {
-                let whole = Whole { weights: &weights, metric: &metric, kernel: &kernel, seed: 0, known: None };
+                let whole = Whole { weights: &weights, metric: &metric, kernel: &kernel, seed: 0, known: Known::Nothing };
                 for form in Form::of(&kernel) {
                     let side = form.free(&kernel).map_or(0, |f| (inputs / f).min(f * outputs));
                     let full = [side, if form.ends_pointwise() { inputs.min(outputs) } else { 0 }];
@@ -234,7 +244,7 @@ mod tests {
                         }
                         if let Some(x) = seen && *form == Form::Outputs {
                             // The data's own error is no larger than with weights chosen without it.
-                            let plain = Whole { metric: &Metric::plain(), known: None, ..whole };
+                            let plain = Whole { metric: &Metric::plain(), known: Known::Nothing, ..whole };
                             let plain = product(*form, &kernel, &plain.split(*form, ranks).unwrap());
                             let error = |w: &Mat<f64>| (x * w).squared_norm_l2();
                             let (here, there) = (error(&difference), error(&(&weights - plain)));
@@ -248,7 +258,7 @@ mod tests {
     #[test]
     fn nothing_but_zeros_is_said() {
         let weights = Mat::zeros(4, 4);
-        let whole = Whole { weights: &weights, metric: &Metric::plain(), kernel: &[], seed: 0, known: None };
+        let whole = Whole { weights: &weights, metric: &Metric::plain(), kernel: &[], seed: 0, known: Known::Nothing };
         assert!(whole.losses(Form::Outputs, &[], &[1]).is_err());
     }
 }

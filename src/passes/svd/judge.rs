@@ -4,7 +4,7 @@
 //! alone, to at most half of its weights where it can be, and what that does to the model's outputs says what its errors weigh.
 
 use super::{
-    form::{Form, Whole},
+    form::{Form, Known, Whole},
     layer::Candidate,
     metric::Metric,
     ranks::{Choice, Offer},
@@ -29,8 +29,22 @@ const MOST_BYTES: usize = 512 << 20;
 pub(super) struct Judged {
     /// Without choices where it cannot be decomposed, which is remarked.
     pub(super) offers: Vec<Offer>,
-    /// The directions of its outputs, where it will be split as it was judged and there is room for them.
+    /// The directions of its outputs, where there is room for them.
     pub(super) known: Vec<Option<Spectrum>>,
+    /// What those take.
+    bytes: usize,
+}
+
+impl Judged {
+    /// Adds a candidate's.
+    fn push(&mut self, candidate: &Candidate, choices: Vec<Choice>, mut known: Option<Spectrum>) {
+        let most = choices.iter().filter(|c| c.form == Form::Outputs).map(|c| c.ranks[1]).max().unwrap_or(0);
+        let bytes = known.as_mut().map_or(0, |known| known.truncate(most));
+        let room = self.bytes + bytes <= MOST_BYTES;
+        self.bytes += if room { bytes } else { 0 };
+        self.known.push(known.filter(|_| room));
+        self.offers.push(Offer { whole: candidate.whole, choices, weight: 1.0 });
+    }
 }
 
 /// A layer split alone.
@@ -59,18 +73,19 @@ pub(super) fn judge(
 
 /// By the errors of their weights.
 fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Context<'_>) -> Result<Judged> {
-    let (mut judged, mut bytes) = (Judged::default(), 0);
+    let mut judged = Judged::default();
     for candidate in candidates {
         cx.check_cancelled()?;
         let found = decomposed(model, candidate, &Metric::plain(), cx.seed, |whole| {
-            let choices = choices(candidate, whole, round)?;
-            Ok((choices, whole.known.take()))
+            choices(candidate, whole, round)
         });
-        let (choices, mut known) = found.unwrap_or_else(|why| whole_for(why, model, candidate, cx));
-        let most = choices.iter().filter(|c| c.form == Form::Outputs).map(|c| c.ranks[1]).max().unwrap_or(0);
-        bytes += known.as_mut().map_or(0, |known| known.truncate(most));
-        judged.offers.push(Offer { whole: candidate.whole, choices, weight: 1.0 });
-        judged.known.push(known.filter(|_| bytes <= MOST_BYTES));
+        match found {
+            Ok((choices, known)) => judged.push(candidate, choices, Some(known)),
+            Err(why) => {
+                cx.missed(model.graph.place(candidate.layer.op), format!("left whole: {why}"));
+                judged.push(candidate, Vec::new(), None);
+            }
+        }
         cx.progress().advance(1);
     }
     Ok(judged)
@@ -78,7 +93,7 @@ fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
 
 /// By the errors of their outputs, and by how much of these arrives at the model's.
 fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Context<'_>) -> Result<Judged> {
-    let mut found = Vec::with_capacity(candidates.len());
+    let (mut judged, mut said, mut looks) = (Judged::default(), Vec::new(), Vec::new());
     let sights: Vec<_> = candidates.iter().map(|c| Sight { layer: &c.layer, target: None }).collect();
     collect(model, model, &sights, cx, |k, sums| {
         let candidate = &candidates[k];
@@ -88,19 +103,21 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
             let look = look(candidate, whole, &choices)?;
             Ok((choices, look))
         });
-        found.push((ways, sums.err()));
+        said.extend(sums.err().map(|why| (k, format!("judged by its weights alone: {why}"))));
+        match ways {
+            Ok(((choices, look), known)) => {
+                judged.push(candidate, choices, Some(known));
+                looks.extend(look.map(|look| (k, look)));
+            }
+            Err(why) => {
+                judged.push(candidate, Vec::new(), None);
+                said.push((k, format!("left whole: {why}")));
+            }
+        }
         cx.progress().advance(1);
     })?;
-    let (mut judged, mut looks) = (Judged::default(), Vec::new());
-    for (candidate, (found, unseen)) in candidates.iter().zip(found) {
-        if let Some(why) = unseen {
-            let at = model.graph.place(candidate.layer.op);
-            cx.missed(at, format!("judged by its weights alone: {why}"));
-        }
-        let (choices, look) = found.unwrap_or_else(|why| whole_for(why, model, candidate, cx));
-        looks.extend(look.map(|look| (judged.offers.len(), look)));
-        judged.offers.push(Offer { whole: candidate.whole, choices, weight: 1.0 });
-        judged.known.push(None);
+    for (k, text) in said {
+        cx.missed(model.graph.place(candidates[k].layer.op), text);
     }
     let alone = |(_, look): &(usize, Look<'_>)| {
         let mut model = model.clone();
@@ -117,28 +134,19 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
     Ok(judged)
 }
 
-/// Says why a candidate stays whole.
-fn whole_for<T>(
-    why: String,
-    model: &Model,
-    candidate: &Candidate,
-    cx: &mut Context<'_>,
-) -> (Vec<Choice>, Option<T>) {
-    cx.missed(model.graph.place(candidate.layer.op), format!("left whole: {why}"));
-    (Vec::new(), None)
-}
-
-/// What is made of a candidate's weights once the directions of its outputs are known.
+/// What is made of a candidate's weights once the directions of its outputs are known, and these.
 fn decomposed<T>(
     model: &Model,
     candidate: &Candidate,
     metric: &Metric,
     seed: u64,
-    make: impl FnOnce(&mut Whole<'_>) -> std::result::Result<T, String>,
-) -> std::result::Result<T, String> {
+    make: impl FnOnce(&Whole<'_>) -> std::result::Result<T, String>,
+) -> std::result::Result<(T, Spectrum), String> {
     let weights = candidate.weights(model).ok_or("its weights cannot be read")?;
-    let known = Some(Spectrum::of(&weights, metric, usize::MAX, seed)?);
-    make(&mut Whole { weights: &weights, metric, kernel: &candidate.kernel, seed, known })
+    let found = Spectrum::of(&weights, metric, usize::MAX, seed)?;
+    let (kernel, known) = (&candidate.kernel, Known::These(&found));
+    let made = make(&Whole { weights: &weights, metric, kernel, seed, known })?;
+    Ok((made, found))
 }
 
 /// What can be made of a candidate.

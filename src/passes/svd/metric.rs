@@ -1,7 +1,8 @@
 //! What the error of a layer's weights is measured in.
 
 use crate::passes::linear::{Found, Sums};
-use faer::{Mat, Side, linalg::solvers::Llt};
+use faer::{Mat, Scale, Side, linalg::solvers::Llt};
+use std::borrow::Cow;
 
 /// What is added to the diagonal of the second moments, as a share of its mean: directions that the samples do not show
 /// count a little, so that few samples do not make weights there arbitrary.
@@ -9,24 +10,46 @@ const FLOOR: f64 = 1e-4;
 
 /// The squared error of weights `E` is `tr E'GE`: with `G` the second moments of a layer's inputs that of its outputs,
 /// and with none that of the weights themselves.
-pub(super) struct Metric(Option<Mat<f64>>);
+pub(super) struct Metric(Moments);
+
+enum Moments {
+    None,
+    Whole(Mat<f64>),
+    /// `X'X + f I` of fewer rows `X` than inputs.
+    Few(Mat<f64>, f64),
+}
 
 impl Metric {
     /// That of the weights themselves.
     pub(super) fn plain() -> Metric {
-        Metric(None)
+        Metric(Moments::None)
     }
     /// That of the outputs on what was seen. With `bias`, the last input is a one, which makes up for the mean error.
     pub(super) fn of(sums: &Sums, bias: bool) -> Metric {
-        let (gram, rows) = (sums.gram(), sums.rows().max(1) as f64);
+        let rows = sums.rows().max(1) as f64;
+        let floor = |squares: f64, n: usize| {
+            let scale = squares / n.max(1) as f64;
+            // Where nothing ever varies, all weights are as good.
+            if scale > 0.0 { FLOOR * scale } else { 1.0 }
+        };
+        if let Some([x, _]) = sums.few() {
+            let n = x.ncols() - usize::from(bias);
+            let mut x = x.subcols(0, n).to_owned();
+            if bias {
+                let means = Mat::<f64>::ones(1, x.nrows()) * &x / Scale(rows);
+                x -= Mat::<f64>::ones(x.nrows(), 1) * means;
+            }
+            x /= Scale(rows.sqrt());
+            let floor = floor(x.squared_norm_l2(), n);
+            return Metric(Moments::Few(x, floor));
+        }
+        let gram = sums.gram();
         let n = gram.nrows() - usize::from(bias);
         let mean = |i: usize| if bias { gram[(i, n)] / rows } else { 0.0 };
         let mut moments = Mat::from_fn(n, n, |i, j| gram[(i, j)] / rows - mean(i) * mean(j));
-        let scale = (0..n).map(|k| moments[(k, k)]).sum::<f64>() / n.max(1) as f64;
-        // Where nothing ever varies, all weights are as good.
-        let floor = if scale > 0.0 { FLOOR * scale } else { 1.0 };
+        let floor = floor((0..n).map(|k| moments[(k, k)]).sum(), n);
         (0..n).for_each(|k| moments[(k, k)] += floor);
-        Metric(Some(moments))
+        Metric(Moments::Whole(moments))
     }
     /// That of the outputs of a layer of one part, or that of the weights where nothing was found.
     pub(super) fn found(found: &Found, bias: bool) -> Metric {
@@ -38,8 +61,21 @@ impl Metric {
     /// `G M`
     pub(super) fn times(&self, m: &Mat<f64>) -> Mat<f64> {
         match &self.0 {
-            Some(gram) => gram * m,
-            None => m.clone(),
+            Moments::None => m.clone(),
+            Moments::Whole(gram) => gram * m,
+            Moments::Few(x, floor) => x.transpose() * (x * m) + Scale(*floor) * m,
+        }
+    }
+    /// `G`; `None` where it is the identity.
+    fn moments(&self) -> Option<Cow<'_, Mat<f64>>> {
+        match &self.0 {
+            Moments::None => None,
+            Moments::Whole(gram) => Some(Cow::Borrowed(gram)),
+            Moments::Few(x, floor) => {
+                let mut gram = x.transpose() * x;
+                (0..gram.nrows()).for_each(|k| gram[(k, k)] += floor);
+                Some(Cow::Owned(gram))
+            }
         }
     }
     /// `tr M'GM`
@@ -48,10 +84,8 @@ impl Metric {
     }
     /// `S M` with `S'S = G`; `None` where `G` is not positive, as rounding may leave it.
     pub(super) fn whitened(&self, m: &Mat<f64>) -> Option<Mat<f64>> {
-        match &self.0 {
-            Some(gram) => Some(Llt::new(gram.as_ref(), Side::Lower).ok()?.L().transpose() * m),
-            None => Some(m.clone()),
-        }
+        let Some(gram) = self.moments() else { return Some(m.clone()) };
+        Some(Llt::new(gram.as_ref().as_ref(), Side::Lower).ok()?.L().transpose() * m)
     }
     /// For inputs `(q, f)`, `f` the faster one below `free`: the same for inputs `q`, summed over `f`.
     pub(super) fn folded(&self, free: usize) -> Metric {
@@ -59,32 +93,33 @@ impl Metric {
             let n = gram.nrows() / free;
             Mat::from_fn(n, n, |i, j| (0..free).map(|f| gram[(i * free + f, j * free + f)]).sum())
         };
-        Metric(self.0.as_ref().map(fold))
+        Metric(self.moments().map_or(Moments::None, |gram| Moments::Whole(fold(&gram))))
     }
     /// For inputs `(q, f)` of which only `(k, f) = sum of map[q, k] (q, f)` are left: the same for those, and `P'G` with
     /// `P` the map.
     pub(super) fn behind(&self, map: &Mat<f64>, free: usize) -> (Metric, Mat<f64>) {
-        let moments = match &self.0 {
-            Some(gram) => mapped(map, free, gram),
+        let moments = match self.moments() {
+            Some(gram) => mapped(map, free, &gram),
             None => mapped(map, free, &Mat::identity(map.nrows() * free, map.nrows() * free)),
         };
-        (Metric(Some(mapped(map, free, &moments.transpose().to_owned()))), moments)
+        (Metric(Moments::Whole(mapped(map, free, &moments.transpose().to_owned()))), moments)
     }
     /// The weights `C` with the least error `tr (W - PC)'G(W - PC)`, from `G` behind `P` and `P'GW`.
     pub(super) fn solve(&self, right: &Mat<f64>) -> Option<Mat<f64>> {
         use faer::prelude::Solve;
-        match &self.0 {
-            Some(gram) => {
-                Some(Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(right)).filter(Mat::is_all_finite)
-            }
-            None => Some(right.clone()),
-        }
+        let Some(gram) = self.moments() else { return Some(right.clone()) };
+        let solved = Llt::new(gram.as_ref().as_ref(), Side::Lower).ok()?.solve(right);
+        Some(solved).filter(Mat::is_all_finite)
     }
 }
 
 /// The means of a layer's inputs, a row, where the last one is a one.
 pub(super) fn means(sums: &Sums) -> Mat<f64> {
-    let (gram, rows) = (sums.gram(), sums.rows().max(1) as f64);
+    let rows = sums.rows().max(1) as f64;
+    if let Some([x, _]) = sums.few() {
+        return Mat::<f64>::ones(1, x.nrows()) * x.subcols(0, x.ncols() - 1) / Scale(rows);
+    }
+    let gram = sums.gram();
     let last = gram.nrows() - 1;
     Mat::from_fn(1, last, |_, i| gram[(i, last)] / rows)
 }

@@ -24,7 +24,7 @@ use crate::{
     ir::{Model, Where},
     ops::{cost, infer_types},
 };
-use form::{Form, Whole};
+use form::{Form, Known, Whole};
 use globset::GlobSet;
 use judge::Judged;
 use layer::Candidate;
@@ -71,7 +71,7 @@ impl Pass for Svd {
         infer_types(model)?;
         let (before, said) = (cost::of_model(model), cx.remarks.len());
         let candidates = layer::find(self, model, cx);
-        let Judged { offers, known } = judge::judge(model, &candidates, self.options.round, cx)?;
+        let Judged { offers, known, .. } = judge::judge(model, &candidates, self.options.round, cx)?;
         let chosen = self.choose(model, &candidates, &offers, cx)?;
         if chosen.iter().all(Option::is_none) {
             let why = cx.remarks[said..].iter().find(|r| r.kind == RemarkKind::Missed);
@@ -87,7 +87,7 @@ impl Pass for Svd {
         if cx.has_samples() {
             sequence::run(model, &planned, self.options.repair == Repair::Auto, cx)?;
         } else {
-            planned.into_iter().for_each(|planned| planned.split(model, cx));
+            planned.iter().for_each(|planned| planned.split(model, cx));
         }
         infer_types(model)?;
         let after = cost::of_model(model);
@@ -129,18 +129,18 @@ impl Svd {
 struct Planned<'a> {
     candidate: &'a Candidate,
     choice: Choice,
-    /// The directions of its outputs, where they are found already.
+    /// The directions of its outputs as it was judged, where they were kept.
     known: Option<Spectrum>,
 }
 
 impl Planned<'_> {
     /// Splits the layer by its weights alone.
-    fn split(mut self, model: &mut Model, cx: &mut Context<'_>) {
-        let known = self.known.take();
+    fn split(&self, model: &mut Model, cx: &mut Context<'_>) {
         let (candidate, at) = (self.candidate, model.graph.place(self.candidate.layer.op));
         let done = candidate.weights(model).ok_or_else(|| "its weights cannot be read".to_owned());
         let done = done.and_then(|weights| {
             let (metric, kernel) = (Metric::plain(), &candidate.kernel);
+            let known = self.known.as_ref().map_or(Known::Nothing, Known::These);
             let whole = Whole { weights: &weights, metric: &metric, kernel, seed: cx.seed, known };
             let kernels = whole.split(self.choice.form, self.choice.ranks)?;
             replace::replace(&mut model.graph, &candidate.layer, self.choice.form, &kernels)

@@ -7,7 +7,7 @@
 
 use super::{
     Planned,
-    form::{Whole, product},
+    form::{Known, Whole, product},
     metric::{Metric, means},
     replace::replace,
 };
@@ -22,8 +22,6 @@ use crate::{
 use faer::Mat;
 use std::collections::{HashMap, HashSet};
 
-type Splits<'a> = HashMap<OpId, &'a Planned<'a>>;
-
 /// Splits layers of a model as planned, with samples to go by. With `repair`, towards what the original's put out.
 pub(super) fn run(
     model: &mut Model,
@@ -32,56 +30,97 @@ pub(super) fn run(
     cx: &mut Context<'_>,
 ) -> Result<()> {
     let original = model.clone();
-    let splits: Splits<'_> = planned.iter().map(|p| (p.candidate.layer.op, p)).collect();
+    let splits: HashMap<_, _> = planned.iter().map(|p| (p.candidate.layer.op, p)).collect();
     let ops = |waves: Vec<Wave>| waves.into_iter().flat_map(|w| w.linear).map(|task| task.layer.op);
     let behind = tasks(model, &[], |v| planned.iter().any(|p| p.candidate.layer.weight == v));
-    let behind: HashSet<OpId> = ops(behind.waves).filter(|_| repair).collect();
+    let sequence = Sequence { original: &original, splits, behind: ops(behind.waves).collect(), repair };
     // What they see counts as changed, so that they are found as well.
     let seen: Vec<_> = planned.iter().map(|p| p.candidate.layer.input).collect();
     let mut waves: Vec<_> = tasks(model, &seen, |_| false).waves.into_iter().map(|w| w.linear).collect();
-    let wanted = |op: &OpId| splits.contains_key(op) || behind.contains(op);
-    waves.iter_mut().for_each(|wave| wave.retain(|task| wanted(&task.layer.op)));
+    waves.iter_mut().for_each(|wave| wave.retain(|task| sequence.changes(task)));
     let progress = cx.progress();
     progress.begin("splitting layers", waves.iter().map(|wave| wave.len() as u64).sum());
-    let done = waves.iter().try_for_each(|wave| step(model, &original, wave, &splits, &behind, repair, cx));
+    let done = waves.iter().try_for_each(|wave| sequence.step(model, wave, cx));
     progress.end();
     done
 }
 
-/// Splits and repairs layers that do not depend on each other.
-fn step(
-    model: &mut Model,
-    original: &Model,
-    wave: &[Task],
-    splits: &Splits<'_>,
-    behind: &HashSet<OpId>,
+/// What is done to a model's layers one after the other.
+struct Sequence<'a> {
+    original: &'a Model,
+    splits: HashMap<OpId, &'a Planned<'a>>,
+    /// Layers that something is split before.
+    behind: HashSet<OpId>,
     repair: bool,
-    cx: &mut Context<'_>,
-) -> Result<()> {
-    let target = |task: &Task| Target {
-        value: task.target,
-        kept: (0..task.layer.outputs * task.layer.groups).collect(),
-        beside: task.beside,
-    };
-    let moved = |task: &Task| behind.contains(&task.layer.op);
-    let sights: Vec<_> = wave
-        .iter()
-        .map(|task| Sight { layer: &task.layer, target: moved(task).then(|| target(task)) })
-        .collect();
-    let mut new = Vec::with_capacity(wave.len());
-    collect(model, original, &sights, cx, |k, found| {
-        let layer = &wave[k].layer;
-        let planned = splits.get(&layer.op);
-        let refit = moved(&wave[k]).then(|| Refit::of(model, layer, &found));
-        let fitted = refit.as_ref().and_then(|refit| refit.as_ref().ok());
-        let split = planned.map(|p| Split::of(model, layer, p, fitted, &found, repair, cx.seed));
-        new.push(New { refit, split });
-        cx.progress().advance(1);
-    })?;
-    for (task, new) in wave.iter().zip(new) {
-        new.set(model, task, splits.get(&task.layer.op).copied(), cx);
+}
+
+impl Sequence<'_> {
+    /// Whether a layer is given new weights before it is split.
+    fn fits(&self, task: &Task) -> bool {
+        self.repair && self.behind.contains(&task.layer.op)
     }
-    Ok(())
+    fn changes(&self, task: &Task) -> bool {
+        self.splits.contains_key(&task.layer.op) || self.fits(task)
+    }
+    /// Splits and repairs layers that do not depend on each other.
+    fn step(&self, model: &mut Model, wave: &[Task], cx: &mut Context<'_>) -> Result<()> {
+        let target = |task: &Task| Target {
+            value: task.target,
+            kept: (0..task.layer.outputs * task.layer.groups).collect(),
+            beside: task.beside,
+        };
+        let sights: Vec<_> = wave
+            .iter()
+            .map(|task| Sight { layer: &task.layer, target: self.fits(task).then(|| target(task)) })
+            .collect();
+        let mut new = Vec::with_capacity(wave.len());
+        collect(model, self.original, &sights, cx, |k, found| {
+            let (task, layer) = (&wave[k], &wave[k].layer);
+            let refit = self.fits(task).then(|| Refit::of(model, layer, &found));
+            let fitted = refit.as_ref().and_then(|refit| refit.as_ref().ok());
+            let split = self.splits.get(&layer.op).map(|planned| {
+                let weights = fitted.map(|f| f.weights.clone()).or_else(|| layer.weights(&model.graph));
+                let all = weights.and_then(|parts| parts.into_iter().next());
+                self.split(layer, planned, all.ok_or("its weights cannot be read")?, &found, cx.seed)
+            });
+            new.push(New { refit, split });
+            cx.progress().advance(1);
+        })?;
+        for (task, new) in wave.iter().zip(new) {
+            new.set(model, task, self.splits.get(&task.layer.op).copied(), cx);
+        }
+        Ok(())
+    }
+    /// Splits a layer with these weights and bias; with `repair` the bias makes up for the mean error.
+    fn split(
+        &self,
+        layer: &Layer,
+        planned: &Planned<'_>,
+        mut all: Mat<f64>,
+        found: &Found,
+        seed: u64,
+    ) -> std::result::Result<Split, String> {
+        let sums = match found.as_deref() {
+            Ok([[train, held]]) => Some(train.clone().plus(held)),
+            _ => None,
+        };
+        let metric = sums.as_ref().map_or_else(Metric::plain, |sums| Metric::of(sums, layer.has_bias()));
+        let (weights, kernel) = (layer.without_bias(&all), &planned.candidate.kernel);
+        let known = match &planned.known {
+            Some(known) if self.behind.contains(&layer.op) => Known::Nearly(known),
+            Some(known) => Known::These(known),
+            None => Known::Nothing,
+        };
+        let whole = Whole { weights: &weights, metric: &metric, kernel, seed, known };
+        let form = planned.choice.form;
+        let kernels = whole.split(form, planned.choice.ranks)?;
+        if let Some(sums) = sums.filter(|_| self.repair && layer.has_bias()) {
+            let mean = means(&sums) * (weights - product(form, kernel, &kernels));
+            let last = all.nrows() - 1;
+            (0..all.ncols()).for_each(|k| all[(last, k)] += mean[(0, k)]);
+        }
+        Ok(Split { weights: self.repair.then_some(all), kernels })
+    }
 }
 
 /// What a layer becomes.
@@ -98,34 +137,6 @@ struct Split {
 }
 
 impl Split {
-    /// With `repair` the bias makes up for the mean error.
-    fn of(
-        model: &Model,
-        layer: &Layer,
-        planned: &Planned<'_>,
-        refit: Option<&Refit>,
-        found: &Found,
-        repair: bool,
-        seed: u64,
-    ) -> std::result::Result<Split, String> {
-        let parts = refit.map(|refit| refit.weights.clone()).or_else(|| layer.weights(&model.graph));
-        let mut all = parts.and_then(|parts| parts.into_iter().next()).ok_or("its weights cannot be read")?;
-        let sums = match found.as_deref() {
-            Ok([[train, held]]) => Some(train.clone().plus(held)),
-            _ => None,
-        };
-        let metric = sums.as_ref().map_or_else(Metric::plain, |sums| Metric::of(sums, layer.has_bias()));
-        let (weights, kernel) = (layer.without_bias(&all), &planned.candidate.kernel);
-        let whole = Whole { weights: &weights, metric: &metric, kernel, seed, known: None };
-        let form = planned.choice.form;
-        let kernels = whole.split(form, planned.choice.ranks)?;
-        if let Some(sums) = sums.filter(|_| repair && layer.has_bias()) {
-            let mean = means(&sums) * (weights - product(form, kernel, &kernels));
-            let last = all.nrows() - 1;
-            (0..all.ncols()).for_each(|k| all[(last, k)] += mean[(0, k)]);
-        }
-        Ok(Split { weights: repair.then_some(all), kernels })
-    }
     fn set(self, model: &mut Model, layer: &Layer, planned: &Planned<'_>) -> std::result::Result<(), String> {
         let g = &mut model.graph;
         let set = self.weights.is_none_or(|weights| layer.set(g, &[weights]).is_some());

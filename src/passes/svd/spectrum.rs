@@ -7,7 +7,8 @@
 //! Of large matrices, where few directions are wanted, only a space is decomposed that all but contains them (Halko,
 //! Martinsson and Tropp 2011): an orthonormal basis of the image of a random matrix, twice as wide as what is wanted,
 //! under powers of the matrix. Once another multiplication hardly lowers what is lost, it will do; where that takes too
-//! many of them, the whole matrix is decomposed after all.
+//! many of them, the whole matrix is decomposed after all. Where a matrix like it was decomposed before, the directions of
+//! that one are the space to start from.
 
 use super::metric::Metric;
 use faer::{Mat, Side};
@@ -17,7 +18,9 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 const LARGE: usize = 512;
 /// A random space is the faster way up to this share of the directions.
 const WORTH: f64 = 0.125;
-/// Columns of the random matrix beyond twice the wanted ones.
+/// And the space of what is known of a matrix like it up to this one.
+const WORTH_KNOWN: f64 = 0.5;
+/// Columns beyond those of what is known, or beyond twice the wanted ones.
 const OVERSAMPLING: usize = 16;
 /// Most multiplications by the matrix: more take longer than to decompose it whole.
 const MULTIPLICATIONS: usize = 5;
@@ -77,22 +80,37 @@ impl Values {
 impl Spectrum {
     /// Of `M'GM`, up to `most` eigenvalues.
     pub(super) fn of(m: &Mat<f64>, metric: &Metric, most: usize, seed: u64) -> Result<Spectrum, String> {
+        Spectrum::near(None, m, metric, most, seed)
+    }
+    /// The same, with that of a matrix like it to start from.
+    pub(super) fn near(
+        known: Option<&Spectrum>,
+        m: &Mat<f64>,
+        metric: &Metric,
+        most: usize,
+        seed: u64,
+    ) -> Result<Spectrum, String> {
+        let known = known.map(|known| known.vectors.as_ref());
         if m.ncols() <= m.nrows() {
-            return Spectrum::leading(&(m.transpose() * metric.times(m)), most, seed);
+            return Spectrum::leading(&(m.transpose() * metric.times(m)), most, seed, known.map(|v| v.to_owned()));
         }
         // Fewer eigenvalues than columns are not 0: those of `SMM'S'`, with the vectors turned to the columns' side.
         let tall = metric.whitened(m).ok_or(NO_NUMBERS)?;
-        let mut spectrum = Spectrum::leading(&rows(&tall), most, seed)?;
+        let mut spectrum = Spectrum::leading(&rows(&tall), most, seed, known.map(|v| &tall * v))?;
         spectrum.vectors = tall.transpose() * spectrum.vectors;
         for (k, value) in spectrum.values.leading.iter().enumerate() {
             spectrum.vectors.col_mut(k).iter_mut().for_each(|x| *x /= value.sqrt());
         }
         Ok(spectrum)
     }
-    fn leading(m: &Mat<f64>, most: usize, seed: u64) -> Result<Spectrum, String> {
-        let few = m.nrows() >= LARGE && most as f64 <= WORTH * m.nrows() as f64;
-        let sketched = few.then(|| sketched(m, most, seed)).transpose()?.flatten();
-        let (mut values, mut vectors) = sketched.map_or_else(|| whole(m), Ok)?;
+    fn leading(m: &Mat<f64>, most: usize, seed: u64, known: Option<Mat<f64>>) -> Result<Spectrum, String> {
+        let share = if m.nrows() >= LARGE { most as f64 / m.nrows() as f64 } else { 1.0 };
+        let space = match known.filter(|v| v.ncols() >= most && share <= WORTH_KNOWN) {
+            Some(known) => Some(known.subcols(0, known.ncols().min(most + OVERSAMPLING)).to_owned()),
+            None => (share <= WORTH).then(|| random(m.nrows(), 2 * most + OVERSAMPLING, seed)),
+        };
+        let settled = space.map(|space| settled(m, space, most)).transpose()?.flatten();
+        let (mut values, mut vectors) = settled.map_or_else(|| whole(m), Ok)?;
         values.truncate(most);
         let values = Values::new(values, m);
         vectors.truncate(m.nrows(), values.leading.len());
@@ -122,13 +140,19 @@ fn whole(m: &Mat<f64>) -> Result<Pairs, String> {
     Ok(((0..n).rev().map(|k| values[k]).collect(), found.U().reverse_cols().to_owned()))
 }
 
-/// Nearly the first `most` eigenvalues and vectors of a positive semidefinite matrix, the largest first, and more that
-/// are worth less; `None` where a random space does not settle.
-fn sketched(m: &Mat<f64>, most: usize, seed: u64) -> Result<Option<Pairs>, String> {
+/// Columns that span as good as anything. Uniform numbers of mean 0 do as well as normal ones.
+fn random(rows: usize, columns: usize, seed: u64) -> Mat<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // Uniform numbers of mean 0 span as well as normal ones.
-    let random = Mat::from_fn(m.nrows(), 2 * most + OVERSAMPLING, |_, _| rng.random::<f64>() - 0.5);
-    let mut space = random.qr().compute_thin_Q();
+    Mat::from_fn(rows, columns, |_, _| rng.random::<f64>() - 0.5)
+}
+
+/// Nearly the first `most` eigenvalues and vectors of a positive semidefinite matrix, the largest first, and more that
+/// are worth less, found from the space that some columns span; `None` where it does not settle.
+fn settled(m: &Mat<f64>, start: Mat<f64>, most: usize) -> Result<Option<Pairs>, String> {
+    if !m.is_all_finite() {
+        return Err(NO_NUMBERS.into());
+    }
+    let mut space = start.qr().compute_thin_Q();
     let total = m.diagonal().column_vector().sum();
     let mut lost = total;
     for _ in 0..MULTIPLICATIONS {
@@ -148,10 +172,6 @@ fn sketched(m: &Mat<f64>, most: usize, seed: u64) -> Result<Option<Pairs>, Strin
 mod tests {
     use super::*;
 
-    fn random(rows: usize, columns: usize, seed: u64) -> Mat<f64> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        Mat::from_fn(rows, columns, |_, _| rng.random::<f64>() - 0.5)
-    }
     fn error(m: &Mat<f64>, spectrum: &Spectrum, rank: usize) -> f64 {
         let z = spectrum.first(rank);
         (m - m * &z * z.transpose()).squared_norm_l2()
@@ -196,7 +216,7 @@ mod tests {
         let m = random(520, 520, 6).qr().compute_thin_Q();
         let shaky = Mat::from_fn(520, 520, |i, j| m[(i, j)] * (1.0 + j as f64 / 520.0));
         let square = shaky.transpose() * &shaky;
-        assert!(sketched(&square, 60, 7).unwrap().is_none());
+        assert!(settled(&square, random(520, 136, 7), 60).unwrap().is_none());
         let found = Spectrum::of(&shaky, &Metric::plain(), 60, 7).unwrap();
         let values = Values::of(&shaky, &Metric::plain()).unwrap();
         assert!((found.values.lost(60) - values.lost(60)).abs() < 1e-9 * values.total);
