@@ -36,9 +36,11 @@ impl Few<'_> {
     /// `(S + lambda I)^-1 U'R`
     fn solved(&self, lambda: f64) -> Mat<f64> {
         let ridge = lambda * self.scale;
-        Mat::from_fn(self.residual.nrows(), self.residual.ncols(), |i, k| match self.values[i].max(0.0) + ridge {
-            sum if sum > 0.0 => self.residual[(i, k)] / sum,
-            _ => 0.0,
+        Mat::from_fn(self.residual.nrows(), self.residual.ncols(), |i, k| {
+            match self.values[i].max(0.0) + ridge {
+                sum if sum > 0.0 => self.residual[(i, k)] / sum,
+                _ => 0.0,
+            }
         })
     }
     /// The weights of a way: near the old ones by as much as `lambda` tells, or with another bias alone.
@@ -82,4 +84,41 @@ fn centred(mut m: Mat<f64>, bias: bool) -> (Mat<f64>, Mat<f64>) {
         m -= Mat::<f64>::ones(rows, 1) * &means;
     }
     (m, means)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Sums, fit::System};
+    use super::*;
+
+    #[test]
+    fn rows_find_what_their_sums_find() {
+        let noise = |k: usize, i: usize| ((k * 31 + i * 17) as f64).sin() * 43_758.545_3 % 1.0 + 0.3;
+        let (inputs, outputs) = (12, 3);
+        for bias in [true, false] {
+            let n = inputs + usize::from(bias);
+            let [train, held] = [0..6, 6..9].map(|range| {
+                let mut sums = Sums::new(n, outputs);
+                for k in range {
+                    let mut row: Vec<f64> = (0..inputs).map(|i| noise(k, i)).collect();
+                    row.extend(bias.then_some(1.0));
+                    row.extend((0..outputs).map(|i| noise(k, 40 + i)));
+                    sums.add(&row);
+                }
+                sums
+            });
+            let old = Mat::from_fn(n, outputs, |i, k| noise(i, k + 90));
+            let few = Few::of(train.few().unwrap(), &old, bias).unwrap();
+            let (system, judge) = (System::of(&train), System::of(&held));
+            let ways: Vec<_> = [1e-4, 1e-1].map(Some).into_iter().chain(bias.then_some(None)).collect();
+            let (before, errors) = few.errors(held.few().unwrap(), &ways);
+            assert!((before - judge.error(&old)).abs() < 1e-9 * before);
+            for (way, error) in ways.into_iter().zip(errors) {
+                let (found, weights) = (few.weights(way), system.find(&old, way, bias).unwrap());
+                assert!((&found - &weights).norm_max() < 1e-6, "{way:?} {bias}");
+                let expected = judge.error(&weights);
+                assert!((error - expected).abs() < 1e-6 * before, "{way:?} {bias}: {error} {expected}");
+            }
+        }
+    }
 }

@@ -56,7 +56,7 @@ impl System {
     }
     /// The weights of a way: near `old` by as much as `lambda` tells, or with another bias alone. `None` where the system is
     /// singular.
-    fn find(&self, old: &Mat<f64>, way: Option<f64>, bias: bool) -> Option<Mat<f64>> {
+    pub(super) fn find(&self, old: &Mat<f64>, way: Option<f64>, bias: bool) -> Option<Mat<f64>> {
         let Some(lambda) = way else { return Some(self.shifted(old)) };
         let n = self.gram.nrows();
         let ridged = n - usize::from(bias);
@@ -217,6 +217,21 @@ mod tests {
             assert!((weights[(k, 0)] - expected).abs() < 1e-4, "{k}: {}", weights[(k, 0)]);
         }
         assert!(fit.after < 1e-8 * fit.before && fit.before < fit.size);
+    }
+    #[test]
+    fn some_outputs_decide_for_all() {
+        let mut parts = [Sums::new(3, 2 * DECIDING), Sums::new(3, 2 * DECIDING)];
+        let weight = |i: usize, k: usize| ((i * 7 + k) as f64).cos();
+        for row in 0..60 {
+            let x = [(row as f64 * 0.7).sin(), (row as f64 * 1.3).cos(), 1.0];
+            let y = (0..2 * DECIDING).map(|k| (0..3).map(|i| x[i] * weight(i, k)).sum::<f64>());
+            parts[usize::from(row >= 45)].add(&x.into_iter().chain(y).collect::<Vec<_>>());
+        }
+        let fit = fit(&parts[0], &parts[1], &Mat::zeros(3, 2 * DECIDING), true);
+        let right = Mat::from_fn(3, 2 * DECIDING, weight);
+        assert!((fit.weights.unwrap() - right).norm_max() < 1e-4);
+        let size: f64 = parts[1].squares().iter().sum();
+        assert!(fit.size > 0.45 * size && fit.size < 0.55 * size && fit.before == fit.size);
     }
     #[test]
     fn weights_that_are_right_stay() {

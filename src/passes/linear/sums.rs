@@ -123,7 +123,11 @@ impl Sums {
 impl Products {
     fn new(inputs: usize, width: usize) -> Products {
         let block = |start: usize| Mat::zeros(width - start, BLOCK.min(inputs - start));
-        Products { rows: 0, blocks: (0..inputs).step_by(BLOCK).map(block).collect(), squares: vec![0.0; width - inputs] }
+        Products {
+            rows: 0,
+            blocks: (0..inputs).step_by(BLOCK).map(block).collect(),
+            squares: vec![0.0; width - inputs],
+        }
     }
     fn add(&mut self, rows: &[f64], inputs: usize, width: usize) {
         let rows = MatRef::from_row_major_slice(rows, rows.len() / width, width);
@@ -184,7 +188,8 @@ mod tests {
     fn few_rows_are_kept_and_mean_the_same() {
         let (n, outputs) = (40, 3);
         let data: Vec<f64> = (0..30 * (n + outputs)).map(|k| (k as f64 * 0.53).cos()).collect();
-        let rows = |range: std::ops::Range<usize>| &data[range.start * (n + outputs)..range.end * (n + outputs)];
+        let rows =
+            |range: std::ops::Range<usize>| &data[range.start * (n + outputs)..range.end * (n + outputs)];
         let of = |range| {
             let mut sums = Sums::new(n, outputs);
             sums.add(rows(range));

@@ -220,12 +220,13 @@ mod tests {
         #[test]
         fn a_split_loses_what_it_says_and_nothing_at_full_rank(
             channels in 1..5usize, height in 1..4usize, width in 1..4usize, outputs in 1..7usize,
-            ranks in [1..6usize, 1..6usize], seed in 0..1000u64,
+            ranks in [1..6usize, 1..6usize], seed in 0..1000u64, few in any::<bool>(),
         ) {
             let kernel = [height, width];
             let inputs = channels * height * width;
             let weights = Mat::from_fn(inputs, outputs, numbers(outputs, seed));
-            let (x, sums) = seen(inputs, 3 * inputs, seed + 5);
+            let rows = if few { inputs.div_ceil(2) } else { 3 * inputs };
+            let (x, sums) = seen(inputs, rows, seed + 5);
             for (metric, seen) in [(Metric::plain(), None), (Metric::of(&sums, false), Some(&x))] {
                 let whole = Whole { weights: &weights, metric: &metric, kernel: &kernel, seed: 0, known: Known::Nothing };
                 for form in Form::of(&kernel) {
@@ -258,7 +259,13 @@ mod tests {
     #[test]
     fn nothing_but_zeros_is_said() {
         let weights = Mat::zeros(4, 4);
-        let whole = Whole { weights: &weights, metric: &Metric::plain(), kernel: &[], seed: 0, known: Known::Nothing };
+        let whole = Whole {
+            weights: &weights,
+            metric: &Metric::plain(),
+            kernel: &[],
+            seed: 0,
+            known: Known::Nothing,
+        };
         assert!(whole.losses(Form::Outputs, &[], &[1]).is_err());
     }
 }

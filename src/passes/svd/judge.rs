@@ -76,9 +76,8 @@ fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
     let mut judged = Judged::default();
     for candidate in candidates {
         cx.check_cancelled()?;
-        let found = decomposed(model, candidate, &Metric::plain(), cx.seed, |whole| {
-            choices(candidate, whole, round)
-        });
+        let found =
+            decomposed(model, candidate, &Metric::plain(), cx.seed, |whole| choices(candidate, whole, round));
         match found {
             Ok((choices, known)) => judged.push(candidate, choices, Some(known)),
             Err(why) => {

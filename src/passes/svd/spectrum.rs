@@ -92,7 +92,12 @@ impl Spectrum {
     ) -> Result<Spectrum, String> {
         let known = known.map(|known| known.vectors.as_ref());
         if m.ncols() <= m.nrows() {
-            return Spectrum::leading(&(m.transpose() * metric.times(m)), most, seed, known.map(|v| v.to_owned()));
+            return Spectrum::leading(
+                &(m.transpose() * metric.times(m)),
+                most,
+                seed,
+                known.map(|v| v.to_owned()),
+            );
         }
         // Fewer eigenvalues than columns are not 0: those of `SMM'S'`, with the vectors turned to the columns' side.
         let tall = metric.whitened(m).ok_or(NO_NUMBERS)?;
@@ -209,6 +214,23 @@ mod tests {
         assert!(found < 1.005 * best, "{found} against {best}");
         let again = Spectrum::of(&m, &Metric::plain(), rank, 5).unwrap();
         assert!(again.vectors == sketched.vectors, "seeded, so the same each time");
+    }
+    #[test]
+    fn the_directions_of_a_matrix_like_it_lead_to_its_own() {
+        for (rows, columns) in [(600, 520), (520, 600)] {
+            let m =
+                random(rows, columns, 8)
+                    * Mat::from_fn(columns, columns, |i, j| {
+                        if i == j { 1.0 / (1.0 + i as f64 / 30.0) } else { 0.0 }
+                    });
+            let known = Spectrum::of(&m, &Metric::plain(), usize::MAX, 0).unwrap();
+            let like = &m + random(rows, columns, 9) * faer::Scale(0.01);
+            let (rank, best) = (200, Values::of(&like, &Metric::plain()).unwrap());
+            let found = Spectrum::near(Some(&known), &like, &Metric::plain(), rank, 0).unwrap();
+            let (found, best) = (error(&like, &found, rank), best.lost(rank));
+            assert!(found < 1.002 * best, "{found} against {best}");
+            assert!(error(&like, &known, rank) > 1.0001 * best, "what is known alone is not as good");
+        }
     }
     #[test]
     fn what_a_random_space_does_not_find_is_decomposed_whole() {
