@@ -1,18 +1,19 @@
-//! Tensors to and from ONNX Runtime's values. Aligned bytes go in without a copy; results are copied out once.
+//! Tensors to and from ONNX Runtime's values. Aligned bytes go in without a copy; large results stay where they are.
 
 use super::failed;
 use crate::{
     error::{Error, Result},
-    ir::{DType, Element, Tensor, Where},
+    ir::{DType, Data, Element, Tensor, Where},
 };
+use bytes::Bytes;
 use half::{bf16, f16};
 use ort::{
-    session::SessionInputValue,
+    session::{SessionInputValue, SharedSessionInner},
     value::{
         DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, TensorElementType, TensorRef, ValueType,
     },
 };
-use std::{borrow::Cow, fmt::Debug};
+use std::{borrow::Cow, fmt::Debug, marker::PhantomData, sync::Arc};
 
 /// Our name of ONNX Runtime's element type.
 pub(super) fn dtype_of(ty: TensorElementType) -> Option<DType> {
@@ -90,48 +91,64 @@ pub(super) fn input<'a>(name: &str, tensor: &'a Tensor) -> Result<SessionInputVa
     }
 }
 
-/// A model output, copied out of ONNX Runtime's memory.
-pub(super) fn output(name: &str, value: &DynValue) -> Result<Tensor> {
-    fn plain<T>(value: &DynValue) -> ort::Result<Tensor>
-    where
-        T: Element + PrimitiveTensorElementType + Clone,
-    {
-        let (shape, data) = value.try_extract_tensor::<T>()?;
-        Ok(Tensor::from_vec(dims(shape), data.to_vec()))
+/// From this size on (64 KiB) a result is not copied. Smaller ones are: they would keep a whole session in memory.
+const LARGE: usize = 1 << 16;
+
+/// A numeric result in ONNX Runtime's memory, with the session that computed it: constants lie in the session's own.
+struct Lent<T> {
+    value: DynValue,
+    _session: Arc<SharedSessionInner>,
+    element: PhantomData<fn() -> T>,
+}
+
+impl<T: Element + PrimitiveTensorElementType> AsRef<[u8]> for Lent<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.value.try_extract_tensor::<T>().map_or(&[], |(_, data)| bytemuck::cast_slice(data))
     }
+}
+
+/// A model output of a session.
+pub(super) fn output(name: &str, value: DynValue, session: &Arc<SharedSessionInner>) -> Result<Tensor> {
     fn dims(shape: &[i64]) -> Vec<usize> {
         shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect() // a computed value's dims are not negative
     }
     let ValueType::Tensor { ty, .. } = value.dtype() else {
         return Err(uncovered(name, value.dtype()));
     };
-    let tensor = match dtype_of(*ty) {
-        Some(DType::F32) => plain::<f32>(value),
-        Some(DType::F64) => plain::<f64>(value),
-        Some(DType::F16) => plain::<f16>(value),
-        Some(DType::BF16) => plain::<bf16>(value),
-        Some(DType::I8) => plain::<i8>(value),
-        Some(DType::I16) => plain::<i16>(value),
-        Some(DType::I32) => plain::<i32>(value),
-        Some(DType::I64) => plain::<i64>(value),
-        Some(DType::U8) => plain::<u8>(value),
-        Some(DType::U16) => plain::<u16>(value),
-        Some(DType::U32) => plain::<u32>(value),
-        Some(DType::U64) => plain::<u64>(value),
-        Some(DType::Bool) => match value.try_extract_tensor::<bool>() {
-            Ok((shape, flags)) => {
-                let bytes: Vec<u8> = flags.iter().map(|flag| u8::from(*flag)).collect();
-                return Tensor::new(DType::Bool, dims(shape), bytes);
+    let failed = |why: ort::Error| failed(&format!("output `{name}`"), &why);
+    macro_rules! numeric {
+        ($t:ty) => {{
+            let (shape, data) = value.try_extract_tensor::<$t>().map_err(failed)?;
+            let shape = dims(shape);
+            if size_of_val(data) < LARGE {
+                return Ok(Tensor::from_vec(shape, data.to_vec()));
             }
-            Err(why) => Err(why),
-        },
-        Some(DType::String) => match value.try_extract_strings() {
-            Ok((shape, text)) => {
-                return Tensor::strings(dims(shape), text.into_iter().map(Into::into).collect());
-            }
-            Err(why) => Err(why),
-        },
-        _ => return Err(uncovered(name, ty)),
-    };
-    tensor.map_err(|why| failed(&format!("output `{name}`"), &why))
+            let lent = Lent::<$t> { value, _session: session.clone(), element: PhantomData };
+            Tensor::new(<$t as Element>::DTYPE, shape, Data::from(Bytes::from_owner(lent)))
+        }};
+    }
+    match dtype_of(*ty) {
+        Some(DType::F32) => numeric!(f32),
+        Some(DType::F64) => numeric!(f64),
+        Some(DType::F16) => numeric!(f16),
+        Some(DType::BF16) => numeric!(bf16),
+        Some(DType::I8) => numeric!(i8),
+        Some(DType::I16) => numeric!(i16),
+        Some(DType::I32) => numeric!(i32),
+        Some(DType::I64) => numeric!(i64),
+        Some(DType::U8) => numeric!(u8),
+        Some(DType::U16) => numeric!(u16),
+        Some(DType::U32) => numeric!(u32),
+        Some(DType::U64) => numeric!(u64),
+        Some(DType::Bool) => {
+            let (shape, flags) = value.try_extract_tensor::<bool>().map_err(failed)?;
+            let bytes: Vec<u8> = flags.iter().map(|flag| u8::from(*flag)).collect();
+            Tensor::new(DType::Bool, dims(shape), bytes)
+        }
+        Some(DType::String) => {
+            let (shape, text) = value.try_extract_strings().map_err(failed)?;
+            Tensor::strings(dims(shape), text.into_iter().map(Into::into).collect())
+        }
+        _ => Err(uncovered(name, ty)),
+    }
 }

@@ -146,12 +146,13 @@ impl Session {
         let given = batch.iter().map(|(name, tensor)| Ok((name.as_str(), convert::input(name, tensor)?)));
         let given = given.collect::<Result<Vec<_>>>()?;
         let mut session = self.session.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let results = session.run(given).map_err(|why| failed("running the model", &why))?;
+        let inner = session.inner();
+        let mut results = session.run(given).map_err(|why| failed("running the model", &why))?;
         let mut outputs = Vec::with_capacity(self.outputs.len());
         for name in &self.outputs {
             let missing = || Error::Runtime(format!("output `{name}` was not computed"));
-            let value = results.get(name).ok_or_else(missing)?;
-            outputs.push((name.clone(), convert::output(name, value)?));
+            let value = results.remove(name).ok_or_else(missing)?;
+            outputs.push((name.clone(), convert::output(name, value, &inner)?));
         }
         Ok(outputs)
     }

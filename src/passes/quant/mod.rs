@@ -8,6 +8,7 @@ mod dynamic;
 mod form;
 mod gptq;
 mod guard;
+mod histogram;
 mod learned;
 mod observe;
 mod placement;

@@ -1,0 +1,324 @@
+//! How often the elements of a value lie where, while batch after batch comes in, and which span of them integers should
+//! cover.
+
+use super::Observer;
+
+/// Bins on either side of zero, four to eight for each integer of a span on one side, so that it can be cut finely.
+const SIDE: usize = 2048;
+const BINS: usize = 2 * SIDE;
+/// Integers of eight bits.
+const LEVELS: usize = 256;
+/// The share of elements that `percentile` leaves out on each side.
+const OUTERMOST: f64 = 1e-5;
+/// Shares of each side's extent that are tried as ends of the span, in percent.
+const SHARES: std::ops::RangeInclusive<usize> = 20..=100;
+/// Tables that neighbouring elements are counted in by turns: two of one bin in a row would wait for each other.
+const TURNS: usize = 4;
+/// Elements that are worth such tables.
+const MANY: usize = 1 << 14;
+
+/// Counts of elements by bins of equal width, which doubles where elements come that lie outside.
+#[derive(Clone, Debug)]
+pub(super) struct Histogram {
+    /// The smallest and the largest element, or zero.
+    low: f32,
+    high: f32,
+    width: f32,
+    /// Bin `k` begins at `(k - SIDE) * width`. Zeros, exact in every span, are not counted.
+    counts: Vec<u64>,
+    /// Whether every element was finite.
+    finite: bool,
+}
+
+impl Histogram {
+    pub(super) fn new() -> Histogram {
+        Histogram { low: 0.0, high: 0.0, width: 0.0, counts: vec![0; BINS], finite: true }
+    }
+    /// The smallest and the largest element, or zero; `None` where some were not finite.
+    pub(super) fn range(&self) -> Option<(f32, f32)> {
+        self.finite.then_some((self.low, self.high))
+    }
+    /// Counts elements too.
+    pub(super) fn add(&mut self, elements: &[f32]) {
+        let (low, high, finite) = ends(elements);
+        self.finite &= finite;
+        if !self.finite {
+            return;
+        }
+        (self.low, self.high) = (self.low.min(low), self.high.max(high));
+        self.widen();
+        // Where all are zero, or so small that their bins have no width.
+        if !self.width.is_normal() {
+            return;
+        }
+        let zeros = elements.iter().filter(|x| **x == 0.0).count() as u64;
+        let bin = Bins::of(self.width);
+        if elements.len() < MANY {
+            elements.iter().for_each(|x| self.counts[bin.of_element(*x)] += 1);
+        } else {
+            let mut tables = vec![[0u32; BINS]; TURNS];
+            // Far fewer than a table's numbers hold.
+            for part in elements.chunks(1 << 30) {
+                for turn in part.chunks(TURNS) {
+                    for (table, x) in tables.iter_mut().zip(turn) {
+                        table[bin.of_element(*x)] += 1;
+                    }
+                }
+                for table in &mut tables {
+                    self.counts.iter_mut().zip(table.iter()).for_each(|(sum, n)| *sum += u64::from(*n));
+                    table.fill(0);
+                }
+            }
+        }
+        self.counts[SIDE] -= zeros;
+    }
+    /// Makes the bins reach as far as the elements.
+    fn widen(&mut self) {
+        // The last bin on either side stays empty: rounding may move an element by one.
+        let needed = self.high.max(-self.low) / (SIDE - 1) as f32;
+        if self.width == 0.0 {
+            self.width = needed;
+        }
+        while self.width.is_normal() && self.width < needed {
+            self.width *= 2.0;
+            let pairs = self.counts.chunks(2).map(|pair| pair.iter().sum());
+            let outer = vec![0; SIDE / 2];
+            self.counts = outer.iter().copied().chain(pairs).chain(outer.iter().copied()).collect();
+        }
+    }
+    /// Where the first bin begins.
+    fn start(&self) -> f64 {
+        -(SIDE as f64) * f64::from(self.width)
+    }
+    /// The bins between two ends, at least one.
+    fn inside(&self, low: f64, high: f64) -> std::ops::Range<usize> {
+        let bin = |x: f64| (((x - self.start()) / f64::from(self.width)).round() as usize).min(BINS);
+        let first = bin(low).min(BINS - 1);
+        first..bin(high).max(first + 1)
+    }
+
+    /// The span that a rule chooses, zero inside.
+    pub(super) fn span(&self, observer: Observer) -> (f64, f64) {
+        if !self.width.is_normal() {
+            return (f64::from(self.low), f64::from(self.high));
+        }
+        match observer {
+            Observer::MinMax => (f64::from(self.low), f64::from(self.high)),
+            Observer::Percentile => self.without_outermost(),
+            Observer::Mse => self.cheapest(|low, high| self.squared_error(low, high)),
+            Observer::Entropy => self.cheapest(|low, high| self.divergence(low, high)),
+        }
+    }
+    fn without_outermost(&self) -> (f64, f64) {
+        let most = self.counts.iter().sum::<u64>() as f64 * OUTERMOST;
+        /// Bins before the one with which more than `most` elements are passed.
+        fn skipped<'a>(mut counts: impl Iterator<Item = &'a u64>, most: f64) -> f64 {
+            let mut passed = 0.0;
+            let kept = |count: &u64| {
+                passed += *count as f64;
+                passed > most
+            };
+            counts.position(kept).unwrap_or(0) as f64
+        }
+        let end = SIDE as f64 * f64::from(self.width);
+        let low = -end + f64::from(self.width) * skipped(self.counts.iter(), most);
+        let high = end - f64::from(self.width) * skipped(self.counts.iter().rev(), most);
+        (low.min(0.0).max(f64::from(self.low)), high.max(0.0).min(f64::from(self.high)))
+    }
+    /// The span of least cost: first its upper end is moved, then its lower one.
+    fn cheapest(&self, cost: impl Fn(f64, f64) -> f64) -> (f64, f64) {
+        let shares = || SHARES.rev().map(|share| share as f64 / 100.0);
+        let (low, high) = (f64::from(self.low), f64::from(self.high));
+        let least = |whole: f64, cost: &dyn Fn(f64) -> f64| {
+            let costs = shares().map(|share| (whole * share, cost(whole * share)));
+            costs.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(whole, |(end, _)| end)
+        };
+        let high = least(high, &|high| cost(low, high));
+        (least(low, &|low| cost(low, high)), high)
+    }
+    /// Of elements in the middle of their bins.
+    fn squared_error(&self, low: f64, high: f64) -> f64 {
+        let step = (high - low) / (LEVELS - 1) as f64;
+        let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        let errors = counted.map(|(bin, count)| {
+            let x = self.start() + (bin as f64 + 0.5) * f64::from(self.width);
+            let outside = (low - x).max(x - high).max(0.0);
+            // Within a step, errors are even between the halves: a twelfth of its square in the mean.
+            let error = if outside > 0.0 { outside * outside } else { step * step / 12.0 };
+            *count as f64 * error
+        });
+        errors.sum()
+    }
+    fn divergence(&self, low: f64, high: f64) -> f64 {
+        let inside = self.inside(low, high);
+        let (below, above) = (self.counts[..inside.start].iter(), self.counts[inside.end..].iter());
+        let mut p: Vec<f64> = self.counts[inside].iter().map(|count| *count as f64).collect();
+        let last = p.len() - 1;
+        // What saturates is information that Q, made of what lies inside, does not have.
+        let q = p.clone();
+        p[0] += below.sum::<u64>() as f64;
+        p[last] += above.sum::<u64>() as f64;
+        let (total, held) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
+        if held == 0.0 {
+            return f64::INFINITY;
+        }
+        let mut divergence = 0.0;
+        for level in 0..LEVELS {
+            let bins = level * p.len() / LEVELS..(level + 1) * p.len() / LEVELS;
+            let used = bins.clone().filter(|bin| p[*bin] > 0.0).count();
+            let share = q[bins.clone()].iter().sum::<f64>() / held / used.max(1) as f64;
+            for p in p[bins].iter().filter(|p| **p > 0.0) {
+                let p = p / total;
+                // Bins that only hold what saturates count as if one element were theirs.
+                divergence += p * (p / share.max(1.0 / total)).ln();
+            }
+        }
+        divergence
+    }
+}
+
+/// The smallest and the largest of the elements, or zero, and whether all are finite; in lanes, so that a CPU takes several
+/// at a time.
+fn ends(elements: &[f32]) -> (f32, f32, bool) {
+    const LANES: usize = 16;
+    let (mut low, mut high, mut worst) = ([0f32; LANES], [0f32; LANES], [0u32; LANES]);
+    let mut take = |part: &[f32]| {
+        for (((low, high), worst), x) in low.iter_mut().zip(&mut high).zip(&mut worst).zip(part) {
+            *low = if *x < *low { *x } else { *low };
+            *high = if *x > *high { *x } else { *high };
+            // Without the sign: ordered as the numbers are, infinity and NaN above all.
+            *worst = (*worst).max(x.to_bits() & 0x7fff_ffff);
+        }
+    };
+    elements.chunks(LANES).for_each(&mut take);
+    let finite = worst.iter().all(|bits| f32::from_bits(*bits).is_finite());
+    (low.into_iter().fold(0.0, f32::min), high.into_iter().fold(0.0, f32::max), finite)
+}
+
+/// From an element to its bin.
+struct Bins {
+    per_unit: f32,
+}
+
+impl Bins {
+    fn of(width: f32) -> Bins {
+        Bins { per_unit: width.recip() }
+    }
+    #[inline(always)]
+    fn of_element(&self, x: f32) -> usize {
+        // Added to 2^23, a float has no room for fractions: its last bits are the bin, without a conversion. Half a bin
+        // less makes of rounding a floor.
+        let place = x * self.per_unit + (SIDE as f32 - 0.5) + (1u32 << 23) as f32;
+        place.to_bits() as usize % BINS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::QuantScheme;
+
+    fn of(elements: &[f32]) -> Histogram {
+        let mut histogram = Histogram::new();
+        histogram.add(elements);
+        histogram
+    }
+    /// A bell of standard deviation 1 by sums of twelve even numbers, from 0 on if `positive`.
+    fn bell(positive: bool) -> Vec<f32> {
+        let mut state = 1u64;
+        let mut even = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        let mut one = || (0..12).map(|_| even()).sum::<f32>() - 6.0;
+        (0..100_000).map(|_| one()).map(|x| if positive { x.max(0.0) } else { x }).collect()
+    }
+
+    #[test]
+    fn all_elements_are_counted_once() {
+        let histogram = of(&bell(false));
+        assert_eq!(histogram.counts.iter().sum::<u64>(), 100_000);
+        let positive = bell(true);
+        let zeros = positive.iter().filter(|x| **x == 0.0).count() as u64;
+        assert_eq!(of(&positive).counts.iter().sum::<u64>(), 100_000 - zeros, "zeros do not count");
+        let (low, high) = histogram.span(Observer::MinMax);
+        assert_eq!(histogram.range(), Some((low as f32, high as f32)));
+    }
+    #[test]
+    fn a_bin_holds_what_lies_between_its_ends() {
+        let elements = bell(false);
+        let histogram = of(&elements);
+        let (start, width) = (histogram.start(), f64::from(histogram.width));
+        for bin in (0..BINS).step_by(37) {
+            let ends = start + bin as f64 * width..start + (bin + 1) as f64 * width;
+            let inside = elements.iter().filter(|x| ends.contains(&f64::from(**x))).count();
+            // Single precision may move an element at the very end by one bin.
+            assert!(histogram.counts[bin].abs_diff(inside as u64) <= 1, "bin {bin}");
+        }
+    }
+    #[test]
+    fn batches_of_growing_ranges_count_as_one() {
+        let elements = bell(false);
+        let mut parts = Histogram::new();
+        // Small ones first: the bins widen several times.
+        let mut sorted = elements.clone();
+        sorted.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
+        sorted.chunks(1000).for_each(|part| parts.add(part));
+        let whole = of(&elements);
+        assert_eq!((parts.low, parts.high), (whole.low, whole.high));
+        assert_eq!(parts.counts.iter().sum::<u64>(), 100_000);
+        assert!(parts.width <= 2.0 * whole.width, "bins are at most twice as wide as need be");
+        for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
+            let ((a, b), (c, d)) = (parts.span(observer), whole.span(observer));
+            assert!((a - c).abs() < 0.25 && (b - d).abs() < 0.25, "{observer:?}: {a} to {b}, {c} to {d}");
+        }
+    }
+    #[test]
+    fn what_is_not_finite_has_no_range() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut histogram = of(&[1.0, 2.0]);
+            histogram.add(&[0.5, bad]);
+            assert_eq!(histogram.range(), None, "{bad}");
+        }
+        assert_eq!(of(&[0.0; 5]).range(), Some((0.0, 0.0)));
+        assert_eq!(
+            of(&[1e-42, -1e-42]).span(Observer::Percentile),
+            (f64::from(-1e-42f32), f64::from(1e-42f32))
+        );
+    }
+    #[test]
+    fn an_outlier_does_not_set_the_span() {
+        let mut elements = bell(true).repeat(3);
+        elements.push(60.0);
+        let histogram = of(&elements);
+        for observer in [Observer::Percentile, Observer::Entropy] {
+            let (low, high) = histogram.span(observer);
+            assert!(low == 0.0 && (3.0..25.0).contains(&high), "{observer:?}: {low} to {high}");
+        }
+    }
+    #[test]
+    fn even_elements_keep_their_whole_span() {
+        let even: Vec<f32> = (0..200_000).map(|k| k as f32 / 1e5 - 0.5).collect();
+        let histogram = of(&even);
+        for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
+            let (low, high) = histogram.span(observer);
+            assert!((low + 0.5).abs() < 0.02 && (high - 1.5).abs() < 0.03, "{observer:?}: {low} to {high}");
+        }
+    }
+    #[test]
+    fn the_least_squared_error_is_what_rounding_gives() {
+        let elements = bell(false);
+        let histogram = of(&elements);
+        let error = |(low, high): (f64, f64)| {
+            let scheme = QuantScheme::uint8_over(low as f32, high as f32).unwrap();
+            let x = crate::ir::Tensor::from_vec([elements.len()], elements.clone());
+            let back = scheme.dequantize(&scheme.quantize(&x).unwrap()).unwrap();
+            let back = back.view::<f32>().unwrap();
+            elements.iter().zip(back.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+        };
+        let best = histogram.span(Observer::Mse);
+        assert!(error(best) < error(histogram.span(Observer::MinMax)));
+        let estimate = histogram.squared_error(best.0, best.1);
+        assert!((estimate / error(best) - 1.0).abs() < 0.05, "{estimate} against {}", error(best));
+    }
+}
