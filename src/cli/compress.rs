@@ -31,18 +31,18 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     }
     let input = args.input.as_deref().ok_or_else(|| Error::usage("no model is given", "name one, or - "))?;
     let output = args.output.clone().unwrap_or_else(|| default_output(input));
-    let mut original = load(input)?;
-    freeze_dims(&mut original, &args.running.dim)?;
-    set_input_shapes(&mut original, &args.input_shape)?;
+    let mut model = load(input)?;
+    freeze_dims(&mut model, &args.running.dim)?;
+    set_input_shapes(&mut model, &args.input_shape)?;
     if !args.outputs.is_empty() {
-        set_outputs(&mut original, &args.outputs)?;
+        set_outputs(&mut model, &args.outputs)?;
     }
     let runtime = runtime(args)?;
     let samples = match (&runtime, &args.running.calib) {
         (None, Some(_)) => return Err(crate::measure::no_runtime("--calib")),
         // Made-up inputs validate; a pass must not take them for calibration data.
         (Some(runtime), calib) if calib.is_some() || !args.no_validate => {
-            args.running.samples(runtime, &original)?
+            args.running.samples(runtime, &model)?
         }
         _ => Samples::from_batches([]),
     };
@@ -55,7 +55,13 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
     if let Some(measurer) = &measurer {
         cx = cx.with_measure(measurer as &dyn Measure);
     }
-    let mut model = original.clone();
+    // Before anything is written: the output may replace the input.
+    let file_bytes = Summary::file_bytes(&model, input);
+    let read = !args.quiet || args.report.is_some();
+    let summary = |model: &Model| if read { Summary::of(model) } else { Summary::default() };
+    let before = summary(&model);
+    // Nothing but validation needs the two side by side.
+    let original = (runtime.is_some() && !args.no_validate).then(|| model.clone());
     if !args.outputs.is_empty() {
         model.graph.sweep();
     }
@@ -66,30 +72,20 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         drop_unused_inputs: args.drop_unused_inputs,
     };
     let passes = driver::compress(&mut model, &pipeline, preparation, &mut cx)?;
-    let validation = match &runtime {
-        Some(runtime) if !args.no_validate => {
-            Some(prove(runtime, &original, &model, &samples, args, &pipeline)?)
-        }
+    let validation = match (&runtime, &original) {
+        (Some(runtime), Some(original)) => Some(prove(runtime, original, &model, &samples, args, &pipeline)?),
         _ => None,
     };
     let verdict = validation.as_ref().map_or(Ok(()), validate::verdict);
     let good = verdict.is_ok();
-    // The output may replace the input.
-    let file_bytes = Summary::file_bytes(&original, input);
-    let read = !args.quiet || args.report.is_some();
-    let summary = |model| if read { Summary::of(model) } else { Summary::default() };
-    // The one mostly waits for the disk, the other computes.
-    let (written, (before, after)) = rayon::join(
-        || if good { write(&model, &output, args) } else { Ok(None) },
-        || (summary(&original), summary(&model)),
-    );
+    let written = if good { write(&model, &output, args)? } else { None };
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         input: input.to_owned(),
         output: good.then(|| output.clone()),
         pipeline: pipeline.to_string(),
         before: Summary { file_bytes, ..before },
-        after: Summary { file_bytes: written?, ..after },
+        after: Summary { file_bytes: written, ..summary(&model) },
         passes,
         counts: cx.counts,
         remarks: cx.remarks,

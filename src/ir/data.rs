@@ -16,8 +16,8 @@ use std::{
 /// How much of a file is copied at a time (256 KiB): enough to make the calls cheap, and small enough for a CPU's cache.
 const COPY_BLOCK: usize = 1 << 18;
 
-/// Bytes from which on memory is given back (64 KiB): the system maps that much around what is touched.
-const WORTH_RELEASING: usize = 1 << 16;
+/// How much the system maps at a time around what is touched (64 KiB): also what is worth giving back.
+const WINDOW: usize = 1 << 16;
 
 /// A file mapped into memory, kept open so that its ranges can also be copied file to file.
 pub struct MappedFile {
@@ -67,16 +67,22 @@ impl MappedFile {
         }
         Ok(())
     }
-    /// Gives back the memory that a range takes up; it is read from the file again when it is next touched.
+    /// Gives back the memory that a range and what was mapped around it takes up; it is read from the file again when
+    /// it is next touched.
     #[allow(unsafe_code, reason = "advice on memory that is mapped read-only from a file")]
     fn release(&self, range: Range<usize>) {
+        let start = range.start / WINDOW * WINDOW;
+        let end = range.end.next_multiple_of(WINDOW).min(self.map.len());
         #[cfg(unix)]
         // SAFETY: the pages of a read-only file mapping hold the file's bytes again on the next touch.
         // Advice is no more than that: where the system refuses it, nothing is lost but memory.
         unsafe {
-            let _ =
-                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len());
+            let _ = self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start);
         }
+    }
+    /// Gives back what all that was read takes up.
+    pub fn release_all(&self) {
+        self.release(0..self.map.len());
     }
     /// The whole contents.
     pub fn bytes(&self) -> &[u8] {
@@ -164,7 +170,7 @@ impl Data {
     /// The same for some of the bytes. For few, giving back would cost more than it frees.
     pub fn release_part(&self, part: Range<usize>) {
         if let Data::Mapped { file, range } = self
-            && part.len() >= WORTH_RELEASING
+            && part.len() >= WINDOW
         {
             file.release(range.start + part.start..range.start + part.end);
         }

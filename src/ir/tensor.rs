@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use bytemuck::Pod;
 use bytes::Bytes;
 use half::{bf16, f16};
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 /// How a tensor's values were stored in the file, so that an untouched one is written back the same way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,6 +168,17 @@ impl Tensor {
     pub fn is_same(&self, other: &Tensor) -> bool {
         (self.dtype, &self.shape) == (other.dtype, &other.shape)
             && self.data().zip(other.data()).is_some_and(|(a, b)| a.is_same(b))
+    }
+    /// Some of the elements, in a row of their own: what works on a part at a time needs memory for a part only. `None`
+    /// for strings, elements of less than a byte, and beyond the end.
+    pub fn part(&self, elements: Range<usize>) -> Option<Tensor> {
+        let (data, count, bits) = (self.data()?, elements.len(), self.dtype.bits());
+        if elements.end > self.len() || !bits.is_multiple_of(8) {
+            return None;
+        }
+        let size = bits / 8;
+        let part = data.part(elements.start * size..elements.end * size).into_owned();
+        Tensor::new(self.dtype, [count], Data::from(part)).ok()
     }
     /// Gives back the memory of a constant that has been read from a mapped file and is not needed soon.
     pub fn release(&self) {

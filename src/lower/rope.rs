@@ -1,15 +1,16 @@
 //! Writing protobuf's wire format without copying weights: small parts are gathered in one buffer, large ones are
 //! references to where the bytes lie, put in place when the message is written out.
 
-use crate::ir::{Carried, Data};
+use crate::ir::{Carried, Data, MappedFile};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::{
     fs::File,
     io::{self, Write as _},
+    sync::Arc,
 };
 
 /// Smaller data is copied: a reference would cost more than it saves.
-const LARGE: usize = 4096;
+const LARGE: usize = 1024;
 
 /// An encoded message, or the part of it written so far.
 #[derive(Default)]
@@ -80,6 +81,18 @@ impl Rope {
             self.large.push((self.buffer.len(), data));
         }
     }
+    /// Gives back what passes read of the files that the data lies in: writing does not go through memory.
+    fn release(&self) {
+        let mut last: Option<&Arc<MappedFile>> = None;
+        for (_, data) in &self.large {
+            if let Data::Mapped { file, .. } = data
+                && !last.is_some_and(|last| Arc::ptr_eq(last, file))
+            {
+                file.release_all();
+                last = Some(file);
+            }
+        }
+    }
     /// Everything in one buffer.
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len());
@@ -94,6 +107,7 @@ impl Rope {
     }
     /// Writes everything at the file's current position.
     pub(super) fn write_to(&self, file: &mut File) -> io::Result<()> {
+        self.release();
         let mut done = 0;
         for (at, data) in &self.large {
             file.write_all(&self.buffer[done..*at])?;

@@ -36,10 +36,13 @@ pub fn load(path: &Path) -> Result<Model> {
     }
     let file = MappedFile::open(path).map_err(|source| Error::io("cannot map", path, source))?;
     let folder = path.parent();
-    read(&Source::mapped(file), folder).map_err(|error| match error {
+    let model = read(&Source::mapped(file.clone()), folder).map_err(|error| match error {
         Error::Malformed { at, why } => Error::malformed(at, format!("{why} (in {})", path.display())),
         other => other,
-    })
+    });
+    // Between the headers lie weights, which the system mapped with them.
+    file.release_all();
+    model
 }
 
 /// Reads a model from memory. `folder` is where its external data lies, if it has any.

@@ -11,7 +11,7 @@
 
 use super::{
     recognize::ends_pattern,
-    weights::{Runs, float, floats, rescaled, rounded},
+    weights::{BLOCK, NOT_FLOAT, Runs, float, floats, rescaled, rounded},
 };
 use crate::{
     ir::{Op, Tensor},
@@ -81,11 +81,16 @@ impl<'a> Layer<'a> {
     fn applied_to(&self, input: &[f64]) -> Result<Vec<f64>, Miss> {
         let (Runs { run, columns }, first) = self.runs();
         let mut sums = vec![0.0; self.extents[0]];
-        for (row, line) in float(self.weight)?.chunks(run * columns).enumerate() {
-            for (run, x) in line.chunks(run).zip(&input[first(row)..]) {
-                match self.turned {
-                    true => sums.iter_mut().zip(run).for_each(|(sum, w)| *sum += f64::from(*w) * x),
-                    false => sums[row] += run.iter().copied().map(f64::from).sum::<f64>() * x,
+        let row = run * columns;
+        let block = (BLOCK / size_of::<f32>() / row).max(1) * row;
+        for start in (0..self.weight.len()).step_by(block) {
+            let part = self.weight.part(start..(start + block).min(self.weight.len())).ok_or(NOT_FLOAT)?;
+            for (row, line) in (start / row..).zip(float(&part)?.chunks(row)) {
+                for (run, x) in line.chunks(run).zip(&input[first(row)..]) {
+                    match self.turned {
+                        true => sums.iter_mut().zip(run).for_each(|(sum, w)| *sum += f64::from(*w) * x),
+                        false => sums[row] += run.iter().copied().map(f64::from).sum::<f64>() * x,
+                    }
                 }
             }
         }

@@ -8,11 +8,11 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use std::{borrow::Cow, marker::PhantomData, sync::Arc};
 
-const NOT_FLOAT: Miss = "a constant is not 16- or 32-bit floating point";
+pub(super) const NOT_FLOAT: Miss = "a constant is not 16- or 32-bit floating point";
 const NOT_FINITE: Miss = "the folded weight would not be finite";
 
 /// Bytes that one thread looks over at a time: enough to be worth another one, few enough to stay in its cache.
-const BLOCK: usize = 1 << 18;
+pub(super) const BLOCK: usize = 1 << 18;
 
 /// Smaller weights (64 KiB) are computed at once.
 const LARGE: usize = 1 << 16;
