@@ -9,7 +9,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+from watched import run
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "../target/release/examples/resave")
 REPEATS = 9
@@ -30,22 +31,14 @@ onnx.save(model, sys.argv[1] + "/external.onnx", save_as_external_data=True, loc
 """
 
 
-def run(*command):
-    """Wall seconds and peak resident bytes of a program."""
-    start = time.perf_counter()
-    child = subprocess.Popen(command)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    assert child.returncode == 0, command
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
-
-
 def timed(command, target, fresh):
     """One run that writes `target` anew or over what is there, with nothing of earlier runs left to write out."""
     if fresh and os.path.exists(target):
         os.remove(target)
     os.sync()
-    return run(*command)
+    worked, seconds, peak = run(command)
+    assert worked, command
+    return seconds, peak
 
 
 def main():

@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+from watched import run
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 PROGRAM = f"{ROOT}/target/release/onnx-compress"
@@ -41,15 +42,6 @@ def count(graph):
 model = onnx.load(sys.argv[1])
 print(count(model.graph) + sum(n.op_type != "Constant" for f in model.functions for n in f.node))
 """
-
-
-def run(command):
-    """Whether it worked, wall seconds, peak resident bytes."""
-    start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    return child.returncode == 0, time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
 def nodes(path):

@@ -16,7 +16,7 @@ use std::{
 /// How much of a file is copied at a time (256 KiB): enough to make the calls cheap, and small enough for a CPU's cache.
 const COPY_BLOCK: usize = 1 << 18;
 
-/// How much the system maps at a time around what is touched (64 KiB): also what is worth giving back.
+/// How much the system maps at a time around what is touched (64 KiB).
 const WINDOW: usize = 1 << 16;
 
 /// A file mapped into memory, kept open so that its ranges can also be copied file to file.
@@ -167,11 +167,9 @@ impl Data {
     pub fn release(&self) {
         self.release_part(0..self.len());
     }
-    /// The same for some of the bytes. For few, giving back would cost more than it frees.
+    /// The same for some of the bytes.
     pub fn release_part(&self, part: Range<usize>) {
-        if let Data::Mapped { file, range } = self
-            && part.len() >= WINDOW
-        {
+        if let Data::Mapped { file, range } = self {
             file.release(range.start + part.start..range.start + part.end);
         }
     }

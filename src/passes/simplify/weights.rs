@@ -24,7 +24,9 @@ pub(super) fn float(t: &Tensor) -> Result<Cow<'_, [f32]>, Miss> {
 
 /// The elements, in double precision.
 pub(super) fn floats(t: &Tensor) -> Result<Vec<f64>, Miss> {
-    Ok(float(t)?.iter().map(|x| f64::from(*x)).collect())
+    let floats = float(t)?.iter().map(|x| f64::from(*x)).collect();
+    t.release();
+    Ok(floats)
 }
 
 /// A constant of the type of another, rounded once.
