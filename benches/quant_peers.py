@@ -1,14 +1,15 @@
-"""quant against ONNX Runtime's own quantizers, each as a process of its own on the same file: how near the outputs stay
-(SQNR in dB), bytes as a share of the original's, wall seconds, peak memory.
+"""quant against ONNX Runtime's own quantizers and NNCF, each as a process of its own on the same file: how near the
+outputs stay (SQNR in dB), bytes as a share of the original's, wall seconds, peak memory.
 
     cargo build --release
-    python3 -m pip install --target target/peers onnx==1.23.2
-    python3 -m compileall -q target/peers
-    PYTHONPATH=target/peers:.onnx-compress/ort python3 benches/quant_peers.py [MODEL.onnx ...]
+    python3 -m pip install --target target/quant_peers onnx==1.23.2 onnx-ir==1.1.0 nncf==3.4.0
+    python3 -m compileall -q target/quant_peers
+    PYTHONPATH=target/quant_peers:.onnx-compress/ort python3 benches/quant_peers.py [MODEL.onnx ...]
 
 Without arguments: every model of at least 100,000 parameters that `cargo xtask setup` fetched, and the zoo's four. The
 zoo's are calibrated and compared on its images; the others on made-up inputs, 16 to calibrate and 8 to compare.
-Each model is first simplified, and raised to operator set 17 where it has an older one, for all tools alike.
+Each model is first simplified, and raised to operator set 17 (21 for 4 bits) where it has an older one, for all tools
+alike: NNCF writes files that do not run at 21 with int8, or below with 4 bits.
 """
 
 import glob
@@ -52,12 +53,24 @@ quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=32)
 quantizer.process()
 quantizer.model.save_model_to_file(target)
 """,
+    "nncf": """
+import numpy as np, onnx, nncf
+data = np.load(calib)
+n = len(next(iter(data.values())))
+batches = [{k: v[i : i + 1].reshape(shapes[k]) for k, v in data.items()} for i in range(n)]
+onnx.save(nncf.quantize(onnx.load(source), nncf.Dataset(batches), subset_size=n), target)
+""",
+    "nncf, int4": """
+import onnx, nncf
+mode = nncf.CompressWeightsMode.INT4_SYM
+onnx.save(nncf.compress_weights(onnx.load(source), mode=mode, group_size=32), target)
+""",
 }
-# Ours, and the peer that does the same: int8 with samples, int8 without, 4 bits without.
-PAIRS = [
-    ("quant(latency=any)", True, "static"),
-    ("quant", False, "dynamic"),
-    ("quant(bits=4,block=32)", False, "nbits"),
+# Ours, whether it sees samples, the least operator set, and the peers that do the same.
+GROUPS = [
+    ("quant(latency=any)", True, 17, ["static", "nncf"]),
+    ("quant", False, 17, ["dynamic"]),
+    ("quant(bits=4,block=32)", False, 21, ["nbits", "nncf, int4"]),
 ]
 
 # Extents of open dimensions, by input; 1 where nothing is said.
@@ -164,24 +177,31 @@ def measure(command, target, size, original, batches):
     return None if db is None else (db, os.path.getsize(target) / size, seconds, peak)
 
 
+def raised(path, opset, folder):
+    """The model simplified, of this operator set or a newer one; nothing where it cannot be raised."""
+    source = f"{folder}/in{opset}.onnx"
+    version = max(o.version for o in onnx.load(path).opset_import if o.domain in ("", "ai.onnx"))
+    command = [PROGRAM, path, "-p", "simplify", "--no-validate", "--quiet", "-o", source]
+    return source if run(command + (["--opset", str(opset)] if version < opset else []))[0] else None
+
+
 def main():
     models = sys.argv[1:] or [
         *(f"{ROOT}/tests/assets/zoo/{name}.onnx" for name in ("lstm", "resnet20", "simplecnn", "vit")),
         *glob.glob(f"{ROOT}/.onnx-compress/models/*/*.onnx"),
     ]
-    names = [name for ours, _, peer in PAIRS for name in (f"`{ours}`", peer)]
+    names = [name for ours, _, _, peers in GROUPS for name in (f"`{ours}`", *peers)]
     print(f"| model | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
-    better = {peer: [] for _, _, peer in PAIRS}
+    better = {peer: [] for peer in PEERS}
     times, peaks = {peer: [] for peer in better}, {peer: [] for peer in better}
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(models, key=os.path.getsize):
             stem = os.path.splitext(os.path.basename(path))[0]
-            source, target = f"{folder}/in.onnx", f"{folder}/out.onnx"
-            version = max(o.version for o in onnx.load(path).opset_import if o.domain in ("", "ai.onnx"))
-            raised = [PROGRAM, path, "-p", "simplify", "--no-validate", "--quiet", "-o", source]
-            raised += ["--opset", "17"] if version < 17 else []
-            if not run(raised)[0]:
+            target = f"{folder}/out.onnx"
+            sources = {opset: raised(path, opset, folder) for opset in (17, 21)}
+            if None in sources.values():
                 continue
+            source = sources[17]
             weights = onnx.load(source).graph.initializer
             if sum(int(np.prod(w.dims)) for w in weights) < LEAST_PARAMETERS:
                 continue
@@ -189,17 +209,20 @@ def main():
             original = [session(source).run(None, batch) for batch in batches]
             size, row = os.path.getsize(source), []
             npz = calib if calib.endswith(".npz") else f"{folder}/calib.npz"
-            for pipeline, with_data, peer in PAIRS:
-                ours = [PROGRAM, source, "-p", pipeline, "--no-validate", "--quiet", "-o", target]
-                ours += ["--calib", calib] if with_data else []
+            for pipeline, with_data, opset, peers in GROUPS:
+                source = sources[opset]
                 head = f"source, target, calib, shapes = {source!r}, {target!r}, {npz!r}, {shapes!r}"
-                theirs = [sys.executable, "-c", head + PEERS[peer]]
-                pair = [measure(c, target, size, original, batches) for c in (ours, theirs)]
-                row += pair
-                if all(measured and measured[0] < np.inf for measured in pair):
-                    better[peer].append(pair[0][0] >= pair[1][0])
-                    times[peer].append(pair[0][2] / pair[1][2])
-                    peaks[peer].append(pair[0][3] / pair[1][3])
+                command = [PROGRAM, source, "-p", pipeline, "--no-validate", "--quiet", "-o", target]
+                command += ["--calib", calib] if with_data else []
+                ours = measure(command, target, size, original, batches)
+                row.append(ours)
+                for peer in peers:
+                    theirs = measure([sys.executable, "-c", head + PEERS[peer]], target, size, original, batches)
+                    row.append(theirs)
+                    if all(measured and measured[0] < np.inf for measured in (ours, theirs)):
+                        better[peer].append(ours[0] >= theirs[0])
+                        times[peer].append(ours[2] / theirs[2])
+                        peaks[peer].append(ours[3] / theirs[3])
             print(f"| {stem} | {' | '.join(map(cell, row))} |", flush=True)
     for peer, won in better.items():
         if won:
