@@ -92,6 +92,14 @@ pub trait Measure {
     fn has_samples(&self) -> bool {
         false
     }
+    /// The right class of each sample, in order, where it is known; otherwise nothing.
+    fn labels(&self) -> &[i64] {
+        &[]
+    }
+    /// The model as it would be written, schemes turned into operators, and the bytes of its file.
+    fn written(&self, _model: &Model) -> Result<(Model, u64)> {
+        Err(no_runtime("judging a model as it is written"))
+    }
     /// The statistics asked for, over all calibration samples, in one sweep.
     fn measure(&self, _model: &Model, _needs: &[Need]) -> Result<Stats> {
         Err(no_runtime("measuring"))

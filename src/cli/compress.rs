@@ -46,9 +46,10 @@ pub(super) fn run(args: &CompressArgs) -> Result<()> {
         }
         _ => Samples::from_batches([]),
     };
+    let labels = args.running.labels(&samples)?;
     let measurer = runtime.as_ref().map(|runtime| {
         let measurer = Measurer::new(runtime.clone(), samples.clone(), args.running.session_options());
-        measurer.timing_on(Some(args.running.threads))
+        measurer.timing_on(Some(args.running.threads)).with_labels(labels.clone().unwrap_or_default())
     });
     let bars = Bars::new(args.quiet);
     let mut cx = Context::new().with_seed(args.running.seed).with_progress(&bars);

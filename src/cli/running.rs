@@ -37,16 +37,17 @@ impl RunArgs {
             }
         }
     }
+    /// The right class of each sample, where they are given.
+    pub(super) fn labels(&self, samples: &Samples) -> Result<Option<Vec<i64>>> {
+        self.labels.as_ref().map(|path| samples.labels_of(&read_labels(path)?)).transpose()
+    }
     /// How to compare: every output's signal-to-noise ratio at least `least_sqnr` dB, where there is a bar at all.
     pub(super) fn validate_options(
         &self,
         samples: &Samples,
         least_sqnr: Option<f64>,
     ) -> Result<ValidateOptions> {
-        let labels = match &self.labels {
-            Some(path) => Some(samples.labels_of(&read_labels(path)?)?),
-            None => None,
-        };
+        let labels = self.labels(samples)?;
         let tolerance = Tolerance {
             min_cosine: None,
             min_sqnr_db: least_sqnr,

@@ -22,6 +22,6 @@ pub mod schemes;
 mod stored;
 mod wire;
 
-pub use export::{ExternalData, SaveOptions, save, tensor_to_proto, to_bytes};
+pub use export::{ExternalData, SaveOptions, byte_len, save, tensor_to_proto, to_bytes};
 pub use import::{load, parse, tensor_from_proto};
 pub use metadata::metadata;

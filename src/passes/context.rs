@@ -55,6 +55,12 @@ impl Progress for Silent {
     fn end(&self) {}
 }
 
+/// See [`Context::said`].
+pub(crate) struct Said {
+    remarks: usize,
+    counts: BTreeMap<String, u64>,
+}
+
 /// The surroundings of a pass.
 pub struct Context<'a> {
     /// Everything said so far.
@@ -64,6 +70,7 @@ pub struct Context<'a> {
     /// The seed of every random choice.
     pub seed: u64,
     pass: String,
+    given: Option<Model>,
     measure: Option<&'a dyn Measure>,
     progress: &'a dyn Progress,
     cancelled: Option<&'a AtomicBool>,
@@ -76,6 +83,7 @@ impl Default for Context<'_> {
             counts: BTreeMap::new(),
             seed: 0,
             pass: String::new(),
+            given: None,
             measure: None,
             progress: &Silent,
             cancelled: None,
@@ -107,6 +115,23 @@ impl<'a> Context<'a> {
     pub fn with_cancel(mut self, flag: &'a AtomicBool) -> Self {
         self.cancelled = Some(flag);
         self
+    }
+    /// Remembers the model as it came in, before any pass.
+    pub(crate) fn give(&mut self, model: &Model) {
+        self.given = Some(model.clone());
+    }
+    /// The model as it came in, where it is known.
+    pub(crate) fn given(&self) -> Option<&Model> {
+        self.given.as_ref()
+    }
+    /// What was said and counted so far, to go [back to](Self::unsay) after a trial.
+    pub(crate) fn said(&self) -> Said {
+        Said { remarks: self.remarks.len(), counts: self.counts.clone() }
+    }
+    /// Takes back what was said and counted since.
+    pub(crate) fn unsay(&mut self, since: Said) {
+        self.remarks.truncate(since.remarks);
+        self.counts = since.counts;
     }
     /// Names the pass that the next remarks and counts belong to.
     pub(crate) fn enter(&mut self, pass: &str) {
@@ -141,6 +166,14 @@ impl<'a> Context<'a> {
     /// Whether there are real calibration samples.
     pub fn has_samples(&self) -> bool {
         self.measure.is_some_and(Measure::has_samples)
+    }
+    /// The right class of each calibration sample, or nothing. See [`Measure::labels`].
+    pub fn labels(&self) -> &'a [i64] {
+        self.measure.map_or(&[], Measure::labels)
+    }
+    /// The model as it would be written, and the bytes of its file. See [`Measure::written`].
+    pub fn written(&self, model: &Model) -> Result<(Model, u64)> {
+        self.measure.ok_or_else(|| no_runtime("judging a model as it is written"))?.written(model)
     }
     /// Statistics over the calibration samples. See [`Measure::measure`].
     pub fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats> {

@@ -19,6 +19,7 @@ pub mod simplify;
 pub mod sparsify;
 pub mod svd;
 mod targets;
+mod trade;
 
 pub use choices::{Repair, Scope};
 pub use context::{Context, Progress, Remark, RemarkKind};

@@ -29,6 +29,8 @@ pub struct Measurer {
     options: SessionOptions,
     /// Threads within an operator where models are timed.
     threads: Option<usize>,
+    /// The right class of each sample, where it is known.
+    labels: Vec<i64>,
     /// Statistics by model version.
     known: Mutex<HashMap<u64, Stats>>,
     /// The last model that ran, by version: passes often run one model many times.
@@ -39,7 +41,12 @@ impl Measurer {
     /// Measures over these samples.
     pub fn new(runtime: Runtime, samples: Samples, options: SessionOptions) -> Measurer {
         let threads = options.threads.or(Some(1));
-        Measurer { runtime, samples, options, threads, known: Mutex::default(), last: Mutex::default() }
+        let (labels, known, last) = (Vec::new(), Mutex::default(), Mutex::default());
+        Measurer { runtime, samples, options, threads, labels, known, last }
+    }
+    /// Knows the right class of each sample.
+    pub fn with_labels(self, labels: Vec<i64>) -> Measurer {
+        Measurer { labels, ..self }
     }
     /// Times models on so many threads within an operator, instead of on one; `None` leaves the choice to ONNX Runtime.
     pub fn timing_on(self, threads: Option<usize>) -> Measurer {
@@ -120,6 +127,17 @@ fn reduce(graph: &mut Graph, opset: i64, op: &str, of: ValueId, kept: Option<(us
 impl Measure for Measurer {
     fn has_samples(&self) -> bool {
         !self.samples.is_empty() && !self.samples.is_synthetic()
+    }
+
+    fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    fn written(&self, model: &Model) -> Result<(Model, u64)> {
+        let mut model = model.clone();
+        lower::schemes::materialize(&mut model)?;
+        let bytes = lower::byte_len(&model);
+        Ok((model, bytes))
     }
 
     fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats> {

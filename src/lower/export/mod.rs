@@ -32,6 +32,11 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
     Ok(rope.to_vec())
 }
 
+/// The bytes that the whole model takes as one message, weights inside, without encoding any.
+pub fn byte_len(model: &Model) -> u64 {
+    Writer::default().model(model).len() as u64
+}
+
 /// The encoded `TensorProto` of a tensor, as the `.pb` files of ONNX's test data are.
 pub fn tensor_to_proto(name: &str, tensor: &Tensor) -> Vec<u8> {
     Writer::default().tensor(tensor, Some(name), false).to_vec()

@@ -49,7 +49,7 @@ pub(crate) fn errors<T>(
 }
 
 /// Adds the squared difference and the squares of an output; other outputs than floating-point ones tell nothing.
-fn add(sum: &mut [f64; 2], a: &Tensor, b: &Tensor) {
+pub(crate) fn add(sum: &mut [f64; 2], a: &Tensor, b: &Tensor) {
     let (Some(a), Some(b)) = (a.to_f32(), b.to_f32()) else { return };
     for (a, b) in a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
         if a.is_finite() {

@@ -10,7 +10,7 @@
 //!   Gather from floats, so it is for those who ask for it, to save memory.
 
 use super::{Form, weights::Layers};
-use crate::ir::{Grain, Graph, OpId, QuantForm, Use, ValueId};
+use crate::ir::{Grain, Graph, OpId, QuantForm, QuantScheme, Use, ValueId};
 
 /// Rows from which on a product with a weight of few bits is no slower than one in float32: with eight, and with fewer.
 const LEAST_ROWS: [usize; 2] = [256, 384];
@@ -52,8 +52,10 @@ fn reads_packed(graph: &Graph, at: &Use, weight: ValueId) -> bool {
     let Use::Input(op, slot) = *at else { return false };
     let (node, rank) = (graph.op(op), graph.rank(weight));
     let product = node.is("MatMul") && slot == 1 && graph.input(op, 0) != Some(weight);
-    let whole = graph.value(weight).quant.as_ref().is_some_and(|scheme| has_whole_blocks(scheme.grain));
-    whole && rank == Some(2) && (product || node.is("Gather") && slot == 0)
+    let four = |scheme: &QuantScheme| scheme.dtype.bits() == 4 && has_whole_blocks(scheme.grain);
+    graph.value(weight).quant.as_ref().is_some_and(four)
+        && rank == Some(2)
+        && (product || node.is("Gather") && slot == 0)
 }
 
 /// Whether blocks, if any, are of a size that kernels take.

@@ -2,8 +2,9 @@
 //! ones before it put out, and is brought near what the float model puts out there before it is rounded itself.
 
 use super::{
-    gptq, scales,
-    weights::{Layers, Plan},
+    gptq,
+    scales::{self, Integers},
+    weights::Layers,
 };
 use crate::{
     error::Result,
@@ -19,12 +20,17 @@ use std::collections::HashMap;
 /// that has more.
 const MOST_SWEEPS: usize = 32;
 
-/// Rounds every weight that has a scheme: those of linear layers by what these see, others to the nearest.
-pub(super) fn round(plan: &Plan<'_>, model: &mut Model, layers: &Layers, cx: &mut Context<'_>) -> Result<()> {
+/// Rounds these weights: those of linear layers by what these see, others to the nearest.
+pub(super) fn round(
+    weights: &[ValueId],
+    model: &mut Model,
+    layers: &Layers,
+    cx: &mut Context<'_>,
+) -> Result<()> {
     let float = model.clone();
     let g = &mut model.graph;
     // A layer whose weight has a scheme counts as solved.
-    let open = layers.weights.iter().filter_map(|v| Some((*v, g.value_mut(*v).quant.take()?)));
+    let open = weights.iter().filter_map(|v| Some((*v, g.value_mut(*v).quant.take()?)));
     let mut open: HashMap<ValueId, QuantScheme> = open.collect();
     let inputs = g.inputs.clone();
     let mut waves: Vec<Vec<Task>> = Vec::new();
@@ -33,9 +39,9 @@ pub(super) fn round(plan: &Plan<'_>, model: &mut Model, layers: &Layers, cx: &mu
     }
     waves.retain(|wave| !wave.is_empty());
     let learned: Vec<ValueId> = waves.iter().flatten().map(|task| task.layer.weight).collect();
-    let (learned, others): (Vec<ValueId>, _) = layers.weights.iter().partition(|v| learned.contains(v));
+    let (learned, others): (Vec<ValueId>, _) = weights.iter().partition(|v| learned.contains(v));
     others.iter().for_each(|v| model.graph.value_mut(*v).quant = open.remove(v));
-    to_nearest(plan, &mut model.graph, &others);
+    to_nearest(layers, &mut model.graph, &others);
     let together = waves.len().div_ceil(MOST_SWEEPS).max(1);
     cx.progress().begin("rounding", learned.len() as u64);
     for tasks in waves.chunks(together) {
@@ -47,14 +53,17 @@ pub(super) fn round(plan: &Plan<'_>, model: &mut Model, layers: &Layers, cx: &mu
             cx.progress().advance(1);
         })?;
         for (task, found) in tasks.into_iter().zip(found) {
-            let Some(scheme) = open.remove(&task.layer.weight) else { continue };
+            let weight = task.layer.weight;
+            let Some((scheme, integers)) = open.remove(&weight).zip(layers.integers.get(&weight)) else {
+                continue;
+            };
             let at = model.graph.place(task.layer.op);
-            match by_what_it_sees(plan, model, &task.layer, &scheme, found) {
+            match by_what_it_sees(*integers, model, &task.layer, &scheme, found) {
                 Ok(text) => cx.applied(at, text),
                 Err(why) => {
                     cx.missed(at, format!("rounded to the nearest: {why}"));
-                    model.graph.value_mut(task.layer.weight).quant = Some(scheme);
-                    to_nearest(plan, &mut model.graph, &[task.layer.weight]);
+                    model.graph.value_mut(weight).quant = Some(scheme);
+                    to_nearest(layers, &mut model.graph, &[weight]);
                 }
             }
         }
@@ -65,11 +74,12 @@ pub(super) fn round(plan: &Plan<'_>, model: &mut Model, layers: &Layers, cx: &mu
 
 /// Makes every weight that has a scheme the reals that its integers stand for: what other layers see then, and where the
 /// type has more integers than are used, what the type alone would not keep to.
-pub(super) fn to_nearest(plan: &Plan<'_>, graph: &mut Graph, weights: &[ValueId]) {
+pub(super) fn to_nearest(layers: &Layers, graph: &mut Graph, weights: &[ValueId]) {
     for v in weights {
         let value = graph.value(*v);
         let (Origin::Initializer(weight), Some(scheme)) = (&value.origin, &value.quant) else { continue };
-        if let Some(rounded) = scales::rounded(weight, scheme, plan.integers) {
+        let Some(integers) = layers.integers.get(v) else { continue };
+        if let Some(rounded) = scales::rounded(weight, scheme, *integers) {
             graph.value_mut(*v).origin = Origin::Initializer(rounded);
         }
     }
@@ -83,7 +93,7 @@ fn sight(task: &Task) -> Sight<'_> {
 
 /// Rounds a layer's weight; says how near it comes, or why it stays as it was.
 fn by_what_it_sees(
-    plan: &Plan<'_>,
+    integers: Integers,
     model: &mut Model,
     layer: &Layer,
     nearest: &QuantScheme,
@@ -113,13 +123,13 @@ fn by_what_it_sees(
     let unset = || "the new weights do not fit its type of numbers".to_owned();
     layer.set(g, &near).ok_or_else(unset)?;
     let weight = g.constant(layer.weight).ok_or_else(unread)?;
-    let scheme = scales::fit(weight, nearest.grain, plan.integers, |at| counts[at]).ok_or_else(unread)?;
+    let scheme = scales::fit(weight, nearest.grain, integers, |at| counts[at]).ok_or_else(unread)?;
     let lay = scheme.grain.lay(weight.shape()).ok_or_else(unread)?;
     let (mut rounded, mut error, mut size) = (Vec::with_capacity(parts.len()), 0.0, 0.0);
     for (part, (near, system)) in near.iter().zip(&grams).enumerate() {
         let grid = |row: usize, k: usize, x: f64| {
             let at = lay.scale_of(layer.index(row, part * layer.outputs + k));
-            plan.integers.round(x, scheme.scales[at], scheme.zero_points[at])
+            integers.round(x, scheme.scales[at], scheme.zero_points[at])
         };
         let new = gptq::round(near, &system.gram, layer.has_bias(), grid);
         let new = new.ok_or("its inputs are all nothing on the samples")?;

@@ -11,24 +11,35 @@ use crate::{
     ops::quantized::dequantized,
     passes::Context,
 };
+use std::collections::BTreeMap;
 
 /// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save.
 const WORTH: usize = 1024;
 
 /// What weights are to become.
+#[derive(Clone, Copy)]
 pub(super) struct Plan<'a> {
     pub pass: &'a Quant,
-    pub integers: Integers,
-    /// Elements in a block; 0 for none.
-    pub block: usize,
+    /// Of an element.
+    pub bits: usize,
+    /// The model's.
+    pub opset: i64,
     /// Whether activations become integers too.
     pub activations: bool,
 }
 
 impl Plan<'_> {
+    fn integers(&self) -> Integers {
+        Integers::of(self.bits, self.pass.options.symmetric(self.bits), self.opset)
+    }
+    /// The scheme of a weight that is read so.
+    fn scheme(&self, graph: &Graph, v: ValueId, lie: Lie) -> Option<QuantScheme> {
+        let weight = graph.constant(v)?;
+        scales::fit(weight, self.grain(weight, lie), self.integers(), |_| 1.0)
+    }
     fn grain(&self, weight: &Tensor, lie: Lie) -> Grain {
         let Lie { outputs, first, end } = lie;
-        match self.block {
+        match self.pass.options.block(self.bits) {
             0 if self.pass.options.per_channel => Grain::Axis(outputs),
             0 => Grain::Tensor,
             // A block that no sum fills would be stored filled up.
@@ -42,11 +53,43 @@ impl Plan<'_> {
 }
 
 /// What [`annotate`] did.
+#[derive(Clone, Default)]
 pub(super) struct Layers {
-    /// Ops with an integer kernel whose weight is of integers now, oldest first.
+    /// Ops with an integer kernel whose weight is what it takes, oldest first.
     pub ops: Vec<OpId>,
     /// The constants that are integers now.
     pub weights: Vec<ValueId>,
+    /// What integers they are.
+    pub integers: BTreeMap<ValueId, Integers>,
+}
+
+impl Layers {
+    fn add(&mut self, graph: &mut Graph, v: ValueId, scheme: QuantScheme, integers: Integers) {
+        if scheme.dtype == DType::I8 {
+            let ops = graph.uses(v).into_iter().map(|at| at.op());
+            self.ops.extend(ops.filter(|op| Kind::of(graph, *op).is_some()));
+            self.ops.sort_unstable();
+            self.ops.dedup();
+        }
+        graph.value_mut(v).quant = Some(scheme);
+        self.weights.push(v);
+        self.integers.insert(v, integers);
+    }
+    /// The same weights with so many bits each; those without any are float again.
+    pub(super) fn with_bits(&self, plan: &Plan<'_>, graph: &mut Graph, bits: &[Option<usize>]) -> Layers {
+        let mut layers = Layers::default();
+        for (v, bits) in self.weights.iter().zip(bits) {
+            let plan = bits.map(|bits| Plan { bits, ..*plan });
+            let scheme = plan.and_then(|plan| Some((plan, lie(graph, *v)?)));
+            graph.value_mut(*v).quant = None;
+            if let Some((plan, lie)) = scheme
+                && let Some(scheme) = plan.scheme(graph, *v, lie)
+            {
+                layers.add(graph, *v, scheme, plan.integers());
+            }
+        }
+        layers
+    }
 }
 
 /// How a weight lies.
@@ -89,6 +132,11 @@ fn read(graph: &Graph, at: Use) -> Option<(ValueId, Lie)> {
     Some((v, lie_of(graph, op, slot, graph.constant(v)?.rank())?))
 }
 
+/// How a weight lies for the first op that reads it as such.
+fn lie(graph: &Graph, v: ValueId) -> Option<Lie> {
+    graph.uses(v).iter().find_map(|at| Some(read(graph, *at)?.1))
+}
+
 /// The weight of a convolution or a product.
 pub(super) fn weight_of(graph: &Graph, op: OpId) -> Option<ValueId> {
     Some(read(graph, Use::Input(op, 1))?.0)
@@ -110,26 +158,19 @@ pub(super) fn gathers_more_than_it_multiplies(graph: &Graph, op: OpId) -> bool {
 
 /// Gives every weight that can be integers its scheme, and says why others cannot.
 pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>) -> Layers {
-    let mut layers = Layers { ops: Vec::new(), weights: Vec::new() };
+    let mut layers = Layers::default();
     let constants: Vec<ValueId> = graph.initializers().map(|(v, _)| v).collect();
     for v in constants {
-        let uses = graph.uses(v);
-        let Some(lie) = uses.iter().find_map(|at| Some(read(graph, *at)?.1)) else {
-            continue;
-        };
-        let scheme = match scheme(plan, graph, v, lie, &uses) {
+        let Some(lie) = lie(graph, v) else { continue };
+        let scheme = match scheme(plan, graph, v, lie) {
             Ok(scheme) => scheme,
             Err(why) => {
                 cx.missed(Where::Value(graph.name_of(v).to_owned()), why);
                 continue;
             }
         };
-        graph.value_mut(v).quant = Some(scheme);
-        layers.weights.push(v);
-        layers.ops.extend(uses.iter().map(|at| at.op()).filter(|op| Kind::of(graph, *op).is_some()));
+        layers.add(graph, v, scheme, plan.integers());
     }
-    layers.ops.sort_unstable();
-    layers.ops.dedup();
     stored_before(graph, cx);
     layers
 }
@@ -183,8 +224,8 @@ fn stored_before(graph: &Graph, cx: &mut Context<'_>) {
     }
 }
 
-fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie, uses: &[Use]) -> Result<QuantScheme, String> {
-    let value = graph.value(v);
+fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantScheme, String> {
+    let (value, uses) = (graph.value(v), graph.uses(v));
     let Origin::Initializer(tensor) = &value.origin else { return Err("it is no dense constant".into()) };
     if value.quant.is_some() || !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64)
     {
@@ -199,12 +240,12 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie, uses: &[Use]) ->
     // With integer activations a small float layer in between would break the chain, so size does not matter.
     let links = plan.activations && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
     if !links && tensor.len() < WORTH {
-        return Err(too_few(tensor.len(), plan.integers.dtype));
+        return Err(too_few(tensor.len(), plan.integers().dtype));
     }
     if let Some(at) = uses.iter().find(|at| plan.pass.excludes(graph, at.op())) {
         return Err(format!("`{}` is excluded", graph.place(at.op()).name()));
     }
-    for at in uses {
+    for at in &uses {
         let place = graph.place(at.op());
         match read(graph, *at) {
             Some((_, other)) if other == lie => {}
@@ -212,6 +253,5 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie, uses: &[Use]) ->
             None => return Err(format!("`{}` needs it in float as well", place.name())),
         }
     }
-    scales::fit(tensor, plan.grain(tensor, lie), plan.integers, |_| 1.0)
-        .ok_or_else(|| "it holds infinities or NaN".into())
+    plan.scheme(graph, v, lie).ok_or_else(|| "it holds infinities or NaN".into())
 }

@@ -1,14 +1,13 @@
 //! Which form and which ranks each layer gets.
 //!
 //! A bound of each layer's own decides layer by layer: the split of fewest multiply-accumulates that keeps it. For a
-//! share of the weights or of the multiply-accumulates all layers compete: each offers the lower convex hull of its
-//! (cost, damage) points, from the layer as it is downwards, and the steps that cost least damage for each unit that
-//! they save are taken until the target is met.
+//! share of the weights or of the multiply-accumulates all layers compete, see [`trade`].
 
 use super::{
     form::{Form, Ranks},
     layer::Price,
 };
+use crate::passes::trade::{self, Point};
 
 /// A split of a layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,42 +42,16 @@ pub(super) fn together(
     before: u64,
     target: u64,
 ) -> Result<Vec<Option<Choice>>, u64> {
-    let mut steps: Vec<(f64, usize, Choice)> = Vec::new();
-    for (k, offer) in offers.iter().enumerate() {
-        steps.extend(hull(offer, unit).into_iter().map(|(slope, choice)| (slope, k, choice)));
-    }
-    // Stable, and slopes only grow along a hull: the steps of a layer stay in order.
-    steps.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let mut chosen: Vec<Option<Choice>> = vec![None; offers.len()];
-    let mut now = before;
-    for (_, k, choice) in steps {
-        if now <= target {
-            break;
-        }
-        let others = now - chosen[k].map_or(unit(offers[k].whole), |c| unit(c.price));
-        // The last step may be shorter than the hull has it.
-        let enough = offers[k].choices.iter().filter(|c| others + unit(c.price) <= target);
-        let mildest = enough.filter(|c| c.lost <= choice.lost).min_by(|a, b| a.lost.total_cmp(&b.lost));
-        let choice = *mildest.unwrap_or(&choice);
-        chosen[k] = Some(choice);
-        now = others + unit(choice.price);
-    }
-    if now > target { Err(now) } else { Ok(chosen) }
-}
-
-/// The lower convex hull of an offer below the layer as it is, which has no error: from the highest cost to the lowest,
-/// each with the damage that a unit saved does on the way to it.
-fn hull(offer: &Offer, unit: impl Fn(Price) -> u64) -> Vec<(f64, Choice)> {
-    let (mut cost, mut lost, mut hull) = (unit(offer.whole), 0.0, Vec::new());
-    loop {
-        let slope = |c: &Choice| offer.weight * (c.lost - lost).max(0.0) / (cost - unit(c.price)) as f64;
-        let below = offer.choices.iter().filter(|c| unit(c.price) < cost).map(|c| (slope(c), *c));
-        // Of equally good ones the one that saves most.
-        let next = below.min_by(|(a, c), (b, d)| a.total_cmp(b).then(unit(c.price).cmp(&unit(d.price))));
-        let Some((slope, choice)) = next else { return hull };
-        (cost, lost) = (unit(choice.price), choice.lost);
-        hull.push((slope, choice));
-    }
+    let point = |offer: &Offer, c: &Choice| Point { cost: unit(c.price), damage: offer.weight * c.lost };
+    let traded: Vec<trade::Offer> = offers
+        .iter()
+        .map(|o| trade::Offer {
+            whole: unit(o.whole),
+            points: o.choices.iter().map(|c| point(o, c)).collect(),
+        })
+        .collect();
+    let taken = trade::together(&traded, before, target)?;
+    Ok(offers.iter().zip(taken).map(|(offer, taken)| Some(offer.choices[taken?])).collect())
 }
 
 #[cfg(test)]

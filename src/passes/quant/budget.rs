@@ -1,0 +1,343 @@
+//! How many bits each weight gets where all of them have a target to meet.
+//!
+//! Every weight offers widths: the bytes that it takes with so many bits, and the damage that it does when it alone is
+//! rounded so: the squared error of the outputs on calibration samples, relative to their squares. Without samples it is
+//! that of the weight, as if every layer passed on what share of noise it gets. [`trade`] takes what does least damage for
+//! the bytes that it saves. What is chosen is carried out, and what comes out is judged as it would be written.
+
+use super::{
+    Latency, learned,
+    lost::lost,
+    weights::{Layers, Plan},
+};
+use crate::{
+    error::{Error, Result},
+    ir::{Model, Origin, QuantScheme, Tensor, ValueId, Where},
+    passes::{
+        Context, RemarkKind,
+        linear::effect,
+        targets,
+        trade::{self, Offer, Point},
+    },
+};
+
+/// What a target that cannot be met is told of.
+const DOING: &str = "quantizing";
+/// Widths that a weight may have, with which it runs on ONNX Runtime and takes less of the file than with the one before.
+const WIDTHS: [usize; 3] = [8, 4, 2];
+/// Models that are written to find what a target leaves to the weights: the first tells all but a few bytes.
+const WRITTEN: usize = 6;
+/// Models that are judged to find the least bits that lose little enough.
+const JUDGED: usize = 8;
+
+/// Bits for each weight; `None` leaves it float.
+type Bits = Vec<Option<usize>>;
+
+/// What the weights may become.
+struct Choices<'a> {
+    plan: &'a Plan<'a>,
+    model: &'a Model,
+    layers: &'a Layers,
+    /// Many bits first.
+    widths: Vec<usize>,
+    /// For each weight its bytes as it is, and its bytes and damage with each width.
+    offers: Vec<Offer>,
+}
+
+impl<'a> Choices<'a> {
+    fn of(plan: &'a Plan<'a>, model: &'a Model, layers: &'a Layers, cx: &Context<'_>) -> Result<Choices<'a>> {
+        let least = plan.pass.options.least_bits(plan.opset);
+        let mut widths: Vec<usize> = WIDTHS.into_iter().filter(|bits| *bits > least).collect();
+        widths.push(least);
+        let mut float = model.clone();
+        layers.weights.iter().for_each(|v| float.graph.value_mut(*v).quant = None);
+        let mut rounded: Vec<(ValueId, Tensor)> = Vec::new();
+        let mut costs = Vec::new();
+        for bits in &widths {
+            let mut narrow = model.clone();
+            let these = layers.with_bits(plan, &mut narrow.graph, &vec![Some(*bits); layers.weights.len()]);
+            learned::to_nearest(&these, &mut narrow.graph, &these.weights);
+            for v in &layers.weights {
+                let weight = narrow.graph.constant(*v).cloned();
+                let scheme = narrow.graph.value(*v).quant.as_ref();
+                let (weight, scheme) = weight.zip(scheme).ok_or_else(|| unfit(model, *v))?;
+                costs.push(bytes(scheme, weight.len()));
+                rounded.push((*v, weight));
+            }
+        }
+        let damages = match cx.has_samples() {
+            true => effect::errors(&float, &rounded, |(v, weight)| Ok(with(&float, *v, weight)), cx)?,
+            false => rounded.iter().map(|(v, weight)| error(float.graph.constant(*v), weight)).collect(),
+        };
+        let count = layers.weights.len();
+        let points = |k| (0..widths.len()).map(move |width| width * count + k);
+        let offers = (0..count).map(|k| Offer {
+            whole: float.graph.constant(layers.weights[k]).map_or(0, |t| t.byte_len() as u64),
+            points: points(k).map(|at| Point { cost: costs[at], damage: damages[at] }).collect(),
+        });
+        let offers = offers.collect();
+        Ok(Choices { plan, model, layers, widths, offers })
+    }
+    /// The bits with which the weights take at most so many bytes, or the least they can take.
+    fn within(&self, bytes: u64) -> std::result::Result<Bits, u64> {
+        let all = self.offers.iter().map(|offer| offer.whole).sum();
+        let chosen = trade::together(&self.offers, all, bytes)?;
+        Ok(chosen.into_iter().map(|point| Some(self.widths[point?])).collect())
+    }
+    /// What the weights take with these bits.
+    fn bytes(&self, bits: &[Option<usize>]) -> u64 {
+        let of = |(offer, bits): (&Offer, &Option<usize>)| {
+            let point = bits.and_then(|bits| self.widths.iter().position(|width| *width == bits));
+            point.map_or(offer.whole, |point| offer.points[point].cost)
+        };
+        self.offers.iter().zip(bits).map(of).sum()
+    }
+    /// The model with these bits, nothing rounded yet.
+    fn annotated(&self, bits: &[Option<usize>]) -> (Model, Layers) {
+        let mut model = self.model.clone();
+        let layers = self.layers.with_bits(self.plan, &mut model.graph, bits);
+        (model, layers)
+    }
+    /// The model with these bits, as it comes out.
+    fn finished(&self, bits: &[Option<usize>], latency: Latency, cx: &mut Context<'_>) -> Result<Model> {
+        cx.check_cancelled()?;
+        let (mut model, layers) = self.annotated(bits);
+        self.plan.pass.finish(&mut model, &layers, latency, cx)?;
+        Ok(model)
+    }
+    fn tell(&self, bits: &[Option<usize>], cx: &mut Context<'_>) {
+        let of = |width: Option<usize>| bits.iter().filter(|bits| **bits == width).count();
+        let mut counts: Vec<String> =
+            self.widths.iter().map(|width| format!("{} of {width} bits", of(Some(*width)))).collect();
+        counts.push(format!("{} left float", of(None)));
+        cx.remark(RemarkKind::Note, (), format!("weights: {}", counts.join(", ")));
+        for ((v, _), offer) in
+            self.layers.weights.iter().zip(bits).zip(&self.offers).filter(|((_, bits), _)| bits.is_none())
+        {
+            let narrowest = offer.points.last().map_or(0.0, |point| point.damage.sqrt());
+            let why = format!(
+                "stays float: with fewer bits it alone would cost the outputs {:.2} %",
+                100.0 * narrowest
+            );
+            cx.missed(Where::Value(self.model.graph.name_of(*v).to_owned()), why);
+        }
+    }
+}
+
+/// Makes the model take at most this share of the bytes of the file that was given.
+pub(super) fn within_size(
+    plan: &Plan<'_>,
+    share: f64,
+    model: &mut Model,
+    layers: &Layers,
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    let choices = Choices::of(plan, model, layers, cx)?;
+    let none = vec![None; layers.weights.len()];
+    let (float, _) = choices.annotated(&none);
+    let whole = cx.written(&float)?.1;
+    let before = cx.given().map_or(Ok(whole), |given| Ok(cx.written(given)?.1))?;
+    let target = (share * before as f64) as u64;
+    // What of the file is no weight: names and nodes too, whose number the weights' forms decide.
+    let mut rest = whole.saturating_sub(choices.bytes(&none));
+    let mut least = before;
+    for _ in 0..WRITTEN {
+        let bits = choices.within(target.saturating_sub(rest)).map_err(|weights| {
+            targets::unreachable(DOING, share, "bytes", (rest + weights) as f64 / before as f64)
+        })?;
+        // Rounding is the long part, and no byte depends on it.
+        let mut bytes = cx.written(&choices.annotated(&bits).0)?.1;
+        if bytes <= target {
+            let said = cx.said();
+            let done = choices.finished(&bits, plan.pass.options.latency, cx)?;
+            bytes = cx.written(&done)?.1;
+            if bytes <= target {
+                choices.tell(&bits, cx);
+                *model = done;
+                return Ok(());
+            }
+            cx.unsay(said);
+        }
+        least = least.min(bytes);
+        rest = bytes.saturating_sub(choices.bytes(&bits)).max(rest + 1);
+    }
+    Err(targets::unreachable(DOING, share, "bytes", least as f64 / before as f64))
+}
+
+/// Gives weights the least bits with which the model loses no larger share of its right answers.
+pub(super) fn within_drop(
+    plan: &Plan<'_>,
+    most: f64,
+    model: &mut Model,
+    layers: &Layers,
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    if !cx.has_samples() {
+        let help = "give some with `--calib`, and their right classes with `--labels` where they are known";
+        return Err(Error::usage("`max_drop` needs samples to judge by", help));
+    }
+    let choices = Choices::of(plan, model, layers, cx)?;
+    let (float, _) = choices.annotated(&vec![None; layers.weights.len()]);
+    let judged = |bits: &Bits, latency, cx: &mut Context<'_>| {
+        let done = choices.finished(bits, latency, cx)?;
+        let lost = lost(&float, &done, cx)?;
+        Ok((done, lost))
+    };
+    let quietly = |bits: &Bits, cx: &mut Context<'_>| {
+        let said = cx.said();
+        let lost = judged(bits, Latency::Any, cx).map(|(_, lost)| lost);
+        cx.unsay(said);
+        lost
+    };
+    let all = |bits: usize| vec![Some(bits); layers.weights.len()];
+    let narrowest = all(plan.pass.options.bits);
+    let (mut low, mut high) = (choices.bytes(&narrowest), choices.bytes(&vec![None; layers.weights.len()]));
+    let mut nearest = quietly(&narrowest, cx)?;
+    let mut best = (nearest <= most).then_some(narrowest);
+    for _ in 0..if best.is_none() { JUDGED } else { 0 } {
+        let Ok(bits) = choices.within(u64::midpoint(low, high)) else { break };
+        let lost = quietly(&bits, cx)?;
+        if lost <= most && bits.iter().any(Option::is_some) {
+            (high, best) = (choices.bytes(&bits), Some(bits));
+        } else {
+            low = u64::midpoint(low, high);
+        }
+        nearest = nearest.min(lost);
+    }
+    let Some(bits) = best else {
+        let percent = |share: f64| 100.0 * share;
+        return Err(Error::BelowBar(format!(
+            "no weight can be quantized so that at most {:.2} % of the answers are lost; the nearest is {:.2} %",
+            percent(most),
+            percent(nearest)
+        )));
+    };
+    let said = cx.said();
+    let (mut done, mut lost) = judged(&bits, plan.pass.options.latency, cx)?;
+    // What is fastest may round more than what is usual, with which the bits were chosen.
+    if lost > most {
+        cx.unsay(said);
+        (done, lost) = judged(&bits, Latency::Any, cx)?;
+    }
+    choices.tell(&bits, cx);
+    cx.remark(RemarkKind::Note, (), format!("{:.2} % of the answers on the samples are lost", 100.0 * lost));
+    *model = done;
+    Ok(())
+}
+
+/// What a weight takes of the file, but for what is the same for all: names and nodes.
+fn bytes(scheme: &QuantScheme, elements: usize) -> u64 {
+    let bits = scheme.dtype.bits() as u64;
+    let zeros = if scheme.is_symmetric() { 0 } else { bits };
+    (elements as u64 * bits + scheme.scales.len() as u64 * (32 + zeros)).div_ceil(8)
+}
+
+/// The model with another weight.
+fn with(model: &Model, v: ValueId, weight: &Tensor) -> Model {
+    let mut model = model.clone();
+    model.graph.value_mut(v).origin = Origin::Initializer(weight.clone());
+    model
+}
+
+/// The squared error of a weight relative to its squares.
+fn error(weight: Option<&Tensor>, rounded: &Tensor) -> f64 {
+    let mut sums = [0.0; 2];
+    if let Some(weight) = weight {
+        effect::add(&mut sums, weight, rounded);
+    }
+    sums[0] / sums[1].max(f64::MIN_POSITIVE)
+}
+
+fn unfit(model: &Model, v: ValueId) -> Error {
+    Error::unsupported(Where::Value(model.graph.name_of(v).to_owned()), "it has no integers of so few bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Quant, QuantOptions};
+    use crate::{
+        error::{Error, Result},
+        ir::{Model, Origin, Tensor, text},
+        measure::Measure,
+        passes::{Context, Named, Pass},
+    };
+
+    /// Files of weights alone.
+    struct Files;
+    impl Measure for Files {
+        fn written(&self, model: &Model) -> Result<(Model, u64)> {
+            let g = &model.graph;
+            let bytes = g.initializers().map(|(v, weight)| match &g.value(v).quant {
+                Some(scheme) => super::bytes(scheme, weight.len()),
+                None => weight.byte_len() as u64,
+            });
+            Ok((model.clone(), bytes.sum()))
+        }
+    }
+
+    /// Two products: the weights of one are alike, those of the other differ in size within every block.
+    fn quantized(size: f64) -> Result<(Model, Vec<String>)> {
+        let text = r#"<ir_version: 10, opset_import: ["" : 21]>
+            g (float[N, 64] x) => (float[N, 64] y)
+            <float[64, 64] even, float[64, 64] uneven>
+            {
+              h = MatMul (x, even)
+              y = MatMul (h, uneven)
+            }"#;
+        let mut model = text::parse(text)?;
+        let wave = |k: usize| ((k as f32 * 12.9898).sin() * 43_758.547).fract();
+        for (name, power) in [("even", 0), ("uneven", 6)] {
+            let v = model.graph.find(name).unwrap();
+            let values = (0..64 * 64).map(|k| (1.0 + wave(k)) * wave(k + 7).powi(power)).collect();
+            model.graph.value_mut(v).origin = Origin::Initializer(Tensor::from_vec([64, 64], values));
+        }
+        let options = QuantOptions { size: Some(size), ..QuantOptions::default() };
+        let mut cx = Context::new().with_measure(&Files);
+        let _ = Quant::new(options)?.run(&mut model, &mut cx)?;
+        model.verify()?;
+        let share = Files.written(&model)?.1 as f64 / f64::from(2 * 64 * 64 * 4);
+        assert!(share <= size, "{share}");
+        Ok((model, cx.remarks.into_iter().map(|r| r.text).collect()))
+    }
+    fn bits(model: &Model, name: &str) -> Option<usize> {
+        let scheme = model.graph.value(model.graph.find(name)?).quant.clone()?;
+        Some(scheme.dtype.bits())
+    }
+
+    #[test]
+    fn what_suffers_most_keeps_most_bits() {
+        let (model, said) = quantized(0.65).unwrap();
+        assert_eq!((bits(&model, "even"), bits(&model, "uneven")), (Some(8), None));
+        assert!(
+            said.iter().any(|s| s.starts_with("stays float: with fewer bits it alone would cost")),
+            "{said:?}"
+        );
+        let (model, said) = quantized(0.22).unwrap();
+        assert_eq!((bits(&model, "even"), bits(&model, "uneven")), (Some(4), Some(8)));
+        assert!(said.contains(&"weights: 1 of 8 bits, 1 of 4 bits, 0 left float".to_owned()), "{said:?}");
+        let (model, _) = quantized(0.17).unwrap();
+        assert_eq!((bits(&model, "even"), bits(&model, "uneven")), (Some(4), Some(4)));
+    }
+    #[test]
+    fn a_size_out_of_reach_names_the_nearest() {
+        let error = quantized(0.1).unwrap_err();
+        assert!(matches!(&error, Error::BelowBar(_)), "{error}");
+        assert_eq!(error.to_string(), "quantizing cannot reach 10.0 % of the bytes; the nearest is 15.6 %");
+    }
+    #[test]
+    fn targets_that_make_no_sense_are_refused() {
+        let refused = |options: QuantOptions| Quant::new(options).err().map(|error| error.exit_code());
+        let size = |size| QuantOptions { size: Some(size), ..QuantOptions::default() };
+        assert_eq!(refused(size(1.5)), Some(2));
+        assert_eq!(refused(QuantOptions { bits: 4, ..size(0.2) }), Some(2));
+        assert_eq!(refused(QuantOptions { max_drop: Some(0.01), ..size(0.2) }), Some(2));
+        let drop = QuantOptions { max_drop: Some(0.01), ..QuantOptions::default() };
+        let mut model = text::parse(
+            "<ir_version: 8, opset_import: [\"\" : 13]> g (float[N] x) => (float[N] y) { y = Relu (x) }",
+        )
+        .unwrap();
+        let error =
+            Quant::new(drop).unwrap().run(&mut model, &mut Context::new()).err().map(|e| e.exit_code());
+        assert_eq!(error, Some(2), "there are no samples to judge by");
+    }
+}

@@ -1,0 +1,233 @@
+//! What a user may ask of quantization.
+
+use super::{placement::How, target::Target};
+use crate::{
+    error::{Error, Result},
+    passes::choices,
+};
+use serde::{Deserialize, Serialize};
+
+/// What activations become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// With calibration samples `static`, and `dynamic` where that is all a layer has a kernel for; otherwise `none`.
+    #[default]
+    Auto,
+    /// Activations stay float: only weights get smaller.
+    None,
+    /// uint8 from measured ranges, so that the runtime computes in integers.
+    Static,
+    /// uint8 from the range of what is at hand as the model runs: no samples are needed.
+    Dynamic,
+}
+
+/// Which operators compute a weight back from its integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// What the target asks for; on the processor, for each weight what ONNX Runtime is fastest with.
+    #[default]
+    Auto,
+    /// DequantizeLinear, which runtimes that compute in integers look for.
+    Qdq,
+    /// Cast and Mul, which any runtime does once, when it loads the model; activations stay float.
+    Folded,
+    /// ONNX Runtime's own MatMulNBits and GatherBlockQuantized, which read four bits as they are stored; other ops have
+    /// their weights `folded`.
+    MatMulNBits,
+}
+
+/// How the range of a static activation follows from the samples. See `docs/quant.md`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Observer {
+    /// From the smallest to the largest element.
+    MinMax,
+    /// Without the outermost elements, 1 in 100,000 on either side.
+    #[default]
+    Percentile,
+    /// The least squared error.
+    Mse,
+    /// The least loss of information (Kullback-Leibler divergence).
+    Entropy,
+}
+
+/// Whether integers may make the model slower.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Latency {
+    /// No: layers are timed on this machine, and compute in integers where that is fastest.
+    #[default]
+    Guard,
+    /// Yes: nothing is timed.
+    Any,
+}
+
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// `gptq` with calibration samples and four bits or fewer, otherwise `rtn`.
+    #[default]
+    Auto,
+    /// To the nearest.
+    Rtn,
+    /// One input of a layer after the other, by what it sees on calibration samples, later ones making up for earlier.
+    Gptq,
+}
+
+/// What the bits of weights have to meet together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Budget {
+    /// The share of the file's bytes.
+    Size(f64),
+    /// The share of right answers that may be lost.
+    Drop(f64),
+}
+
+/// Options of [`Quant`](super::Quant).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuantOptions {
+    /// Where the model will run: what is left at `auto`, and what is not given, follows from it. See `docs/quant.md`.
+    pub target: Target,
+    /// What activations become.
+    pub activations: Activations,
+    /// Which operators compute a weight back from its integers.
+    pub form: Form,
+    /// Bits of a weight's element: 8, 4, 3 or 2. Three are stored in four; so are two, below operator set 25.
+    pub bits: usize,
+    /// The share of the bytes of the file that was given to keep, 0 to 1: weights get 8, 4 or, from operator set 25 on, 2
+    /// bits, or stay float, as the outputs bear it.
+    pub size: Option<f64>,
+    /// The largest share of right answers to lose, 0 to 1: weights get `bits`, those that the outputs depend on most more
+    /// or stay float. See `docs/quant.md`.
+    pub max_drop: Option<f64>,
+    /// Elements along the sum of a product that share a scale, 16 to 256; 0 for one scale for each output channel. Where
+    /// it is not given, 32 with four bits or fewer, otherwise 0.
+    pub block: Option<usize>,
+    /// Whether the integer 0 stands for zero, or each group of elements has its own zero point. Where it is not given,
+    /// eight bits are symmetric and fewer are not.
+    pub symmetric: Option<bool>,
+    /// Whether integers may make the model slower, on targets that are this machine.
+    pub latency: Latency,
+    /// How weights are rounded.
+    pub method: Method,
+    /// How the range of a static activation follows from the samples.
+    pub observer: Observer,
+    /// Whether weights that integer kernels multiply keep to seven bits, for processors whose sums overflow with eight;
+    /// where it is not given, as this processor needs it.
+    pub reduce_range: Option<bool>,
+    /// One scale for each output channel of a weight instead of one for all of it.
+    pub per_channel: bool,
+    /// Globs of node names to leave alone.
+    pub exclude: Vec<String>,
+}
+
+impl Default for QuantOptions {
+    fn default() -> Self {
+        QuantOptions {
+            target: Target::Cpu,
+            activations: Activations::Auto,
+            form: Form::Auto,
+            bits: 8,
+            size: None,
+            max_drop: None,
+            block: None,
+            symmetric: None,
+            latency: Latency::Guard,
+            method: Method::Auto,
+            observer: Observer::Percentile,
+            reduce_range: None,
+            per_channel: true,
+            exclude: Vec::new(),
+        }
+    }
+}
+
+impl QuantOptions {
+    /// Elements in a block of weights of so many bits; 0 for none.
+    pub(super) fn block(&self, bits: usize) -> usize {
+        self.block.unwrap_or(if bits <= 4 && self.per_channel { 32 } else { 0 })
+    }
+    /// Whether 0 stands for zero in weights of so many bits.
+    pub(super) fn symmetric(&self, bits: usize) -> bool {
+        self.symmetric.unwrap_or(bits == 8)
+    }
+    /// What the number of bits of each weight has to meet.
+    pub(super) fn budget(&self) -> Result<Option<Budget>> {
+        let shares = [("size", self.size), ("max_drop", self.max_drop)];
+        Ok(choices::one_share(&shares)?.map(|given| match given {
+            (0, share) => Budget::Size(share),
+            (_, share) => Budget::Drop(share),
+        }))
+    }
+    /// The least bits that a weight may get.
+    pub(super) fn least_bits(&self, opset: i64) -> usize {
+        match self.size {
+            Some(_) if opset >= 25 => 2,
+            Some(_) => 4,
+            None => self.bits,
+        }
+    }
+    /// The form of weights; `auto` where it is decided for each.
+    pub(super) fn form(&self) -> Form {
+        if self.form == Form::Auto { self.target.profile().form } else { self.form }
+    }
+    /// Whether weights are what kernels that multiply integers take.
+    pub(super) fn suits_integer_kernels(&self) -> bool {
+        self.bits == 8 && self.block(8) == 0 && self.symmetric(8) && self.form() != Form::Folded
+    }
+    pub(super) fn check(&self) -> Result<()> {
+        let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
+        if !matches!(self.bits, 2 | 3 | 4 | 8) {
+            return wrong(
+                &format!("weights of {} bits cannot be stored", self.bits),
+                "`bits` is 8, 4, 3 or 2",
+            );
+        }
+        if self.size.is_some() && (self.bits != 8 || self.form == Form::MatMulNBits) {
+            return wrong(
+                "`size` decides how many bits each weight gets",
+                "leave out `bits` and `form=matmulnbits`, or `size`",
+            );
+        }
+        let block = self.block(self.bits);
+        if self.form == Form::MatMulNBits && !(self.bits == 4 && block >= 16 && block.is_power_of_two()) {
+            return wrong(
+                "`form=matmulnbits` is for four bits",
+                "give `bits=4`, and as `block` a power of two",
+            );
+        }
+        if !matches!(block, 0 | 16..=256) {
+            return wrong(&format!("blocks of {block} elements"), "`block` is 0 or from 16 to 256");
+        }
+        if block > 0 && !self.per_channel {
+            return wrong(
+                "one scale for a weight excludes blocks",
+                "leave out `block` or `per_channel=false`",
+            );
+        }
+        let integers = matches!(self.activations, Activations::Static | Activations::Dynamic);
+        if integers && !self.suits_integer_kernels() {
+            let help =
+                "leave out `activations`, or `target=cuda`, `form=folded`, `bits`, `block` and `symmetric`";
+            return wrong(
+                "integer kernels need weights of symmetric int8 in the form `qdq`, without blocks",
+                help,
+            );
+        }
+        Ok(())
+    }
+    /// Whether layers may compute so; `samples` tells whether ranges can be measured.
+    pub(super) fn allows(&self, how: How, samples: bool) -> bool {
+        let auto = self.activations == Activations::Auto && samples && self.suits_integer_kernels();
+        match how {
+            How::Float => true,
+            How::Static => auto || self.activations == Activations::Static,
+            // The standard form is what was asked for, so nothing takes its place unasked.
+            How::Dynamic => auto && self.form() != Form::Qdq || self.activations == Activations::Dynamic,
+        }
+    }
+}
