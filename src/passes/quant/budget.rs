@@ -6,8 +6,11 @@
 //! the bytes that it saves. What is chosen is carried out, and what comes out is judged as it would be written.
 
 use super::{
-    Latency, learned,
+    Latency,
+    activations::Schemes,
+    learned,
     lost::lost,
+    placement::Placement,
     weights::{Layers, Plan},
 };
 use crate::{
@@ -98,29 +101,20 @@ impl<'a> Choices<'a> {
         let layers = self.layers.with_bits(self.plan, &mut model.graph, bits);
         (model, layers)
     }
-    /// The model with these bits, as it comes out.
-    fn finished(&self, bits: &[Option<usize>], latency: Latency, cx: &mut Context<'_>) -> Result<Model> {
-        cx.check_cancelled()?;
-        let (mut model, layers) = self.annotated(bits);
-        self.plan.pass.finish(&mut model, &layers, latency, cx)?;
-        Ok(model)
-    }
-    fn tell(&self, bits: &[Option<usize>], cx: &mut Context<'_>) {
-        let of = |width: Option<usize>| bits.iter().filter(|bits| **bits == width).count();
-        let mut counts: Vec<String> =
-            self.widths.iter().map(|width| format!("{} of {width} bits", of(Some(*width)))).collect();
-        counts.push(format!("{} left float", of(None)));
-        cx.remark(RemarkKind::Note, (), format!("weights: {}", counts.join(", ")));
-        for ((v, _), offer) in
-            self.layers.weights.iter().zip(bits).zip(&self.offers).filter(|((_, bits), _)| bits.is_none())
-        {
-            let narrowest = offer.points.last().map_or(0.0, |point| point.damage.sqrt());
-            let why = format!(
-                "stays float: with fewer bits it alone would cost the outputs {:.2} %",
-                100.0 * narrowest
-            );
-            cx.missed(Where::Value(self.model.graph.name_of(*v).to_owned()), why);
-        }
+}
+
+/// Says how many weights have how many bits in a model, and which were left float.
+fn tell(model: &Model, layers: &Layers, chosen: &Layers, cx: &mut Context<'_>) {
+    let g = &model.graph;
+    let stored = |v: &ValueId| g.value(*v).quant.as_ref().map(|scheme| scheme.dtype.bits());
+    let of = |bits| layers.weights.iter().filter(|v| stored(v) == bits).count();
+    let mut counts: Vec<String> =
+        WIDTHS.iter().map(|bits| format!("{} of {bits} bits", of(Some(*bits)))).collect();
+    counts.push(format!("{} float", of(None)));
+    cx.remark(RemarkKind::Note, (), format!("weights: {}", counts.join(", ")));
+    for v in layers.weights.iter().filter(|v| !chosen.integers.contains_key(v)) {
+        let why = "stays float: of all weights it would cost the outputs most for what it saves";
+        cx.missed(Where::Value(g.name_of(*v).to_owned()), why);
     }
 }
 
@@ -140,28 +134,35 @@ pub(super) fn within_size(
     let target = (share * before as f64) as u64;
     // What of the file is no weight: names and nodes too, whose number the weights' forms decide.
     let mut rest = whole.saturating_sub(choices.bytes(&none));
-    let mut least = before;
     for _ in 0..WRITTEN {
-        let bits = choices.within(target.saturating_sub(rest)).map_err(|weights| {
-            targets::unreachable(DOING, share, "bytes", (rest + weights) as f64 / before as f64)
-        })?;
+        let Ok(bits) = choices.within(target.saturating_sub(rest)) else { break };
         // Rounding is the long part, and no byte depends on it.
-        let mut bytes = cx.written(&choices.annotated(&bits).0)?.1;
+        let (mut done, integers) = choices.annotated(&bits);
+        let mut bytes = written(plan, done.clone(), &integers, cx)?;
         if bytes <= target {
             let said = cx.said();
-            let done = choices.finished(&bits, plan.pass.options.latency, cx)?;
+            cx.check_cancelled()?;
+            plan.pass.finish(&mut done, &integers, plan.pass.options.latency, cx)?;
             bytes = cx.written(&done)?.1;
             if bytes <= target {
-                choices.tell(&bits, cx);
                 *model = done;
+                tell(model, layers, &integers, cx);
                 return Ok(());
             }
             cx.unsay(said);
         }
-        least = least.min(bytes);
         rest = bytes.saturating_sub(choices.bytes(&bits)).max(rest + 1);
     }
+    let narrowest = vec![choices.widths.last().copied(); layers.weights.len()];
+    let (narrow, integers) = choices.annotated(&narrowest);
+    let least = written(plan, narrow, &integers, cx)?;
     Err(targets::unreachable(DOING, share, "bytes", least as f64 / before as f64))
+}
+
+/// The bytes of the model with these weights, activations in float.
+fn written(plan: &Plan<'_>, mut model: Model, layers: &Layers, cx: &Context<'_>) -> Result<u64> {
+    plan.pass.place(&mut model, layers, &Placement::FLOAT, &Schemes::new());
+    Ok(cx.written(&model)?.1)
 }
 
 /// Gives weights the least bits with which the model loses no larger share of its right answers.
@@ -176,52 +177,59 @@ pub(super) fn within_drop(
         let help = "give some with `--calib`, and their right classes with `--labels` where they are known";
         return Err(Error::usage("`max_drop` needs samples to judge by", help));
     }
-    let choices = Choices::of(plan, model, layers, cx)?;
-    let (float, _) = choices.annotated(&vec![None; layers.weights.len()]);
-    let judged = |bits: &Bits, latency, cx: &mut Context<'_>| {
-        let done = choices.finished(bits, latency, cx)?;
+    let mut float = model.clone();
+    layers.weights.iter().for_each(|v| float.graph.value_mut(*v).quant = None);
+    let judged = |model: &Model, layers: &Layers, latency, cx: &mut Context<'_>| {
+        cx.check_cancelled()?;
+        let mut done = model.clone();
+        plan.pass.finish(&mut done, layers, latency, cx)?;
         let lost = lost(&float, &done, cx)?;
         Ok((done, lost))
     };
-    let quietly = |bits: &Bits, cx: &mut Context<'_>| {
+    let quietly = |model: &Model, layers: &Layers, cx: &mut Context<'_>| {
         let said = cx.said();
-        let lost = judged(bits, Latency::Any, cx).map(|(_, lost)| lost);
+        let lost = judged(model, layers, Latency::Any, cx).map(|(_, lost)| lost);
         cx.unsay(said);
         lost
     };
-    let all = |bits: usize| vec![Some(bits); layers.weights.len()];
-    let narrowest = all(plan.pass.options.bits);
-    let (mut low, mut high) = (choices.bytes(&narrowest), choices.bytes(&vec![None; layers.weights.len()]));
-    let mut nearest = quietly(&narrowest, cx)?;
-    let mut best = (nearest <= most).then_some(narrowest);
-    for _ in 0..if best.is_none() { JUDGED } else { 0 } {
-        let Ok(bits) = choices.within(u64::midpoint(low, high)) else { break };
-        let lost = quietly(&bits, cx)?;
-        if lost <= most && bits.iter().any(Option::is_some) {
-            (high, best) = (choices.bytes(&bits), Some(bits));
-        } else {
-            low = u64::midpoint(low, high);
+    let mut nearest = quietly(model, layers, cx)?;
+    let mut best = (nearest <= most).then(|| (model.clone(), layers.clone()));
+    if best.is_none() {
+        let choices = Choices::of(plan, model, layers, cx)?;
+        let width = |bits| choices.bytes(&vec![bits; layers.weights.len()]);
+        let (mut low, mut high) = (width(choices.widths.last().copied()), width(None));
+        for _ in 0..JUDGED {
+            let middle = u64::midpoint(low, high);
+            let Ok(bits) = choices.within(middle) else { break };
+            let (model, layers) = choices.annotated(&bits);
+            if layers.weights.is_empty() {
+                break;
+            }
+            let lost = quietly(&model, &layers, cx)?;
+            nearest = nearest.min(lost);
+            if lost <= most {
+                (high, best) = (choices.bytes(&bits), Some((model, layers)));
+            } else {
+                low = middle;
+            }
         }
-        nearest = nearest.min(lost);
     }
-    let Some(bits) = best else {
-        let percent = |share: f64| 100.0 * share;
+    let Some((chosen, integers)) = best else {
+        let [most, nearest] = [most, nearest].map(|share| 100.0 * share);
         return Err(Error::BelowBar(format!(
-            "no weight can be quantized so that at most {:.2} % of the answers are lost; the nearest is {:.2} %",
-            percent(most),
-            percent(nearest)
+            "{DOING} cannot keep what is lost to {most:.2} % of the answers; the nearest is {nearest:.2} %"
         )));
     };
     let said = cx.said();
-    let (mut done, mut lost) = judged(&bits, plan.pass.options.latency, cx)?;
+    let (mut done, mut lost) = judged(&chosen, &integers, plan.pass.options.latency, cx)?;
     // What is fastest may round more than what is usual, with which the bits were chosen.
     if lost > most {
         cx.unsay(said);
-        (done, lost) = judged(&bits, Latency::Any, cx)?;
+        (done, lost) = judged(&chosen, &integers, Latency::Any, cx)?;
     }
-    choices.tell(&bits, cx);
-    cx.remark(RemarkKind::Note, (), format!("{:.2} % of the answers on the samples are lost", 100.0 * lost));
     *model = done;
+    tell(model, layers, &integers, cx);
+    cx.remark(RemarkKind::Note, (), format!("{:.2} % of the answers on the samples are lost", 100.0 * lost));
     Ok(())
 }
 
@@ -308,13 +316,13 @@ mod tests {
     fn what_suffers_most_keeps_most_bits() {
         let (model, said) = quantized(0.65).unwrap();
         assert_eq!((bits(&model, "even"), bits(&model, "uneven")), (Some(8), None));
-        assert!(
-            said.iter().any(|s| s.starts_with("stays float: with fewer bits it alone would cost")),
-            "{said:?}"
-        );
+        assert!(said.iter().any(|s| s.starts_with("stays float: of all weights")), "{said:?}");
         let (model, said) = quantized(0.22).unwrap();
         assert_eq!((bits(&model, "even"), bits(&model, "uneven")), (Some(4), Some(8)));
-        assert!(said.contains(&"weights: 1 of 8 bits, 1 of 4 bits, 0 left float".to_owned()), "{said:?}");
+        assert!(
+            said.contains(&"weights: 1 of 8 bits, 1 of 4 bits, 0 of 2 bits, 0 float".to_owned()),
+            "{said:?}"
+        );
         let (model, _) = quantized(0.17).unwrap();
         assert_eq!((bits(&model, "even"), bits(&model, "uneven")), (Some(4), Some(4)));
     }
