@@ -52,15 +52,50 @@ impl Layer {
         }
         Some(Layer::linear(g, op, opset))
     }
+    /// An op that makes something of a matrix by the channels of its input, but not as rows that could be solved for: each
+    /// row is all that a transposed convolution spreads for an element, or all that goes into the gates of a recurrent
+    /// layer for a step. `None` where it is none, or why it cannot be looked at so.
+    pub(crate) fn fed(g: &Graph, op: OpId) -> Option<Result<Layer, &'static str>> {
+        let node = g.op(op);
+        let spreads = node.is("ConvTranspose");
+        (spreads || ["LSTM", "GRU", "RNN"].iter().any(|name| node.is(name))).then_some(())?;
+        let found = || {
+            let slots = || Some((g.input(op, 0)?, g.input(op, 1)?, g.outputs_of(op).into_iter().flatten().next()?));
+            let (input, weight, output) = slots().ok_or("an input is missing")?;
+            let shape = weights(g, weight)?.shape();
+            if spreads && node.int("group").unwrap_or(1) != 1 {
+                return Err("its channels are in groups");
+            }
+            let (walk, axis, channels) = match (spreads, shape) {
+                (true, [channels, _, space @ ..]) => {
+                    (Walk::Windows(Window::pointwise(space.len())), 1, *channels)
+                }
+                (false, [_, _, inputs]) => (Walk::Rows, 0, *inputs),
+                _ => return Err("its weights are no matrix"),
+            };
+            let outputs = shape.iter().product::<usize>() / channels.max(1);
+            let bias = Bias::Absent;
+            Ok(Layer { op, input, output, weight, axis, walk, groups: 1, channels, area: 1, outputs, bias })
+        };
+        Some(found())
+    }
+    /// A Gather of rows of a table: a layer that sees all zeros but for a one. `None` where it is none, or why it cannot be
+    /// looked at so.
+    pub(crate) fn lookup(g: &Graph, op: OpId) -> Option<Result<Layer, &'static str>> {
+        let (node, weight) = (g.op(op), g.input(op, 0)?);
+        let table = g.constant(weight).filter(|t| t.rank() == 2 && is_real(t.dtype()))?;
+        let rows = node.is("Gather") && node.int("axis").unwrap_or(0) == 0;
+        let &[channels, outputs] = table.shape() else { return None };
+        let (input, output) = (g.input(op, 1)?, g.output(op, 0)?);
+        let (walk, bias, axis, groups, area) = (Walk::Rows, Bias::Absent, 1, 1, 1);
+        let layer = Layer { op, input, output, weight, axis, walk, groups, channels, area, outputs, bias };
+        rows.then(|| weights(g, weight).map(|_| layer))
+    }
     fn linear(g: &Graph, op: OpId, opset: i64) -> Result<Layer, &'static str> {
         let node = g.op(op);
         let slots = || Some((g.input(op, 0)?, g.input(op, 1)?, g.output(op, 0)?));
         let (input, weight, output) = slots().ok_or("an input is missing")?;
-        let tensor = g.constant(weight).filter(|t| is_real(t.dtype()) && g.value(weight).quant.is_none());
-        let tensor = tensor.ok_or("its weights are no constant floating-point numbers")?;
-        if g.sole_use(weight).is_none() || g.initializer(weight).is_none() {
-            return Err("its weights are shared");
-        }
+        let tensor = weights(g, weight)?;
         let shape = tensor.shape();
         let (mut walk, mut groups, mut axis, mut bias) = (Walk::Rows, 1, 0, Bias::Own);
         let channels = match (&*node.op_type, shape) {
@@ -88,7 +123,7 @@ impl Layer {
             _ => return Err("its weights are no matrix"),
         };
         let (outputs, area) = (shape[axis], shape.iter().skip(2).product());
-        if groups == 0 || !outputs.is_multiple_of(groups) || tensor.is_empty() {
+        if groups == 0 || !outputs.is_multiple_of(groups) {
             return Err("its attributes do not fit its weights");
         }
         let output = match bias {
@@ -201,6 +236,16 @@ impl Layer {
         }
         Some(())
     }
+}
+
+/// Weights that can be found anew, or why they cannot.
+fn weights(g: &Graph, weight: ValueId) -> Result<&Tensor, &'static str> {
+    let tensor = g.constant(weight).filter(|t| is_real(t.dtype()) && g.value(weight).quant.is_none());
+    let tensor = tensor.ok_or("its weights are no constant floating-point numbers")?;
+    if g.sole_use(weight).is_none() || g.initializer(weight).is_none() {
+        return Err("its weights are shared");
+    }
+    if tensor.is_empty() { Err("its weights are empty") } else { Ok(tensor) }
 }
 
 /// The Add of one constant for each of `outputs` behind a value, where nothing else reads that.

@@ -52,6 +52,12 @@ impl Window {
             && !matches!(&pads, Pads::Given(p) if p.len() != 2 * kernel.len());
         fits.then_some(Window { kernel, strides, dilations, pads })
     }
+    /// One element at a time, with so many spatial axes.
+    pub(crate) fn pointwise(axes: usize) -> Window {
+        let ones = vec![1; axes];
+        let pads = Pads::Given(vec![0; 2 * axes]);
+        Window { kernel: ones.clone(), strides: ones.clone(), dilations: ones, pads }
+    }
     fn reach(&self, axis: usize) -> usize {
         (self.kernel[axis] - 1) * self.dilations[axis] + 1
     }

@@ -45,7 +45,10 @@ pub(super) fn choose(
         Target::Latency(share) => {
             let strongest: Chosen = offers
                 .iter()
-                .map(|offer| offer.choices.iter().min_by_key(|c| c.price.macs).copied())
+                .map(|offer| {
+                    let less = offer.choices.iter().filter(|c| c.price.macs < offer.whole.macs);
+                    less.min_by_key(|c| c.price.macs).copied()
+                })
                 .collect();
             if strongest.iter().all(Option::is_none) {
                 return Ok(strongest);
@@ -77,7 +80,7 @@ fn stand_in(model: &Model, candidates: &[Candidate], chosen: &[Option<Choice>]) 
         let kernels = candidate.kernels(choice.form, choice.ranks);
         let kernels: Vec<_> = kernels.into_iter().map(|(rows, columns)| Mat::zeros(rows, columns)).collect();
         // Zeros fit every type of numbers.
-        let _ = replace(&mut model.graph, &candidate.layer, choice.form, &kernels);
+        let _ = replace(&mut model.graph, candidate, choice.form, &kernels);
     }
     infer_types(&mut model)?;
     Ok(model)

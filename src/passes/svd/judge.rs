@@ -5,7 +5,8 @@
 
 use super::{
     form::{Form, Known, Whole},
-    layer::Candidate,
+    layer::{Candidate, Kind},
+    lookups,
     metric::Metric,
     ranks::{Choice, Offer},
     replace::replace,
@@ -25,7 +26,6 @@ use faer::Mat;
 const MOST_BYTES: usize = 512 << 20;
 
 /// What can be made of each candidate, in their order.
-#[derive(Default)]
 pub(super) struct Judged {
     /// Without choices where it cannot be decomposed, which is remarked.
     pub(super) offers: Vec<Offer>,
@@ -36,14 +36,21 @@ pub(super) struct Judged {
 }
 
 impl Judged {
-    /// Adds a candidate's.
-    fn push(&mut self, candidate: &Candidate, choices: Vec<Choice>, mut known: Option<Spectrum>) {
+    /// Of candidates that are not looked at yet.
+    fn of(candidates: &[Candidate]) -> Judged {
+        let none = |c: &Candidate| Offer { whole: c.whole, choices: Vec::new(), weight: 1.0 };
+        let offers = candidates.iter().map(none).collect();
+        Judged { offers, known: candidates.iter().map(|_| None).collect(), bytes: 0 }
+    }
+    /// Puts a candidate's in its place.
+    fn put(&mut self, k: usize, candidate: &Candidate, choices: Vec<Choice>, mut known: Option<Spectrum>) {
         let most = choices.iter().filter(|c| c.form == Form::Outputs).map(|c| c.ranks[1]).max().unwrap_or(0);
         let bytes = known.as_mut().map_or(0, |known| known.truncate(most));
-        let room = self.bytes + bytes <= MOST_BYTES;
+        // Layers that are not fitted are split by what is known of them now.
+        let room = self.bytes + bytes <= MOST_BYTES || candidate.kind != Kind::Solved;
         self.bytes += if room { bytes } else { 0 };
-        self.known.push(known.filter(|_| room));
-        self.offers.push(Offer { whole: candidate.whole, choices, weight: 1.0 });
+        self.known[k] = known.filter(|_| room);
+        self.offers[k].choices = choices;
     }
 }
 
@@ -73,17 +80,14 @@ pub(super) fn judge(
 
 /// By the errors of their weights.
 fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Context<'_>) -> Result<Judged> {
-    let mut judged = Judged::default();
-    for candidate in candidates {
+    let mut judged = Judged::of(candidates);
+    for (k, candidate) in candidates.iter().enumerate() {
         cx.check_cancelled()?;
         let found =
             decomposed(model, candidate, &Metric::plain(), cx.seed, |whole| choices(candidate, whole, round));
         match found {
-            Ok((choices, known)) => judged.push(candidate, choices, Some(known)),
-            Err(why) => {
-                cx.missed(model.graph.place(candidate.layer.op), format!("left whole: {why}"));
-                judged.push(candidate, Vec::new(), None);
-            }
+            Ok((choices, known)) => judged.put(k, candidate, choices, Some(known)),
+            Err(why) => cx.missed(model.graph.place(candidate.layer.op), format!("left whole: {why}")),
         }
         cx.progress().advance(1);
     }
@@ -92,28 +96,38 @@ fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
 
 /// By the errors of their outputs, and by how much of these arrives at the model's.
 fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Context<'_>) -> Result<Judged> {
-    let (mut judged, mut said, mut looks) = (Judged::default(), Vec::new(), Vec::new());
-    let sights: Vec<_> = candidates.iter().map(|c| Sight { layer: &c.layer, target: None }).collect();
-    collect(model, model, &sights, cx, |k, sums| {
+    let (mut judged, mut said, mut looks) = (Judged::of(candidates), Vec::new(), Vec::new());
+    let mut add = |k: usize, metric: &Metric, unseen: Option<String>| {
         let candidate = &candidates[k];
-        let metric = Metric::found(&sums, candidate.layer.has_bias());
-        let ways = decomposed(model, candidate, &metric, cx.seed, |whole| {
+        let ways = decomposed(model, candidate, metric, cx.seed, |whole| {
             let choices = choices(candidate, whole, round)?;
             let look = look(candidate, whole, &choices)?;
             Ok((choices, look))
         });
-        said.extend(sums.err().map(|why| (k, format!("judged by its weights alone: {why}"))));
+        said.extend(unseen.map(|why| (k, format!("judged by its weights alone: {why}"))));
         match ways {
             Ok(((choices, look), known)) => {
-                judged.push(candidate, choices, Some(known));
+                judged.put(k, candidate, choices, Some(known));
                 looks.extend(look.map(|look| (k, look)));
             }
-            Err(why) => {
-                judged.push(candidate, Vec::new(), None);
-                said.push((k, format!("left whole: {why}")));
-            }
+            Err(why) => said.push((k, format!("left whole: {why}"))),
         }
         cx.progress().advance(1);
+    };
+    let metrics = lookups::metrics(model, candidates, cx)?;
+    let (mut order, mut sights) = (Vec::new(), Vec::new());
+    for (k, (candidate, metric)) in candidates.iter().zip(&metrics).enumerate() {
+        match metric {
+            Some(metric) => add(k, metric, None),
+            None => {
+                order.push(k);
+                sights.push(Sight { layer: &candidate.layer, target: None });
+            }
+        }
+    }
+    collect(model, model, &sights, cx, |at, sums| {
+        let k = order[at];
+        add(k, &Metric::found(&sums, candidates[k].layer.has_bias()), sums.err());
     })?;
     for (k, text) in said {
         cx.missed(model.graph.place(candidates[k].layer.op), text);
@@ -121,7 +135,7 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
     let alone = |(_, look): &(usize, Look<'_>)| {
         let mut model = model.clone();
         // Where the kernels do not fit, nothing changes and nothing is seen.
-        let _ = replace(&mut model.graph, &look.candidate.layer, look.choice.form, &look.kernels);
+        let _ = replace(&mut model.graph, look.candidate, look.choice.form, &look.kernels);
         Ok(model)
     };
     let errors = effect::errors(model, &looks, alone, cx)?;

@@ -12,13 +12,25 @@ use crate::{
 use faer::Mat;
 
 const QUANTIZED: &str = "left whole: its weights are quantized; factor first, then quantize";
-const RECURRENT: &str = "a recurrent operator takes its matrices whole";
+const STATE: &str = "the matrix of its state stays whole: it works inside the operator, step by step";
 /// Ranks of the first kernel that are looked at where a second rank or a whole solution depends on them.
 const STEPS: usize = 12;
+
+/// What a layer makes of its matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Rows of outputs, which it can be fitted to.
+    Solved,
+    /// Something of the products of its inputs: a pointwise layer before it makes fewer of these.
+    Fed,
+    /// Rows of it.
+    Lookup,
+}
 
 /// A layer that can be split.
 pub(super) struct Candidate {
     pub(super) layer: Layer,
+    pub(super) kind: Kind,
     /// The extents of its kernel; none for matrices.
     pub(super) kernel: Vec<usize>,
     /// What it costs as it is.
@@ -39,9 +51,9 @@ pub(super) struct Price {
 }
 
 impl Price {
-    /// Whether it is less in work and weights.
+    /// Whether it is less in weights, and in work where there was any.
     fn saves(self, whole: Price) -> bool {
-        self.macs < whole.macs && self.params < whole.params
+        (self.macs < whole.macs || whole.macs == 0) && self.params < whole.params
     }
 }
 
@@ -51,17 +63,22 @@ pub(super) fn find(pass: &Svd, model: &Model, cx: &mut Context<'_>) -> Vec<Candi
     let quantized = dequantized(g);
     let mut found = Vec::new();
     for op in g.order() {
-        let candidate = match Layer::of(g, op, model.opset()) {
-            _ if g.input(op, 1).is_some_and(|w| quantized.contains(&w)) && linear(g, op) => {
-                cx.missed(g.place(op), QUANTIZED);
-                continue;
+        if g.input(op, 1).is_some_and(|w| quantized.contains(&w)) && linear(g, op) {
+            cx.missed(g.place(op), QUANTIZED);
+            continue;
+        }
+        let of = |kind| move |layer| (kind, layer);
+        let layer = Layer::fed(g, op).map(of(Kind::Fed));
+        let layer = layer.or_else(|| Layer::lookup(g, op).map(of(Kind::Lookup)));
+        let layer = layer.or_else(|| Layer::of(g, op, model.opset()).map(of(Kind::Solved)));
+        let Some((kind, layer)) = layer else { continue };
+        match layer.map_err(str::to_owned).and_then(|layer| candidate(pass, g, kind, layer)) {
+            Ok(candidate) => {
+                if candidate.kind == Kind::Fed && !candidate.layer.is_convolution() {
+                    cx.missed(g.place(op), STATE);
+                }
+                found.push(candidate);
             }
-            None if ["LSTM", "GRU", "RNN"].iter().any(|name| g.op(op).is(name)) => Err(RECURRENT.to_owned()),
-            None => continue,
-            Some(layer) => layer.map_err(str::to_owned).and_then(|layer| candidate(pass, g, layer)),
-        };
-        match candidate {
-            Ok(candidate) => found.push(candidate),
             Err(why) => cx.missed(g.place(op), format!("left whole: {why}")),
         }
     }
@@ -72,7 +89,7 @@ fn linear(g: &Graph, op: OpId) -> bool {
     ["Conv", "Gemm", "MatMul"].iter().any(|name| g.op(op).is(name))
 }
 
-fn candidate(pass: &Svd, g: &Graph, layer: Layer) -> Result<Candidate, String> {
+fn candidate(pass: &Svd, g: &Graph, kind: Kind, layer: Layer) -> Result<Candidate, String> {
     let op = layer.op;
     if pass.exclude.is_match(g.place(op).name()) || pass.exclude.is_match(g.name_of(layer.weight)) {
         return Err("it is excluded by name".into());
@@ -81,19 +98,27 @@ fn candidate(pass: &Svd, g: &Graph, layer: Layer) -> Result<Candidate, String> {
         return Err("its channels are in groups".into());
     }
     let shape = g.constant(layer.weight).map(|t| t.shape().to_vec()).unwrap_or_default();
-    let kernel = if layer.is_convolution() { shape[2..].to_vec() } else { Vec::new() };
+    let solved = kind == Kind::Solved;
+    let kernel = if solved && layer.is_convolution() { shape[2..].to_vec() } else { Vec::new() };
     let (params, bytes) = g.constant(layer.weight).map_or((0, 0), |t| (t.len() as u64, t.byte_len() as u64));
-    let macs = cost::of_op(g, op).macs;
-    let output = macs / params.max(1);
+    // How many numbers come in, or how many rows of the table are looked up, and the rows that these are.
+    let numbers: u64 = g.shape(layer.input).into_iter().flatten().map(|d| d.known().unwrap_or(1) as u64).product();
+    let rows = numbers / if kind == Kind::Lookup { 1 } else { layer.channels.max(1) as u64 };
+    let macs = match kind {
+        Kind::Solved => cost::of_op(g, op).macs,
+        Kind::Fed => rows * params,
+        Kind::Lookup => 0,
+    };
+    let output = if solved { macs / params.max(1) } else { rows };
     if output == 0 {
         return Err("its multiply-accumulates are not known".into());
     }
     // The first kernel of two leaves the width as it is.
     let width = |v: ValueId| extents(g, v).last().copied().unwrap_or(1).max(1);
     let between = output / width(layer.output) * width(layer.input);
-    let input = if layer.is_convolution() { extents(g, layer.input).iter().product() } else { output };
+    let input = if !kernel.is_empty() { extents(g, layer.input).iter().product() } else { output };
     let whole = Price { macs, params, bytes };
-    let candidate = Candidate { layer, kernel, whole, positions: [input, between, output] };
+    let candidate = Candidate { layer, kind, kernel, whole, positions: [input, between, output] };
     match candidate.grid(1).is_empty() {
         true => Err("no rank saves both weights and multiply-accumulates".into()),
         false => Ok(candidate),
@@ -135,6 +160,7 @@ impl Candidate {
     pub(super) fn price(&self, form: Form, ranks: Ranks) -> Price {
         let [at_input, between, at_output] = self.positions;
         let first = match form {
+            _ if self.kind == Kind::Lookup => 0,
             Form::Outputs => at_output,
             Form::Inputs | Form::Tucker => at_input,
             Form::Spatial => between,

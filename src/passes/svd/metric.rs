@@ -15,6 +15,8 @@ pub(super) struct Metric(Moments);
 enum Moments {
     None,
     Whole(Mat<f64>),
+    /// Of inputs of which one at a time is not nothing.
+    Diagonal(Vec<f64>),
     /// `X'X + f I` of fewer rows `X` than inputs.
     Few(Mat<f64>, f64),
 }
@@ -51,6 +53,10 @@ impl Metric {
         (0..n).for_each(|k| moments[(k, k)] += floor);
         Metric(Moments::Whole(moments))
     }
+    /// That of the outputs where each input was a one so often, and all others zeros.
+    pub(super) fn counted(counts: Vec<f64>) -> Metric {
+        Metric(Moments::Diagonal(counts))
+    }
     /// That of the outputs of a layer of one part, or that of the weights where nothing was found.
     pub(super) fn found(found: &Found, bias: bool) -> Metric {
         match found.as_deref() {
@@ -63,6 +69,7 @@ impl Metric {
         match &self.0 {
             Moments::None => m.clone(),
             Moments::Whole(gram) => gram * m,
+            Moments::Diagonal(counts) => scaled(counts, m, |count| count),
             Moments::Few(x, floor) => x.transpose() * (x * m) + Scale(*floor) * m,
         }
     }
@@ -71,6 +78,10 @@ impl Metric {
         match &self.0 {
             Moments::None => None,
             Moments::Whole(gram) => Some(Cow::Borrowed(gram)),
+            Moments::Diagonal(counts) => {
+                let n = counts.len();
+                Some(Cow::Owned(scaled(counts, &Mat::identity(n, n), |count| count)))
+            }
             Moments::Few(x, floor) => {
                 let mut gram = x.transpose() * x;
                 (0..gram.nrows()).for_each(|k| gram[(k, k)] += floor);
@@ -84,6 +95,9 @@ impl Metric {
     }
     /// `S M` with `S'S = G`; `None` where `G` is not positive, as rounding may leave it.
     pub(super) fn whitened(&self, m: &Mat<f64>) -> Option<Mat<f64>> {
+        if let Moments::Diagonal(counts) = &self.0 {
+            return Some(scaled(counts, m, f64::sqrt));
+        }
         let Some(gram) = self.moments() else { return Some(m.clone()) };
         Some(Llt::new(gram.as_ref().as_ref(), Side::Lower).ok()?.L().transpose() * m)
     }
@@ -111,6 +125,11 @@ impl Metric {
         let solved = Llt::new(gram.as_ref().as_ref(), Side::Lower).ok()?.solve(right);
         Some(solved).filter(Mat::is_all_finite)
     }
+}
+
+/// Each row times what is made of its number.
+fn scaled(numbers: &[f64], m: &Mat<f64>, make: impl Fn(f64) -> f64) -> Mat<f64> {
+    Mat::from_fn(m.nrows(), m.ncols(), |i, j| make(numbers[i]) * m[(i, j)])
 }
 
 /// The means of a layer's inputs, a row, where the last one is a one.

@@ -7,6 +7,7 @@ mod budget;
 mod form;
 mod judge;
 mod layer;
+mod lookups;
 mod metric;
 mod options;
 mod ranks;
@@ -27,7 +28,7 @@ use crate::{
 use form::{Form, Known, Whole};
 use globset::GlobSet;
 use judge::Judged;
-use layer::Candidate;
+use layer::{Candidate, Kind};
 use metric::Metric;
 use options::Target;
 use ranks::{Choice, Offer};
@@ -143,7 +144,7 @@ impl Planned<'_> {
             let known = self.known.as_ref().map_or(Known::Nothing, Known::These);
             let whole = Whole { weights: &weights, metric: &metric, kernel, seed: cx.seed, known };
             let kernels = whole.split(self.choice.form, self.choice.ranks)?;
-            replace::replace(&mut model.graph, &candidate.layer, self.choice.form, &kernels)
+            replace::replace(&mut model.graph, candidate, self.choice.form, &kernels)
                 .ok_or_else(|| "its factors do not fit its type of numbers".into())
         });
         self.say(at, done, cx);
@@ -162,17 +163,21 @@ impl Planned<'_> {
 impl fmt::Display for Planned<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Choice { form, ranks: [p, b], price, lost } = self.choice;
-        let Candidate { layer, whole, .. } = self.candidate;
+        let Candidate { layer, kind, whole, .. } = self.candidate;
         let share = |n: u64, of: u64| 100.0 * n as f64 / of as f64;
         let (macs, params) = (share(price.macs, whole.macs), share(price.params, whole.params));
         write!(f, "split: ")?;
         match form {
+            Form::Outputs if *kind == Kind::Fed => write!(f, "{b} of {} inputs", layer.channels)?,
             Form::Outputs => write!(f, "{b} of {} outputs", layer.outputs)?,
             Form::Inputs => write!(f, "{p} of {} inputs", layer.channels)?,
             Form::Spatial => write!(f, "height and width with {p} channels between")?,
             Form::Tucker => write!(f, "{p} of {} inputs, {b} of {} outputs", layer.channels, layer.outputs)?,
         }
-        write!(f, ", {macs:.0} % of its multiply-accumulates, {params:.0} % of its weights")?;
+        if whole.macs > 0 {
+            write!(f, ", {macs:.0} % of its multiply-accumulates")?;
+        }
+        write!(f, ", {params:.0} % of its weights")?;
         write!(f, "; error {:.1} %", 100.0 * lost.sqrt())
     }
 }

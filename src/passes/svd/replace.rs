@@ -1,10 +1,10 @@
 //! Layers in the place of one.
 
-use super::form::Form;
-use crate::{
-    ir::{DType, Graph, Op, Tensor, ValueId},
-    passes::linear::Layer,
+use super::{
+    form::Form,
+    layer::{Candidate, Kind},
 };
+use crate::ir::{DType, Graph, Op, Tensor, ValueId};
 use faer::Mat;
 use std::collections::HashSet;
 
@@ -13,12 +13,19 @@ const OF_KERNEL: [&str; 5] = ["kernel_shape", "strides", "dilations", "pads", "a
 
 /// Puts layers with these kernels in the place of one. The last of them stays the op that was there, with its bias.
 /// `None`, and the graph as it was, where the kernels do not fit the layer's type of numbers.
-pub(super) fn replace(g: &mut Graph, layer: &Layer, form: Form, kernels: &[Mat<f64>]) -> Option<()> {
+pub(super) fn replace(g: &mut Graph, candidate: &Candidate, form: Form, kernels: &[Mat<f64>]) -> Option<()> {
+    let Candidate { layer, kind, .. } = candidate;
     let weight = g.constant(layer.weight)?;
     let (dtype, shape) = (weight.dtype(), weight.shape().to_vec());
     let spatial = shape.get(2..).filter(|_| layer.is_convolution()).unwrap_or(&[]);
     let tensors = kernels.iter().enumerate().map(|(k, kernel)| {
         let last = k + 1 == kernels.len();
+        if *kind == Kind::Fed && last {
+            let tensor = tensor(dtype, kernel, &[], layer.axis == 0)?;
+            let rank = kernel.nrows();
+            let shape = if layer.axis == 0 { [&shape[..2], &[rank]].concat() } else { [&[rank], &shape[1..]].concat() };
+            return Some(tensor.reshaped(shape));
+        }
         if !layer.is_convolution() {
             return tensor(dtype, kernel, &[], last && layer.axis == 0);
         }
@@ -27,7 +34,7 @@ pub(super) fn replace(g: &mut Graph, layer: &Layer, form: Form, kernels: &[Mat<f
             Form::Spatial if last => vec![1, spatial[1]],
             Form::Spatial => vec![spatial[0], 1],
             Form::Inputs if last => spatial.to_vec(),
-            Form::Outputs if !last => spatial.to_vec(),
+            Form::Outputs if !last && *kind == Kind::Solved => spatial.to_vec(),
             Form::Tucker if k == 1 => spatial.to_vec(),
             _ => ones,
         };
@@ -45,13 +52,25 @@ pub(super) fn replace(g: &mut Graph, layer: &Layer, form: Form, kernels: &[Mat<f
     let hint = g.output(layer.op, 0).map(|y| g.name_of(y).to_owned()).unwrap_or_default();
     let mut input = layer.input;
     for (k, kernel) in weights[..n - 1].iter().enumerate() {
-        let mut before = if layer.is_convolution() { op.clone() } else { Op::new("MatMul", "") };
+        let mut before = match (kind, layer.is_convolution()) {
+            (Kind::Fed, true) => Op::new("Conv", ""),
+            (Kind::Solved, true) | (Kind::Lookup, _) => op.clone(),
+            _ => Op::new("MatMul", ""),
+        };
         before.name = unused_name(g, &format!("{}_{}", op.name, k + 1));
         before.carried = Default::default();
         shape_to(&mut before, form, k, n);
-        input = g.add_node(before, &[input, *kernel], &format!("{hint}_{}", k + 1), None);
+        let inputs = if *kind == Kind::Lookup { [*kernel, input] } else { [input, *kernel] };
+        input = g.add_node(before, &inputs, &format!("{hint}_{}", k + 1), None);
     }
-    shape_to(g.op_mut(layer.op), form, n - 1, n);
+    match kind {
+        Kind::Solved => shape_to(g.op_mut(layer.op), form, n - 1, n),
+        Kind::Fed => {}
+        Kind::Lookup => {
+            let product = Op { name: op.name, carried: op.carried, ..Op::new("MatMul", "") };
+            *g.op_mut(layer.op) = product;
+        }
+    }
     g.set_input(layer.op, 0, Some(input));
     g.set_input(layer.op, 1, weights.last().copied());
     g.remove_value_if_unused(layer.weight);

@@ -8,6 +8,7 @@
 use super::{
     Planned,
     form::{Known, Whole, product},
+    layer::Kind,
     metric::{Metric, means},
     replace::replace,
 };
@@ -30,12 +31,15 @@ pub(super) fn run(
     cx: &mut Context<'_>,
 ) -> Result<()> {
     let original = model.clone();
-    let splits: HashMap<_, _> = planned.iter().map(|p| (p.candidate.layer.op, p)).collect();
+    let (fitted, others): (Vec<_>, Vec<_>) = planned.iter().partition(|p| p.candidate.kind == Kind::Solved);
+    let splits: HashMap<_, _> = fitted.iter().map(|p| (p.candidate.layer.op, *p)).collect();
     let ops = |waves: Vec<Wave>| waves.into_iter().flat_map(|w| w.linear).map(|task| task.layer.op);
     let behind = tasks(model, &[], |v| planned.iter().any(|p| p.candidate.layer.weight == v));
     let sequence = Sequence { original: &original, splits, behind: ops(behind.waves).collect(), repair };
+    // Those that cannot be fitted are split by what was known of them before: layers behind them make up for it.
+    others.iter().for_each(|planned| planned.split(model, cx));
     // What they see counts as changed, so that they are found as well.
-    let seen: Vec<_> = planned.iter().map(|p| p.candidate.layer.input).collect();
+    let seen: Vec<_> = fitted.iter().map(|p| p.candidate.layer.input).collect();
     let mut waves: Vec<_> = tasks(model, &seen, |_| false).waves.into_iter().map(|w| w.linear).collect();
     waves.iter_mut().for_each(|wave| wave.retain(|task| sequence.changes(task)));
     let progress = cx.progress();
@@ -140,7 +144,7 @@ impl Split {
     fn set(self, model: &mut Model, layer: &Layer, planned: &Planned<'_>) -> std::result::Result<(), String> {
         let g = &mut model.graph;
         let set = self.weights.is_none_or(|weights| layer.set(g, &[weights]).is_some());
-        let done = set.then(|| replace(g, layer, planned.choice.form, &self.kernels)).flatten();
+        let done = set.then(|| replace(g, planned.candidate, planned.choice.form, &self.kernels)).flatten();
         done.ok_or_else(|| "its factors do not fit its type of numbers".to_owned())
     }
 }
