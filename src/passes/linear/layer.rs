@@ -60,7 +60,8 @@ impl Layer {
         let spreads = node.is("ConvTranspose");
         (spreads || ["LSTM", "GRU", "RNN"].iter().any(|name| node.is(name))).then_some(())?;
         let found = || {
-            let slots = || Some((g.input(op, 0)?, g.input(op, 1)?, g.outputs_of(op).into_iter().flatten().next()?));
+            let slots =
+                || Some((g.input(op, 0)?, g.input(op, 1)?, g.outputs_of(op).into_iter().flatten().next()?));
             let (input, weight, output) = slots().ok_or("an input is missing")?;
             let shape = weights(g, weight)?.shape();
             if spreads && node.int("group").unwrap_or(1) != 1 {

@@ -78,7 +78,8 @@ fn stand_in(model: &Model, candidates: &[Candidate], chosen: &[Option<Choice>]) 
     for (candidate, choice) in candidates.iter().zip(chosen) {
         let Some(choice) = choice else { continue };
         let kernels = candidate.kernels(choice.form, choice.ranks);
-        let kernels: Vec<_> = kernels.into_iter().map(|(rows, columns)| Mat::zeros(rows, columns)).collect();
+        let part = || kernels.iter().map(|(rows, columns)| Mat::zeros(*rows, *columns)).collect();
+        let kernels: Vec<_> = (0..candidate.layer.groups).map(|_| part()).collect();
         // Zeros fit every type of numbers.
         let _ = replace(&mut model.graph, candidate, choice.form, &kernels);
     }

@@ -55,8 +55,49 @@ impl Form {
 /// The ranks of a split: of `P` and of `B`. What a form lacks is 0.
 pub(super) type Ranks = [usize; 2];
 
+/// A layer's weights, a part for each of its groups of channels. All parts are split alike.
+pub(super) struct Whole<'a>(pub(super) Vec<Part<'a>>);
+
+impl Whole<'_> {
+    /// The ranks of a form that are wanted, each with the share of the squares that it loses. `inner` and `outer` list
+    /// the wanted ranks of `P` and of `B`, rising.
+    pub(super) fn losses(
+        &self,
+        form: Form,
+        inner: &[usize],
+        outer: &[usize],
+    ) -> Result<Vec<(Ranks, f64)>, String> {
+        let size: f64 = self.0.iter().map(|part| part.metric.square(part.weights)).sum();
+        if size == 0.0 {
+            return Err("its weights are all zeros".into());
+        }
+        let mut all: Vec<(Ranks, f64)> = Vec::new();
+        for part in &self.0 {
+            let lost = part.losses(form, inner, outer)?;
+            all.resize(lost.len(), ([0, 0], 0.0));
+            for (all, (ranks, lost)) in all.iter_mut().zip(lost) {
+                all.0 = [all.0[0].max(ranks[0]), all.0[1].max(ranks[1])];
+                all.1 += lost / size;
+            }
+        }
+        Ok(all)
+    }
+    /// The kernels of a split, in the order of its layers, of each part; rows are inputs and columns outputs.
+    pub(super) fn split(&self, form: Form, ranks: Ranks) -> Result<Vec<Vec<Mat<f64>>>, String> {
+        let mut parts = self.0.iter().map(|part| part.split(form, ranks)).collect::<Result<Vec<_>, _>>()?;
+        // A part may have fewer directions than others.
+        for k in 0..parts.first().map_or(0, Vec::len) {
+            let most =
+                |extent: fn(&Mat<f64>) -> usize| parts.iter().map(|p| extent(&p[k])).max().unwrap_or(0);
+            let (rows, columns) = (most(|m| m.nrows()), most(|m| m.ncols()));
+            parts.iter_mut().for_each(|part| part[k].resize_with(rows, columns, |_, _| 0.0));
+        }
+        Ok(parts)
+    }
+}
+
 /// Weights and what their error is measured in.
-pub(super) struct Whole<'a> {
+pub(super) struct Part<'a> {
     pub(super) weights: &'a Mat<f64>,
     pub(super) metric: &'a Metric,
     pub(super) kernel: &'a [usize],
@@ -72,26 +113,17 @@ pub(super) enum Known<'a> {
     These(&'a Spectrum),
 }
 
-impl Whole<'_> {
-    /// The ranks of a form that are wanted, each with the share of the squares that it loses. `inner` and `outer` list
-    /// the wanted ranks of `P` and of `B`, rising.
-    pub(super) fn losses(
-        &self,
-        form: Form,
-        inner: &[usize],
-        outer: &[usize],
-    ) -> Result<Vec<(Ranks, f64)>, String> {
+impl Part<'_> {
+    /// The same for a part, with the squares that are lost.
+    fn losses(&self, form: Form, inner: &[usize], outer: &[usize]) -> Result<Vec<(Ranks, f64)>, String> {
         let size = self.metric.square(self.weights);
-        if size == 0.0 {
-            return Err("its weights are all zeros".into());
-        }
         let mut found = Vec::new();
         let Some(free) = form.free(self.kernel) else {
             let values = match &self.known {
                 Known::These(known) => known.values.clone(),
                 _ => Values::of(self.weights, self.metric)?,
             };
-            found.extend(values.ranks(outer).map(|b| ([0, b], values.lost(b) / size)));
+            found.extend(values.ranks(outer).map(|b| ([0, b], values.lost(b))));
             return Ok(found);
         };
         let most_inner = inner.last().copied().unwrap_or(0);
@@ -101,15 +133,14 @@ impl Whole<'_> {
             let lost = (size - behind.square).max(0.0);
             if form.ends_pointwise() {
                 let values = Values::of(&behind.weights, &behind.metric)?;
-                found.extend(values.ranks(outer).map(|b| ([p, b], (lost + values.lost(b)) / size)));
+                found.extend(values.ranks(outer).map(|b| ([p, b], lost + values.lost(b))));
             } else {
-                found.push(([p, 0], lost / size));
+                found.push(([p, 0], lost));
             }
         }
         Ok(found)
     }
-    /// The kernels of a split, in the order of its layers; rows are inputs and columns outputs.
-    pub(super) fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
+    fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
         let Some(free) = form.free(self.kernel) else {
             let near = match self.known {
                 Known::These(known) => return Ok(pointwise(self.weights, known.first(b))),
@@ -204,6 +235,9 @@ mod tests {
     fn numbers(n: usize, seed: u64) -> impl Fn(usize, usize) -> f64 {
         move |i, j| ((i * n + j) as f64 * 12.9898 + seed as f64 * 78.233).sin() * 43_758.545_3 % 1.0
     }
+    fn part<'a>(weights: &'a Mat<f64>, metric: &'a Metric, kernel: &'a [usize]) -> Part<'a> {
+        Part { weights, metric, kernel, seed: 0, known: Known::Nothing }
+    }
     /// Rows whose inputs are mixed, so that some directions hold more than others.
     fn seen(inputs: usize, rows: usize, seed: u64) -> (Mat<f64>, Sums) {
         let noise = Mat::from_fn(rows, inputs, numbers(inputs, seed));
@@ -228,7 +262,7 @@ mod tests {
             let rows = if few { inputs.div_ceil(2) } else { 3 * inputs };
             let (x, sums) = seen(inputs, rows, seed + 5);
             for (metric, seen) in [(Metric::plain(), None), (Metric::of(&sums, false), Some(&x))] {
-                let whole = Whole { weights: &weights, metric: &metric, kernel: &kernel, seed: 0, known: Known::Nothing };
+                let whole = Whole(vec![part(&weights, &metric, &kernel)]);
                 for form in Form::of(&kernel) {
                     let side = form.free(&kernel).map_or(0, |f| (inputs / f).min(f * outputs));
                     let full = [side, if form.ends_pointwise() { inputs.min(outputs) } else { 0 }];
@@ -236,7 +270,7 @@ mod tests {
                         let lost = whole.losses(*form, &[ranks[0]], &[ranks[1]]).unwrap();
                         let found = lost[0].0;
                         prop_assert!(found[0] <= ranks[0] && found[1] <= ranks[1], "{:?} of {:?}", found, ranks);
-                        let kernels = whole.split(*form, ranks).unwrap();
+                        let kernels = whole.split(*form, ranks).unwrap().remove(0);
                         let difference = &weights - product(*form, &kernel, &kernels);
                         let found = metric.square(&difference) / metric.square(&weights);
                         prop_assert!((found - lost[0].1).abs() < 1e-6, "{:?} {:?}: {} for {}", form, ranks, found, lost[0].1);
@@ -245,8 +279,9 @@ mod tests {
                         }
                         if let Some(x) = seen && *form == Form::Outputs {
                             // The data's own error is no larger than with weights chosen without it.
-                            let plain = Whole { metric: &Metric::plain(), known: Known::Nothing, ..whole };
-                            let plain = product(*form, &kernel, &plain.split(*form, ranks).unwrap());
+                            let alone = Metric::plain();
+                            let plain = part(&weights, &alone, &kernel).split(*form, ranks).unwrap();
+                            let plain = product(*form, &kernel, &plain);
                             let error = |w: &Mat<f64>| (x * w).squared_norm_l2();
                             let (here, there) = (error(&difference), error(&(&weights - plain)));
                             prop_assert!(here <= there * (1.0 + 1e-3) + 2e-4 * error(&weights), "{} {}", here, there);
@@ -257,15 +292,32 @@ mod tests {
         }
     }
     #[test]
+    fn parts_lose_what_they_lose_together_and_have_kernels_of_one_shape() {
+        let mut weights = [1, 2].map(|seed| Mat::from_fn(18, 6, numbers(6, seed)));
+        // The second part has one direction.
+        weights[1] = Mat::from_fn(18, 6, |i, j| (i as f64 - 7.0) * (j as f64 + 1.0));
+        let metric = Metric::plain();
+        let whole = Whole(weights.iter().map(|w| part(w, &metric, &[3, 3])).collect());
+        for (form, ranks) in [(Form::Outputs, [0, 3]), (Form::Inputs, [2, 0]), (Form::Tucker, [2, 3])] {
+            let (found, lost) = whole.losses(form, &[ranks[0]], &[ranks[1]]).unwrap()[0];
+            assert_eq!(found, ranks);
+            let parts = whole.split(form, ranks).unwrap();
+            let shape =
+                |kernels: &[Mat<f64>]| kernels.iter().map(|m| (m.nrows(), m.ncols())).collect::<Vec<_>>();
+            assert_eq!(shape(&parts[0]), shape(&parts[1]));
+            let error = weights
+                .iter()
+                .zip(&parts)
+                .map(|(w, kernels)| (w - product(form, &[3, 3], kernels)).squared_norm_l2());
+            let size: f64 = weights.iter().map(|w| w.squared_norm_l2()).sum();
+            assert!((error.sum::<f64>() / size - lost).abs() < 1e-9);
+        }
+    }
+    #[test]
     fn nothing_but_zeros_is_said() {
         let weights = Mat::zeros(4, 4);
-        let whole = Whole {
-            weights: &weights,
-            metric: &Metric::plain(),
-            kernel: &[],
-            seed: 0,
-            known: Known::Nothing,
-        };
+        let metric = Metric::plain();
+        let whole = Whole(vec![part(&weights, &metric, &[])]);
         assert!(whole.losses(Form::Outputs, &[], &[1]).is_err());
     }
 }

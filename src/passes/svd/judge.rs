@@ -4,7 +4,7 @@
 //! alone, to at most half of its weights where it can be, and what that does to the model's outputs says what its errors weigh.
 
 use super::{
-    form::{Form, Known, Whole},
+    form::{Form, Known, Part, Whole},
     layer::{Candidate, Kind},
     lookups,
     metric::Metric,
@@ -30,7 +30,7 @@ pub(super) struct Judged {
     /// Without choices where it cannot be decomposed, which is remarked.
     pub(super) offers: Vec<Offer>,
     /// The directions of its outputs, where there is room for them.
-    pub(super) known: Vec<Option<Spectrum>>,
+    pub(super) known: Vec<Option<Vec<Spectrum>>>,
     /// What those take.
     bytes: usize,
 }
@@ -43,9 +43,15 @@ impl Judged {
         Judged { offers, known: candidates.iter().map(|_| None).collect(), bytes: 0 }
     }
     /// Puts a candidate's in its place.
-    fn put(&mut self, k: usize, candidate: &Candidate, choices: Vec<Choice>, mut known: Option<Spectrum>) {
+    fn put(
+        &mut self,
+        k: usize,
+        candidate: &Candidate,
+        choices: Vec<Choice>,
+        mut known: Option<Vec<Spectrum>>,
+    ) {
         let most = choices.iter().filter(|c| c.form == Form::Outputs).map(|c| c.ranks[1]).max().unwrap_or(0);
-        let bytes = known.as_mut().map_or(0, |known| known.truncate(most));
+        let bytes = known.iter_mut().flatten().map(|known| known.truncate(most)).sum::<usize>();
         // Layers that are not fitted are split by what is known of them now.
         let room = self.bytes + bytes <= MOST_BYTES || candidate.kind != Kind::Solved;
         self.bytes += if room { bytes } else { 0 };
@@ -58,7 +64,7 @@ impl Judged {
 struct Look<'a> {
     candidate: &'a Candidate,
     choice: Choice,
-    kernels: Vec<Mat<f64>>,
+    kernels: Vec<Vec<Mat<f64>>>,
 }
 
 /// Judges each candidate.
@@ -83,8 +89,8 @@ fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
     let mut judged = Judged::of(candidates);
     for (k, candidate) in candidates.iter().enumerate() {
         cx.check_cancelled()?;
-        let found =
-            decomposed(model, candidate, &Metric::plain(), cx.seed, |whole| choices(candidate, whole, round));
+        let metrics: Vec<_> = (0..candidate.layer.groups).map(|_| Metric::plain()).collect();
+        let found = decomposed(model, candidate, &metrics, cx.seed, |whole| choices(candidate, whole, round));
         match found {
             Ok((choices, known)) => judged.put(k, candidate, choices, Some(known)),
             Err(why) => cx.missed(model.graph.place(candidate.layer.op), format!("left whole: {why}")),
@@ -97,9 +103,9 @@ fn by_weights(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
 /// By the errors of their outputs, and by how much of these arrives at the model's.
 fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Context<'_>) -> Result<Judged> {
     let (mut judged, mut said, mut looks) = (Judged::of(candidates), Vec::new(), Vec::new());
-    let mut add = |k: usize, metric: &Metric, unseen: Option<String>| {
+    let mut add = |k: usize, metrics: &[Metric], unseen: Option<String>| {
         let candidate = &candidates[k];
-        let ways = decomposed(model, candidate, metric, cx.seed, |whole| {
+        let ways = decomposed(model, candidate, metrics, cx.seed, |whole| {
             let choices = choices(candidate, whole, round)?;
             let look = look(candidate, whole, &choices)?;
             Ok((choices, look))
@@ -118,7 +124,7 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
     let (mut order, mut sights) = (Vec::new(), Vec::new());
     for (k, (candidate, metric)) in candidates.iter().zip(&metrics).enumerate() {
         match metric {
-            Some(metric) => add(k, metric, None),
+            Some(metric) => add(k, std::slice::from_ref(metric), None),
             None => {
                 order.push(k);
                 sights.push(Sight { layer: &candidate.layer, target: None });
@@ -126,8 +132,8 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
         }
     }
     collect(model, model, &sights, cx, |at, sums| {
-        let k = order[at];
-        add(k, &Metric::found(&sums, candidates[k].layer.has_bias()), sums.err());
+        let (k, layer) = (order[at], sights[at].layer);
+        add(k, &Metric::found(&sums, layer.groups, layer.has_bias()), sums.err());
     })?;
     for (k, text) in said {
         cx.missed(model.graph.place(candidates[k].layer.op), text);
@@ -151,14 +157,19 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
 fn decomposed<T>(
     model: &Model,
     candidate: &Candidate,
-    metric: &Metric,
+    metrics: &[Metric],
     seed: u64,
     make: impl FnOnce(&Whole<'_>) -> std::result::Result<T, String>,
-) -> std::result::Result<(T, Spectrum), String> {
+) -> std::result::Result<(T, Vec<Spectrum>), String> {
     let weights = candidate.weights(model).ok_or("its weights cannot be read")?;
-    let found = Spectrum::of(&weights, metric, usize::MAX, seed)?;
-    let (kernel, known) = (&candidate.kernel, Known::These(&found));
-    let made = make(&Whole { weights: &weights, metric, kernel, seed, known })?;
+    let parts = || weights.iter().zip(metrics);
+    let found = parts().map(|(weights, metric)| Spectrum::of(weights, metric, usize::MAX, seed));
+    let found = found.collect::<std::result::Result<Vec<_>, _>>()?;
+    let part = |((weights, metric), known)| {
+        let (kernel, known) = (&*candidate.kernel, Known::These(known));
+        Part { weights, metric, kernel, seed, known }
+    };
+    let made = make(&Whole(parts().zip(&found).map(part).collect()))?;
     Ok((made, found))
 }
 

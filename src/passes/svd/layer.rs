@@ -94,15 +94,16 @@ fn candidate(pass: &Svd, g: &Graph, kind: Kind, layer: Layer) -> Result<Candidat
     if pass.exclude.is_match(g.place(op).name()) || pass.exclude.is_match(g.name_of(layer.weight)) {
         return Err("it is excluded by name".into());
     }
-    if layer.groups != 1 {
-        return Err("its channels are in groups".into());
+    if layer.groups > 1 && layer.channels == 1 {
+        return Err("each channel has a kernel of its own: they share nothing".into());
     }
     let shape = g.constant(layer.weight).map(|t| t.shape().to_vec()).unwrap_or_default();
     let solved = kind == Kind::Solved;
     let kernel = if solved && layer.is_convolution() { shape[2..].to_vec() } else { Vec::new() };
     let (params, bytes) = g.constant(layer.weight).map_or((0, 0), |t| (t.len() as u64, t.byte_len() as u64));
     // How many numbers come in, or how many rows of the table are looked up, and the rows that these are.
-    let numbers: u64 = g.shape(layer.input).into_iter().flatten().map(|d| d.known().unwrap_or(1) as u64).product();
+    let numbers: u64 =
+        g.shape(layer.input).into_iter().flatten().map(|d| d.known().unwrap_or(1) as u64).product();
     let rows = numbers / if kind == Kind::Lookup { 1 } else { layer.channels.max(1) as u64 };
     let macs = match kind {
         Kind::Solved => cost::of_op(g, op).macs,
@@ -138,14 +139,15 @@ fn step(side: usize, round: usize) -> usize {
 }
 
 impl Candidate {
-    /// Its weights as they are now, a row for each input and a column for each output.
-    pub(super) fn weights(&self, model: &Model) -> Option<Mat<f64>> {
-        Some(self.layer.without_bias(self.layer.weights(&model.graph)?.first()?))
+    /// The weights of each part as they are now, a row for each input and a column for each output.
+    pub(super) fn weights(&self, model: &Model) -> Option<Vec<Mat<f64>>> {
+        let parts = self.layer.weights(&model.graph)?;
+        Some(parts.iter().map(|part| self.layer.without_bias(part)).collect())
     }
     fn area(&self) -> usize {
         self.kernel.iter().product()
     }
-    /// Inputs and outputs of each kernel that it becomes, kernel positions among them.
+    /// Inputs and outputs of each kernel that a part becomes, kernel positions among them.
     pub(super) fn kernels(&self, form: Form, [p, b]: Ranks) -> Vec<(usize, usize)> {
         let (channels, area, outputs) = (self.layer.channels, self.area(), self.layer.outputs);
         let free = form.free(&self.kernel).unwrap_or(1);
@@ -167,7 +169,7 @@ impl Candidate {
         };
         let mut price = Price::default();
         for (k, (rows, columns)) in self.kernels(form, ranks).into_iter().enumerate() {
-            let elements = (rows * columns) as u64;
+            let elements = (rows * columns * self.layer.groups) as u64;
             price.params += elements;
             price.macs += elements * if k == 0 { first } else { at_output };
         }

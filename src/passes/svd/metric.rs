@@ -57,11 +57,13 @@ impl Metric {
     pub(super) fn counted(counts: Vec<f64>) -> Metric {
         Metric(Moments::Diagonal(counts))
     }
-    /// That of the outputs of a layer of one part, or that of the weights where nothing was found.
-    pub(super) fn found(found: &Found, bias: bool) -> Metric {
-        match found.as_deref() {
-            Ok([[train, held]]) => Metric::of(&train.clone().plus(held), bias),
-            _ => Metric::plain(),
+    /// That of the outputs of each of so many parts, or that of the weights where nothing was found.
+    pub(super) fn found(found: &Found, parts: usize, bias: bool) -> Vec<Metric> {
+        match found {
+            Ok(found) => {
+                found.iter().map(|[train, held]| Metric::of(&train.clone().plus(held), bias)).collect()
+            }
+            Err(_) => (0..parts).map(|_| Metric::plain()).collect(),
         }
     }
     /// `G M`

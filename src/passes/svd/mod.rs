@@ -25,7 +25,7 @@ use crate::{
     ir::{Model, Where},
     ops::{cost, infer_types},
 };
-use form::{Form, Known, Whole};
+use form::{Form, Known, Part, Whole};
 use globset::GlobSet;
 use judge::Judged;
 use layer::{Candidate, Kind};
@@ -131,18 +131,25 @@ struct Planned<'a> {
     candidate: &'a Candidate,
     choice: Choice,
     /// The directions of its outputs as it was judged, where they were kept.
-    known: Option<Spectrum>,
+    known: Option<Vec<Spectrum>>,
 }
 
 impl Planned<'_> {
+    /// What is known of a part.
+    fn known(&self, part: usize) -> Option<&Spectrum> {
+        self.known.as_ref()?.get(part)
+    }
     /// Splits the layer by its weights alone.
     fn split(&self, model: &mut Model, cx: &mut Context<'_>) {
         let (candidate, at) = (self.candidate, model.graph.place(self.candidate.layer.op));
         let done = candidate.weights(model).ok_or_else(|| "its weights cannot be read".to_owned());
         let done = done.and_then(|weights| {
-            let (metric, kernel) = (Metric::plain(), &candidate.kernel);
-            let known = self.known.as_ref().map_or(Known::Nothing, Known::These);
-            let whole = Whole { weights: &weights, metric: &metric, kernel, seed: cx.seed, known };
+            let metric = Metric::plain();
+            let part = |(k, weights)| {
+                let known = self.known(k).map_or(Known::Nothing, Known::These);
+                Part { weights, metric: &metric, kernel: &*candidate.kernel, seed: cx.seed, known }
+            };
+            let whole = Whole(weights.iter().enumerate().map(part).collect());
             let kernels = whole.split(self.choice.form, self.choice.ranks)?;
             replace::replace(&mut model.graph, candidate, self.choice.form, &kernels)
                 .ok_or_else(|| "its factors do not fit its type of numbers".into())

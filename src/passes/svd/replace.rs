@@ -11,23 +11,34 @@ use std::collections::HashSet;
 /// Attributes of a convolution that concern its kernel.
 const OF_KERNEL: [&str; 5] = ["kernel_shape", "strides", "dilations", "pads", "auto_pad"];
 
-/// Puts layers with these kernels in the place of one. The last of them stays the op that was there, with its bias.
+/// Puts layers with these kernels, of each part, in the place of one. The last of them stays the op that was there, with its bias.
 /// `None`, and the graph as it was, where the kernels do not fit the layer's type of numbers.
-pub(super) fn replace(g: &mut Graph, candidate: &Candidate, form: Form, kernels: &[Mat<f64>]) -> Option<()> {
+pub(super) fn replace(
+    g: &mut Graph,
+    candidate: &Candidate,
+    form: Form,
+    kernels: &[Vec<Mat<f64>>],
+) -> Option<()> {
     let Candidate { layer, kind, .. } = candidate;
     let weight = g.constant(layer.weight)?;
     let (dtype, shape) = (weight.dtype(), weight.shape().to_vec());
     let spatial = shape.get(2..).filter(|_| layer.is_convolution()).unwrap_or(&[]);
-    let tensors = kernels.iter().enumerate().map(|(k, kernel)| {
-        let last = k + 1 == kernels.len();
+    let n = kernels.first()?.len();
+    let tensors = (0..n).map(|k| {
+        let last = k + 1 == n;
+        let parts: Vec<&Mat<f64>> = kernels.iter().map(|part| &part[k]).collect();
         if *kind == Kind::Fed && last {
-            let tensor = tensor(dtype, kernel, &[], layer.axis == 0)?;
-            let rank = kernel.nrows();
-            let shape = if layer.axis == 0 { [&shape[..2], &[rank]].concat() } else { [&[rank], &shape[1..]].concat() };
+            let tensor = tensor(dtype, &parts, &[], layer.axis == 0)?;
+            let rank = parts[0].nrows();
+            let shape = if layer.axis == 0 {
+                [&shape[..2], &[rank]].concat()
+            } else {
+                [&[rank], &shape[1..]].concat()
+            };
             return Some(tensor.reshaped(shape));
         }
         if !layer.is_convolution() {
-            return tensor(dtype, kernel, &[], last && layer.axis == 0);
+            return tensor(dtype, &parts, &[], last && layer.axis == 0);
         }
         let ones = vec![1; spatial.len()];
         let extents = match form {
@@ -38,11 +49,10 @@ pub(super) fn replace(g: &mut Graph, candidate: &Candidate, form: Form, kernels:
             Form::Tucker if k == 1 => spatial.to_vec(),
             _ => ones,
         };
-        tensor(dtype, kernel, &extents, true)
+        tensor(dtype, &parts, &extents, true)
     });
     let tensors = tensors.collect::<Option<Vec<_>>>()?;
     let name = g.name_of(layer.weight).to_owned();
-    let n = tensors.len();
     let weights: Vec<ValueId> = tensors
         .into_iter()
         .enumerate()
@@ -84,20 +94,23 @@ fn unused_name(g: &Graph, hint: &str) -> String {
     std::iter::once(hint.to_owned()).chain(others).find(|name| !taken.contains(&**name)).unwrap_or_default()
 }
 
-/// A kernel as a tensor: rows are inputs, the positions of the kernel among them, and columns outputs. `turned`, outputs
-/// come first. `None` where numbers of the type cannot hold it.
-fn tensor(dtype: DType, kernel: &Mat<f64>, extents: &[usize], turned: bool) -> Option<Tensor> {
-    let (rows, columns) = (kernel.nrows(), kernel.ncols());
+/// The kernels of all parts as a tensor: rows are inputs, the positions of the kernel among them, and columns outputs.
+/// `turned`, outputs come first, part after part. `None` where numbers of the type cannot hold it.
+fn tensor(dtype: DType, parts: &[&Mat<f64>], extents: &[usize], turned: bool) -> Option<Tensor> {
+    let (rows, columns) = (parts.first()?.nrows(), parts.first()?.ncols());
     let area: usize = extents.iter().product();
-    let at = |i: usize, j: usize| kernel[(i, j)] as f32;
-    let (shape, values): (_, Vec<f32>) = match turned {
-        true => {
-            let shape = [&[columns, rows / area], extents].concat();
-            (shape, (0..columns).flat_map(|j| (0..rows).map(move |i| at(i, j))).collect())
+    let rising = |part: &&Mat<f64>| -> Vec<f32> {
+        let part = *part;
+        match turned {
+            true => (0..columns).flat_map(|j| (0..rows).map(move |i| part[(i, j)] as f32)).collect(),
+            false => (0..rows).flat_map(|i| (0..columns).map(move |j| part[(i, j)] as f32)).collect(),
         }
-        false => (vec![rows, columns], (0..rows).flat_map(|i| (0..columns).map(move |j| at(i, j))).collect()),
     };
-    let tensor = Tensor::from_f32(dtype, shape, values)?;
+    let shape = match turned {
+        true => [&[parts.len() * columns, rows / area], extents].concat(),
+        false => vec![rows, columns],
+    };
+    let tensor = Tensor::from_f32(dtype, shape, parts.iter().flat_map(rising).collect::<Vec<f32>>())?;
     let finite = tensor.to_f32()?.iter().all(|x| x.is_finite());
     finite.then_some(tensor)
 }

@@ -7,9 +7,10 @@
 
 use super::{
     Planned,
-    form::{Known, Whole, product},
+    form::{Known, Part, Whole, product},
     layer::Kind,
     metric::{Metric, means},
+    ranks::Choice,
     replace::replace,
 };
 use crate::{
@@ -84,8 +85,7 @@ impl Sequence<'_> {
             let fitted = refit.as_ref().and_then(|refit| refit.as_ref().ok());
             let split = self.splits.get(&layer.op).map(|planned| {
                 let weights = fitted.map(|f| f.weights.clone()).or_else(|| layer.weights(&model.graph));
-                let all = weights.and_then(|parts| parts.into_iter().next());
-                self.split(layer, planned, all.ok_or("its weights cannot be read")?, &found, cx.seed)
+                self.split(layer, planned, weights.ok_or("its weights cannot be read")?, &found, cx.seed)
             });
             new.push(New { refit, split });
             cx.progress().advance(1);
@@ -100,28 +100,35 @@ impl Sequence<'_> {
         &self,
         layer: &Layer,
         planned: &Planned<'_>,
-        mut all: Mat<f64>,
+        mut all: Vec<Mat<f64>>,
         found: &Found,
         seed: u64,
     ) -> std::result::Result<Split, String> {
-        let sums = match found.as_deref() {
-            Ok([[train, held]]) => Some(train.clone().plus(held)),
-            _ => None,
+        let Choice { form, ranks, .. } = planned.choice;
+        let (metrics, kernel) =
+            (Metric::found(found, layer.groups, layer.has_bias()), &*planned.candidate.kernel);
+        let weights: Vec<_> = all.iter().map(|part| layer.without_bias(part)).collect();
+        let part = |(k, (weights, metric))| {
+            let known = match planned.known(k) {
+                Some(known) if self.behind.contains(&layer.op) => Known::Nearly(known),
+                Some(known) => Known::These(known),
+                None => Known::Nothing,
+            };
+            Part { weights, metric, kernel, seed, known }
         };
-        let metric = sums.as_ref().map_or_else(Metric::plain, |sums| Metric::of(sums, layer.has_bias()));
-        let (weights, kernel) = (layer.without_bias(&all), &planned.candidate.kernel);
-        let known = match &planned.known {
-            Some(known) if self.behind.contains(&layer.op) => Known::Nearly(known),
-            Some(known) => Known::These(known),
-            None => Known::Nothing,
-        };
-        let whole = Whole { weights: &weights, metric: &metric, kernel, seed, known };
-        let form = planned.choice.form;
-        let kernels = whole.split(form, planned.choice.ranks)?;
-        if let Some(sums) = sums.filter(|_| self.repair && layer.has_bias()) {
-            let mean = means(&sums) * (weights - product(form, kernel, &kernels));
-            let last = all.nrows() - 1;
-            (0..all.ncols()).for_each(|k| all[(last, k)] += mean[(0, k)]);
+        let kernels =
+            Whole(weights.iter().zip(&metrics).enumerate().map(part).collect()).split(form, ranks)?;
+        if let Ok(found) = found
+            && self.repair
+            && layer.has_bias()
+        {
+            for (((all, weights), kernels), [train, held]) in
+                all.iter_mut().zip(weights).zip(&kernels).zip(found)
+            {
+                let mean = means(&train.clone().plus(held)) * (weights - product(form, kernel, kernels));
+                let last = all.nrows() - 1;
+                (0..all.ncols()).for_each(|k| all[(last, k)] += mean[(0, k)]);
+            }
         }
         Ok(Split { weights: self.repair.then_some(all), kernels })
     }
@@ -136,14 +143,14 @@ struct New {
 /// The kernels of a layer that is split.
 struct Split {
     /// Weights and bias that the layer is given before, where these are new.
-    weights: Option<Mat<f64>>,
-    kernels: Vec<Mat<f64>>,
+    weights: Option<Vec<Mat<f64>>>,
+    kernels: Vec<Vec<Mat<f64>>>,
 }
 
 impl Split {
     fn set(self, model: &mut Model, layer: &Layer, planned: &Planned<'_>) -> std::result::Result<(), String> {
         let g = &mut model.graph;
-        let set = self.weights.is_none_or(|weights| layer.set(g, &[weights]).is_some());
+        let set = self.weights.is_none_or(|weights| layer.set(g, &weights).is_some());
         let done = set.then(|| replace(g, planned.candidate, planned.choice.form, &self.kernels)).flatten();
         done.ok_or_else(|| "its factors do not fit its type of numbers".to_owned())
     }
