@@ -147,7 +147,7 @@ impl Planned<'_> {
             let metric = Metric::plain();
             let part = |(k, weights)| {
                 let known = self.known(k).map_or(Known::Nothing, Known::These);
-                Part { weights, metric: &metric, kernel: &*candidate.kernel, seed: cx.seed, known }
+                Part { weights, metric: &metric, kernel: &candidate.kernel, seed: cx.seed, known }
             };
             let whole = Whole(weights.iter().enumerate().map(part).collect());
             let kernels = whole.split(self.choice.form, self.choice.ranks)?;
