@@ -62,7 +62,7 @@ fn trained_models_become_smaller_and_run() {
 #[test]
 fn data_tell_better_than_weights_what_a_transformer_needs() {
     let original = simplified("vit");
-    let pipeline = "svd(ratio=0.5,exclude=[\"/patch*\"])";
+    let pipeline = "svd(ratio=0.5,guard=none,exclude=[\"/patch*\"])";
     let with = seen(pipeline, &original, 256);
     let mut without = original.clone();
     run(pipeline, &mut without, &mut Context::new());
@@ -97,7 +97,7 @@ fn groups_tables_transposed_and_recurrent_layers_are_split() {
 fn half_precision_stays_in_its_own_type() {
     let original = simplified("resnet20_fp16");
     // The layers of the first stage alone, which take a moment.
-    let pipeline = "svd(ratio=0.8,exclude=[\"/blocks/blocks.[3-8]*\", \"/fc*\"])";
+    let pipeline = "svd(ratio=0.8,guard=none,exclude=[\"/blocks/blocks.[3-8]*\", \"/fc*\"])";
     let model = seen(pipeline, &original, 64);
     let halves = |m: &Model| m.graph.initializers().filter(|(_, t)| t.dtype() == DType::F16).count();
     assert!(halves(&model) > halves(&original), "two kernels in the place of one");

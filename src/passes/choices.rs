@@ -25,6 +25,17 @@ pub enum Repair {
     None,
 }
 
+/// Whether the clock is asked if a change pays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Guard {
+    /// Where there is ONNX Runtime: what makes the model slower on this machine is left out.
+    #[default]
+    Auto,
+    /// Never: the same on every machine.
+    None,
+}
+
 /// The one of some shares that is given, by its place; refuses several, and what is no share.
 pub(super) fn one_share(options: &[(&str, Option<f64>)]) -> Result<Option<(usize, f64)>> {
     let given = options.iter().enumerate().filter_map(|(k, (name, share))| Some((k, *name, (*share)?)));

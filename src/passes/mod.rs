@@ -21,7 +21,7 @@ pub mod svd;
 mod targets;
 mod trade;
 
-pub use choices::{Repair, Scope};
+pub use choices::{Guard, Repair, Scope};
 pub use context::{Context, Progress, Remark, RemarkKind};
 pub use functions::inline_functions;
 pub use pass::{Changed, Named, Needs, NoOptions, Options, Pass, PassInfo};

@@ -45,14 +45,20 @@ pub(super) fn in_time<T>(
 
 /// The time of a changed model as a share of the whole one's, on the batch where that is larger.
 fn slowest(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f64> {
-    let timed = cx.latency(&[model, changed])?;
-    let slowest = timed.iter().map(|t| t.seconds[1] / t.seconds[0]).reduce(f64::max);
-    slowest.ok_or_else(|| {
+    let shares = shares_of_time(model, &[changed], cx)?;
+    shares.first().and_then(|of| of.iter().copied().reduce(f64::max)).ok_or_else(|| {
         Error::usage(
             "`latency` needs ONNX Runtime and inputs to time models on",
             "give some with `--calib`, or use `macs`",
         )
     })
+}
+
+/// For each of some changed models its time as a share of the whole one's, on each batch; nothing where there is no clock.
+pub(super) fn shares_of_time(model: &Model, changed: &[&Model], cx: &Context<'_>) -> Result<Vec<Vec<f64>>> {
+    let timed = cx.latency(&[&[model], changed].concat())?;
+    let of = |k: usize| timed.iter().map(|t| t.seconds[k + 1] / t.seconds[0]).collect();
+    Ok(if timed.is_empty() { Vec::new() } else { (0..changed.len()).map(of).collect() })
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use faer::Mat;
 const DOING: &str = "splitting";
 
 /// A choice for each candidate; `None` leaves it whole.
-type Chosen = Vec<Option<Choice>>;
+pub(super) type Chosen = Vec<Option<Choice>>;
 
 /// The mildest choice that meets the target, or why there is none.
 pub(super) fn choose(
@@ -73,7 +73,7 @@ fn within(
 }
 
 /// The model with layers split as chosen, but with zeros for weights: it takes as long.
-fn stand_in(model: &Model, candidates: &[Candidate], chosen: &[Option<Choice>]) -> Result<Model> {
+pub(super) fn stand_in(model: &Model, candidates: &[Candidate], chosen: &[Option<Choice>]) -> Result<Model> {
     let mut model = model.clone();
     for (candidate, choice) in candidates.iter().zip(chosen) {
         let Some(choice) = choice else { continue };

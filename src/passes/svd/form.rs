@@ -19,7 +19,7 @@ use super::{
 };
 use faer::Mat;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Form {
     Outputs,
     Inputs,

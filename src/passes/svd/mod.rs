@@ -5,6 +5,7 @@
 
 mod budget;
 mod form;
+mod guard;
 mod judge;
 mod layer;
 mod lookups;
@@ -18,7 +19,7 @@ mod spectrum;
 pub use options::SvdOptions;
 
 use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, pass::changed_options,
+    Changed, Context, Guard, Named, Needs, Options, Pass, RemarkKind, Repair, globs, pass::changed_options,
 };
 use crate::{
     error::{Error, Result},
@@ -33,7 +34,7 @@ use metric::Metric;
 use options::Target;
 use ranks::{Choice, Offer};
 use spectrum::Spectrum;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 const UNSEEN: &str =
     "errors are those of the weights: with samples of its inputs (`--calib`) they are those of the outputs";
@@ -73,7 +74,7 @@ impl Pass for Svd {
         let (before, said) = (cost::of_model(model), cx.remarks.len());
         let candidates = layer::find(self, model, cx);
         let Judged { offers, known, .. } = judge::judge(model, &candidates, self.options.round, cx)?;
-        let chosen = self.choose(model, &candidates, &offers, cx)?;
+        let chosen = self.choose(model, &candidates, offers, cx)?;
         if chosen.iter().all(Option::is_none) {
             let why = cx.remarks[said..].iter().find(|r| r.kind == RemarkKind::Missed);
             let why = why.map(|r| format!(" (`{}`: {})", r.at.name(), r.text)).unwrap_or_default();
@@ -112,13 +113,35 @@ impl Svd {
         &self,
         model: &Model,
         candidates: &[Candidate],
-        offers: &[Offer],
+        mut offers: Vec<Offer>,
         cx: &mut Context<'_>,
     ) -> Result<Vec<Option<Choice>>> {
-        let chosen = budget::choose(self.target, model, candidates, offers, cx)?;
+        let mut chosen = budget::choose(self.target, model, candidates, &offers, cx)?;
+        let mut slower = BTreeMap::new();
+        let timed = |chosen: &_, cx: &Context<'_>| match self.options.guard {
+            Guard::Auto => guard::slower(model, candidates, chosen, cx),
+            Guard::None => Ok(Vec::new()),
+        };
+        loop {
+            let found = timed(&chosen, cx)?;
+            if found.is_empty() {
+                break;
+            }
+            for (k, share) in found {
+                let form = chosen[k].map(|c| c.form);
+                offers[k].choices.retain(|c| Some(c.form) != form);
+                slower.insert(k, share);
+            }
+            chosen = budget::choose(self.target, model, candidates, &offers, cx).map_err(guard::hint)?;
+        }
         let place = |k: usize| model.graph.place(candidates[k].layer.op);
         for (k, offer) in offers.iter().enumerate().filter(|(k, _)| chosen[*k].is_none()) {
-            if !offer.choices.is_empty() {
+            if let Some(share) = slower.get(&k) {
+                cx.missed(
+                    place(k),
+                    format!("left whole: split, the model takes {share:.2} of its time here"),
+                );
+            } else if !offer.choices.is_empty() {
                 cx.missed(place(k), "left whole: no split that pays is good enough");
             }
         }

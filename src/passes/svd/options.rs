@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    passes::{Repair, choices},
+    passes::{Guard, Repair, choices},
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,8 @@ pub struct SvdOptions {
     pub exclude: Vec<String>,
     /// Whether what a split loses is made up for, as far as calibration samples tell how.
     pub repair: Repair,
+    /// Whether splits that make the model slower on this machine are left out.
+    pub guard: Guard,
 }
 
 impl Default for SvdOptions {
@@ -45,6 +47,7 @@ impl Default for SvdOptions {
             round: 8,
             exclude: Vec::new(),
             repair: Repair::default(),
+            guard: Guard::default(),
         }
     }
 }
