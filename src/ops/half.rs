@@ -19,6 +19,14 @@ pub struct Fixed {
 /// it cannot, or is not known.
 pub fn halves(op: &Op, dtype: DType) -> Option<Fixed> {
     let moves = is_move(&op.op_type);
+    let scatters = op.is("ScatterElements") || op.is("ScatterND");
+    if scatters && op.str("reduction").is_some_and(|how| how != "none") {
+        return None;
+    }
+    // The variance of a batch takes more digits.
+    if op.is("BatchNormalization") && op.int("training_mode").unwrap_or(0) != 0 {
+        return None;
+    }
     if !op.is_standard() || !(moves || dtype == DType::F16 && computes(&op.op_type)) {
         return None;
     }

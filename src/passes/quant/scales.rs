@@ -167,8 +167,7 @@ pub(super) fn fit(
         return None;
     }
     let fitted = |scale: usize| {
-        let (values, counts) =
-            elements(&lay, values.len(), scale).map(|at| (values[at], counts(at))).unzip();
+        let (values, counts) = elements(&lay, values.len(), scale).map(|at| (values[at], counts(at))).unzip();
         integers.fit(&Group { values, counts })
     };
     let (scales, zero_points) = (0..lay.scales()).into_par_iter().map(fitted).unzip();
