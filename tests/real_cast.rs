@@ -158,7 +158,6 @@ fn each_operator_computes_in_half_precision_what_it_did() {
                 result => wrong.push(format!("{precision} {} {halved:?}: {result:?}", case.name)),
             }
         }
-        println!("{precision}: {} operators: {seen:?}", seen.len());
         few.extend((seen.len() < operators).then(|| format!("{precision}: only {seen:?}")));
     }
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
