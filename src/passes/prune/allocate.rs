@@ -5,7 +5,7 @@
 //! counts (so a curve that is not convex is jumped along its lower hull), until the target is met. What was saved in
 //! excess is then given back where it undoes most damage.
 
-use super::select::Plan;
+use super::select::{Candidate, Plan};
 
 /// A choice of counts.
 type Kept = Vec<Option<usize>>;
@@ -17,7 +17,7 @@ impl Plan<'_> {
         target: u64,
         cost: impl Fn(&[Option<usize>]) -> u64,
     ) -> Result<Kept, u64> {
-        let counts: Vec<Vec<usize>> = self.candidates.iter().map(|c| self.counts(c.group.size)).collect();
+        let counts: Vec<Vec<usize>> = self.candidates.iter().map(Candidate::counts).collect();
         let mut kept: Kept = vec![None; self.candidates.len()];
         let mut now = cost(&kept);
         while now > target {
@@ -80,7 +80,7 @@ fn with(kept: &[Option<usize>], k: usize, n: Option<usize>) -> Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PruneOptions, select::Candidate};
+    use super::super::PruneOptions;
     use super::*;
     use crate::ops::axes::{Arena, Group};
     use proptest::prelude::*;
@@ -88,7 +88,7 @@ mod tests {
     fn candidate(arena: &mut Arena, damage: Vec<f64>) -> Candidate {
         let size = damage.len() - 1;
         let group = Group { factor: arena.leaf(Some(size)), size, members: Vec::new(), exact: true };
-        Candidate { group, scores: (0..size).map(|k| k as f64).collect(), damage: Some(damage) }
+        Candidate { group, step: 1, scores: (0..size).map(|k| k as f64).collect(), damage: Some(damage) }
     }
     fn curve() -> impl Strategy<Value = Vec<f64>> {
         prop::collection::vec(0.0..1.0f64, 4..20).prop_map(|steps| {
@@ -105,7 +105,7 @@ mod tests {
         fn targets_are_met_and_nothing_is_cut_in_vain(curves in prop::collection::vec(curve(), 1..5), share in 0.4..0.95f64) {
             let mut arena = Arena::default();
             let candidates: Vec<_> = curves.into_iter().map(|c| candidate(&mut arena, c)).collect();
-            let options = PruneOptions { round: 1, ..PruneOptions::default() };
+            let options = PruneOptions::default();
             let plan = Plan { arena: &arena, prices: &[], weights: &[], candidates: &candidates, options: &options };
             // Neighbours multiply, as channels in and out do.
             let cost = |kept: &[Option<usize>]| {
@@ -127,7 +127,7 @@ mod tests {
         let mut arena = Arena::default();
         let candidates =
             [vec![0.0, 1.0, 2.0, 3.0, 4.0], vec![0.0, 0.0, 0.0, 5.0, 9.0]].map(|c| candidate(&mut arena, c));
-        let options = PruneOptions { round: 1, ..PruneOptions::default() };
+        let options = PruneOptions::default();
         let plan =
             Plan { arena: &arena, prices: &[], weights: &[], candidates: &candidates, options: &options };
         let positions = |kept: &[Option<usize>]| plan.positions(kept);

@@ -82,7 +82,7 @@ pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Kept> {
 /// The choice, if it cuts anything.
 fn cutting(plan: &Plan<'_>, kept: Kept) -> Result<Kept> {
     if kept.iter().all(Option::is_none) {
-        let round = plan.options.round;
+        let round = plan.candidates.iter().map(|c| c.step).max().unwrap_or(1);
         let text = format!("every count rounds back to the full one; a `round` below {round} cuts finer");
         return Err(Error::BelowBar(text));
     }

@@ -11,8 +11,10 @@ mod budget;
 mod damage;
 mod options;
 mod reader;
+mod reasons;
 mod record;
 mod repair;
+mod rounding;
 mod score;
 mod select;
 mod survey;
@@ -27,20 +29,17 @@ use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Tensor, Use, ValueId, Where},
     ops::{
-        axes::{Factors, Flow, Group, Keep, Price, Stays, WORKED_ALONG},
+        axes::{Factors, Flow, Group, Keep, Stays},
         infer_types,
-        quantized::{dequantized, is_narrow},
+        quantized::is_narrow,
     },
 };
 use budget::{Budget, Of};
 use globset::GlobSet;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
+use reasons::QUANTIZED;
 use record::Record;
 use select::{Candidate, Plan, Weight};
-use std::collections::{BTreeMap, HashSet};
-
-/// Integers do not tell what matters: their scales stand elsewhere.
-const QUANTIZED: &str = "its weights are quantized: prune first, then quantize";
 
 const UNREPAIRED: &str =
     "not repaired: with samples of its inputs (`--calib`) the weights that stay are fitted anew";
@@ -130,7 +129,7 @@ impl Prune {
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
         }
-        let locked = locked(model, flow, &open);
+        let locked = reasons::locked(model, flow, &open);
         for (at, why) in &locked {
             cx.missed(at.clone(), why.clone());
         }
@@ -146,7 +145,7 @@ impl Prune {
             Of::Latency => budget::in_time(&plan, budget.share, model, flow, cx),
             _ => budget::choose(&plan, budget),
         };
-        let kept = chosen.map_err(|e| explain(e, &left_alone, &locked))?;
+        let kept = chosen.map_err(|e| reasons::explain(e, &left_alone, &locked))?;
         for (candidate, n) in open.iter().zip(&kept) {
             let Some(n) = n else { continue };
             let group = &candidate.group;
@@ -218,7 +217,8 @@ impl Prune {
             } else if let Some(scores) =
                 score::of_group(&model.graph, &flow.arena, &group, self.options.criterion, &mut random)
             {
-                open.push(Candidate { group, scores, damage: None });
+                let step = rounding::multiple(&model.graph, &group, self.options.round);
+                open.push(Candidate { group, step, scores, damage: None });
             } else {
                 left_alone.push((group, "its weights are no floating-point numbers"));
             }
@@ -266,50 +266,6 @@ fn place(model: &Model, group: &Group) -> Where {
         Some(Use::Input(op, _) | Use::Capture(op)) => g.place(*op),
         None => Where::Value(g.name_of(member.value).to_owned()),
     }
-}
-
-/// Layers no axis of which can shrink, with the reasons.
-fn locked(model: &Model, flow: &Flow<'_>, open: &[Candidate]) -> Vec<(Where, String)> {
-    let open: HashSet<_> = open.iter().map(|c| c.group.factor).collect();
-    let quantized = dequantized(&model.graph);
-    let mut locked = Vec::new();
-    for op in flow.prices().iter().map(|Price { op, .. }| *op) {
-        let weights = model.graph.inputs_of(op).into_iter().flatten();
-        if weights.clone().any(|v| quantized.contains(&v)) {
-            locked.push((model.graph.place(op), QUANTIZED.to_owned()));
-            continue;
-        }
-        let weights = weights.filter(|v| model.graph.initializer(*v).is_some_and(|t| t.rank() > 1));
-        let leaves: Vec<_> =
-            weights.flat_map(|v| flow.known_dims(v)).flat_map(|f| flow.arena.leaves(*f)).collect();
-        if leaves.iter().any(|l| open.contains(l)) {
-            continue;
-        }
-        let reasons = leaves.iter().filter(|l| flow.arena.size(**l) != Some(1));
-        let reasons = reasons.filter_map(|l| flow.arena.frozen(*l)).filter(|why| &***why != WORKED_ALONG);
-        let mut reasons: Vec<&str> = reasons.map(|why| &**why).collect();
-        reasons.sort_unstable();
-        reasons.dedup();
-        if !reasons.is_empty() {
-            locked.push((model.graph.place(op), format!("no axis can shrink: {}", reasons.join("; "))));
-        }
-    }
-    locked
-}
-
-/// Adds the commonest reasons for what was left alone to an error.
-fn explain(error: Error, left_alone: &[(Group, &str)], locked: &[(Where, String)]) -> Error {
-    let Error::BelowBar(text) = error else { return error };
-    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    let all = left_alone.iter().map(|(_, why)| *why).chain(locked.iter().map(|(_, why)| why.as_str()));
-    all.for_each(|why| *reasons.entry(why).or_default() += 1);
-    let mut reasons: Vec<_> = reasons.into_iter().map(|(why, n)| (std::cmp::Reverse(n), why)).collect();
-    reasons.sort_unstable();
-    let reasons: Vec<_> = reasons.iter().take(3).map(|(n, why)| format!("{} x {why}", n.0)).collect();
-    if reasons.is_empty() {
-        return Error::BelowBar(text);
-    }
-    Error::BelowBar(format!("{text} (left alone: {})", reasons.join(", ")))
 }
 
 /// The first names and how many more there are.

@@ -57,8 +57,9 @@ pub struct PruneOptions {
     pub scope: Scope,
     /// In how many steps the target is reached: after each, what is left is repaired and judged anew.
     pub steps: usize,
-    /// Kept counts are multiples of this in groups at least twice as wide.
-    pub round: usize,
+    /// Kept counts are multiples of this in groups at least twice as wide; where nothing is given, of what suits the
+    /// layers.
+    pub round: Option<usize>,
     /// Globs of names of ops and weights whose groups stay whole.
     pub exclude: Vec<String>,
     /// Also cut groups over which a statistic runs (LayerNormalization, softmax, a mean).
@@ -78,7 +79,7 @@ impl Default for PruneOptions {
             criterion: Criterion::default(),
             scope: Scope::default(),
             steps: 1,
-            round: 8,
+            round: None,
             exclude: Vec::new(),
             lossy: false,
             repair: Repair::default(),
@@ -115,7 +116,7 @@ impl PruneOptions {
     }
     /// Refuses values that make no sense; returns the compiled globs.
     pub(super) fn check(&self) -> Result<GlobSet> {
-        if self.round == 0 {
+        if self.round == Some(0) {
             return Err(Error::usage("`round` is 0", "1 turns rounding off"));
         }
         globs::excluded(&self.exclude)

@@ -11,6 +11,8 @@ use std::collections::HashMap;
 /// A group with a score for each of its positions.
 pub(super) struct Candidate {
     pub(super) group: Group,
+    /// Kept counts are multiples of this.
+    pub(super) step: usize,
     pub(super) scores: Vec<f64>,
     /// By data: the error of the model's outputs after so many positions, those of least score, are gone.
     pub(super) damage: Option<Vec<f64>>,
@@ -22,6 +24,19 @@ impl Candidate {
         let gone = self.group.size.saturating_sub(n);
         let known = self.damage.as_ref().and_then(|d| d.get(gone)).copied();
         known.unwrap_or(gone as f64 / self.group.size as f64)
+    }
+    /// The counts below all that are allowed.
+    pub(super) fn counts(&self) -> Vec<usize> {
+        let size = self.group.size;
+        let mut counts: Vec<usize> = (0..size).map(|n| self.rounded(n)).filter(|n| *n < size).collect();
+        counts.dedup();
+        counts
+    }
+    /// The nearest count that is allowed.
+    fn rounded(&self, wanted: usize) -> usize {
+        let (size, step) = (self.group.size, self.step.max(1));
+        let least = ((size as f64 * LEAST_SHARE).ceil() as usize).max(1);
+        ((wanted.max(least) + step / 2) / step * step).clamp(step, size.max(step))
     }
 }
 
@@ -59,7 +74,7 @@ impl Plan<'_> {
                 Scope::Global => c.scores.iter().filter(|s| **s >= threshold).count(),
                 Scope::Layer => size - (level * size as f64) as usize,
             };
-            Some(self.rounded(wanted, size)).filter(|n| *n < size)
+            Some(c.rounded(wanted)).filter(|n| *n < size)
         };
         self.candidates.iter().map(stay).collect()
     }
@@ -125,18 +140,5 @@ impl Plan<'_> {
             keep.insert(c.group.factor, order);
         }
         keep
-    }
-    /// The counts below all that are allowed.
-    pub(super) fn counts(&self, size: usize) -> Vec<usize> {
-        let mut counts: Vec<usize> = (0..size).map(|n| self.rounded(n, size)).filter(|n| *n < size).collect();
-        counts.dedup();
-        counts
-    }
-    /// The nearest count that is allowed.
-    fn rounded(&self, wanted: usize, size: usize) -> usize {
-        let least = ((size as f64 * LEAST_SHARE).ceil() as usize).max(1);
-        let step = if size >= 2 * self.options.round { self.options.round } else { 1 };
-        let count = wanted.max(least);
-        ((count + step / 2) / step * step).clamp(step.max(1), size.max(step))
     }
 }
