@@ -25,7 +25,7 @@ use onnx_compress::{
     ops::{axes::Flow, infer_types},
     passes::{
         Context, Named, Pipeline,
-        prune::{Prune, PruneOptions},
+        prune::{Prune, PruneOptions, lift},
         svd::Svd,
     },
     runtime::{Measurer, Optimize, Runtime, Samples, Session, SessionOptions, Synthesis},
@@ -158,6 +158,7 @@ fn zeroed(original: &Model, pipeline: &Pipeline) -> Option<Model> {
             continue;
         }
         let options: PruneOptions = serde_json::from_value(pass.options().into()).expect("its own options");
+        lift(&mut model);
         infer_types(&mut model).unwrap_or_else(|e| panic!("{e}"));
         let flow = Flow::of(&model);
         let prune = Prune::new(options).expect("checked when the pipeline was read");

@@ -86,8 +86,7 @@ fn run_all(models: &[PathBuf]) -> Vec<String> {
 
 #[test]
 fn pretrained_models_go_through_every_pass() {
-    // All their weights lie in the bodies of If, or come out of one.
-    assert_eq!(run_all(&support::corpus()), ["silero_vad", "silero_vad_op18_ifless"]);
+    assert_eq!(run_all(&support::corpus()), [""; 0]);
 }
 
 #[test]

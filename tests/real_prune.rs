@@ -12,7 +12,7 @@ use onnx_compress::{
     },
     passes::{
         Context, Named, Pipeline,
-        prune::{Prune, PruneOptions},
+        prune::{Prune, PruneOptions, lift},
     },
     runtime::{Measurer, Runtime, Samples, SessionOptions},
 };
@@ -27,6 +27,7 @@ use support::{
 fn simplified(path: &Path) -> Model {
     let mut model = lower::load(path).unwrap();
     run("simplify", &mut model);
+    lift(&mut model);
     ops::infer_types(&mut model).unwrap();
     model
 }
@@ -71,8 +72,11 @@ fn the_oracle_holds_on_the_zoo() {
 
 #[test]
 fn the_oracle_holds_on_pretrained_models() {
-    let total: usize = corpus().iter().map(|p| holds(p)).sum();
-    assert!(total > 0);
+    let counts: Vec<_> = corpus().iter().map(|p| (name(p).to_owned(), holds(p))).collect();
+    assert!(counts.iter().any(|(_, n)| *n > 0));
+    // Every layer of these is in the branches of an If.
+    let branched: Vec<_> = counts.iter().filter(|(name, _)| name.starts_with("silero_vad")).collect();
+    assert!(!branched.is_empty() && branched.iter().all(|(_, n)| *n >= 3), "{branched:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use onnx_compress::{
 };
 use predicates::str::contains;
 use support::{
+    corpus,
     oracle::{Oracle, relative_difference},
     zoo, zoo_data,
 };
@@ -24,7 +25,10 @@ fn images(model: &Model, n: usize) -> Samples {
 }
 /// The model after passes, written and read again.
 fn compressed(original: &Model, pipeline: &str) -> Model {
-    let measurer = Measurer::new(runtime(), images(original, 32), SessionOptions::default());
+    compressed_by(original, pipeline, images(original, 32))
+}
+fn compressed_by(original: &Model, pipeline: &str, samples: Samples) -> Model {
+    let measurer = Measurer::new(runtime(), samples, SessionOptions::default());
     let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
     let _ = pipeline.parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
     lower::parse(lower::to_bytes(&model).unwrap().into(), None).unwrap()
@@ -39,6 +43,23 @@ fn difference(a: &Model, b: &Model) -> f32 {
     let first = |m: &Model| Oracle::new().run(m, &batch)[0].1.to_f32().unwrap().into_owned();
     relative_difference(&first(a), &first(b))
 }
+/// All layers of this model are in the branches of an If.
+#[test]
+fn weights_of_bodies_go_back() {
+    let path = corpus().into_iter().find(|p| p.ends_with("silero_vad.onnx")).expect("set up");
+    let original = lower::load(&path).unwrap();
+    let pruned = compressed_by(&original, "simplify,prune(ratio=0.4)", Samples::from_batches([]));
+    let full = restored(&pruned, &original).unwrap();
+    assert!(work(&pruned) < work(&original) && work(&full) == work(&original));
+    let difference = Oracle::new().difference(&pruned, &full);
+    assert!(difference <= 1e-4, "outputs differ by {difference} of their size");
+}
+fn work(model: &Model) -> u64 {
+    let mut model = model.clone();
+    ops::infer_types(&mut model).unwrap();
+    cost::of_model(&model).macs
+}
+
 fn shapes(model: &Model) -> Vec<(String, Vec<usize>)> {
     let g = &model.graph;
     let mut shapes: Vec<_> =

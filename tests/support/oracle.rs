@@ -94,25 +94,31 @@ pub(crate) fn random_inputs(model: &Model) -> Batch {
         let ty = g.tensor_type(*v).expect("inputs are tensors");
         let dims = ty.shape.expect("inputs have a rank");
         let rank = dims.len();
+        // A recurrent state has its layers first.
+        let batch = if dims.len() == 3 && matches!(dims[0], Dim::Known(_)) { 1 } else { 0 };
         let dims = dims.iter().enumerate();
         let shape: Vec<usize> = dims
             .map(|(k, d)| match d {
                 Dim::Known(n) => *n,
                 other => {
                     // Long enough for the windows of audio models, short enough for the positions of language models.
-                    let free = if k == 0 {
+                    let free = if k == batch {
                         2
                     } else if rank == 2 && ty.dtype == Some(DType::F32) {
                         512
                     } else {
                         64
                     };
-                    *named.entry(other.to_string()).or_insert(free)
+                    match other {
+                        Dim::Symbol(name) => *named.entry(name.to_string()).or_insert(free),
+                        _ => free,
+                    }
                 }
             })
             .collect();
         let n = shape.iter().product();
         let tensor = match ty.dtype.expect("inputs have a type") {
+            DType::I64 if g.name_of(*v) == "sr" => Tensor::from_vec(shape, vec![16_000i64; n]),
             DType::I64 => Tensor::from_vec(shape, (0..n).map(|_| rng.random_range(0..2i64)).collect()),
             DType::I32 => Tensor::from_vec(shape, (0..n).map(|_| rng.random_range(0..2i32)).collect()),
             DType::U8 => Tensor::from_vec(shape, (0..n).map(|_| rng.random_range(0..255u8)).collect()),

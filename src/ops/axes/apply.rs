@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, Origin, Tensor, Use, ValueId, Where},
+    ir::{Graph, Model, OpId, Origin, Tensor, Use, ValueId, Where},
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -17,9 +17,37 @@ pub type Keep = BTreeMap<Factor, Vec<usize>>;
 /// What shrinking needs of an analysis, free of the model it was made from.
 pub struct Cut {
     arena: Arena,
-    rewrites: Vec<Rewrite>,
+    rewrites: Rewrites,
     weights: Stays,
     keep: Keep,
+}
+
+/// What besides weights changes in a graph, and in the bodies of its ops.
+struct Rewrites {
+    own: Vec<Rewrite>,
+    bodies: Vec<(OpId, Vec<Rewrites>)>,
+}
+
+impl Rewrites {
+    fn of(flow: &Flow<'_>) -> Rewrites {
+        let bodies = flow.bodies.iter().map(|(op, bodies)| (*op, bodies.iter().map(Rewrites::of).collect()));
+        Rewrites { own: flow.rewrites.clone(), bodies: bodies.collect() }
+    }
+    /// Changes the graph; inner types are cleared.
+    fn apply(&self, graph: &mut Graph, arena: &Arena, size: &impl Fn(Factor) -> usize) {
+        for rewrite in &self.own {
+            rewrite.apply(graph, arena, size);
+        }
+        for (op, bodies) in &self.bodies {
+            let mut bodies = bodies.iter();
+            graph
+                .edit_bodies(*op, |body| bodies.next().map(|inner| inner.apply(body, arena, size)).is_some());
+        }
+        let fixed: HashSet<ValueId> = graph.inputs.iter().chain(&graph.outputs).copied().collect();
+        for v in graph.values().filter(|v| !fixed.contains(v)).collect::<Vec<_>>() {
+            graph.value_mut(v).ty = None;
+        }
+    }
 }
 
 /// Initializers that lose positions, and which positions stay along each of their axes (`None`: all).
@@ -71,7 +99,7 @@ impl Flow<'_> {
                 weights.insert(v, axes);
             }
         }
-        Cut { weights: Stays(weights), arena: self.arena.clone(), rewrites: self.rewrites.clone(), keep }
+        Cut { weights: Stays(weights), arena: self.arena.clone(), rewrites: Rewrites::of(self), keep }
     }
 }
 
@@ -87,13 +115,7 @@ impl Cut {
         self.each_axis(graph, |_, tensor, axis, keep| take(tensor, axis, keep))?;
         let kept = |f: Factor| self.keep.get(&f).map(Vec::len);
         let size = |f: Factor| self.arena.extent(f, &kept);
-        for rewrite in &self.rewrites {
-            rewrite.apply(graph, &self.arena, &size);
-        }
-        let fixed: HashSet<ValueId> = graph.inputs.iter().chain(&graph.outputs).copied().collect();
-        for v in graph.values().filter(|v| !fixed.contains(v)).collect::<Vec<_>>() {
-            graph.value_mut(v).ty = None;
-        }
+        self.rewrites.apply(graph, &self.arena, &size);
         graph.sweep();
         Ok(())
     }

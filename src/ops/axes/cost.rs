@@ -6,18 +6,19 @@ use super::{
 };
 use crate::{
     ir::OpId,
-    ops::{
-        cost,
-        macs::{self, Axis, Product},
-    },
+    ops::macs::{self, Axis, Product},
 };
 
-/// The multiply-accumulates of one op, its bodies included, as [`cost::of_op`] counts them.
+/// The multiply-accumulates of one op, its bodies included, as [`crate::ops::cost::of_op`] counts them.
 #[derive(Clone, Debug)]
 pub struct Price {
     /// The op.
     pub op: OpId,
     products: Vec<Product<Factor>>,
+    /// Those of its bodies.
+    bodies: Vec<Vec<Price>>,
+    /// Whether but one of the bodies is run: the dearest counts.
+    one: bool,
 }
 
 impl Price {
@@ -25,7 +26,13 @@ impl Price {
     /// (a batch) count as 1.
     pub fn macs(&self, arena: &Arena, kept: &impl Fn(Factor) -> Option<usize>) -> u64 {
         let value = |p: &Product<Factor>| p.value(|f| arena.extent(*f, kept) as u64);
-        self.products.iter().map(value).fold(0, u64::saturating_add)
+        let own = self.products.iter().map(value).fold(0, u64::saturating_add);
+        let bodies = self
+            .bodies
+            .iter()
+            .map(|ops| ops.iter().map(|op| op.macs(arena, kept)).fold(0, u64::saturating_add));
+        let bodies = if self.one { bodies.max().unwrap_or(0) } else { bodies.fold(0, u64::saturating_add) };
+        own.saturating_add(bodies)
     }
 }
 
@@ -47,15 +54,24 @@ impl Arena {
 
 impl Flow<'_> {
     /// The price of every op that costs multiply-accumulates. Together they are those of the main graph as
-    /// [`cost::of_model`] counts them.
+    /// [`crate::ops::cost::of_model`] counts them.
     pub fn prices(&self) -> Vec<Price> {
-        let prices = self.graph.ops().map(|op| self.price(op));
-        prices.filter(|p| p.macs(&self.arena, &|_| None) > 0).collect()
+        let mut prices = self.all_prices();
+        prices.retain(|p| p.macs(&self.arena, &|_| None) > 0);
+        prices
+    }
+    fn all_prices(&self) -> Vec<Price> {
+        self.graph.ops().map(|op| self.price(op)).collect()
     }
     fn price(&self, op: OpId) -> Price {
         let own = macs::of_op(self.graph, op).unwrap_or_default();
-        let bodies = Product { times: cost::of_bodies(self.graph, op).macs, ..Product::of([]) };
-        Price { op, products: own.iter().map(|p| self.over_factors(p)).chain([bodies]).collect() }
+        let bodies = self.bodies.iter().filter(|(of, _)| *of == op).flat_map(|(_, bodies)| bodies);
+        Price {
+            op,
+            products: own.iter().map(|p| self.over_factors(p)).collect(),
+            bodies: bodies.map(Flow::all_prices).collect(),
+            one: self.graph.op(op).is("If"),
+        }
     }
     /// The product over factors; the extents of axes that the analysis did not meet are multiplied in.
     fn over_factors(&self, product: &Product<Axis>) -> Product<Factor> {

@@ -1,4 +1,5 @@
-//! The analysis: every axis of every value of a model's main graph becomes a factor, every op unifies some.
+//! The analysis: every axis of every value of a model becomes a factor, every op unifies some. In a body of control flow
+//! the axes of what it captures are those of the graph around it.
 
 use super::{
     attention, einsum,
@@ -6,14 +7,14 @@ use super::{
     rewrite::Rewrite,
     rule, structural, table,
 };
-use crate::ir::{Graph, Model, OpId, ValueId};
-use std::collections::HashMap;
+use crate::ir::{Graph, Model, OpId, Origin, ValueId};
+use std::collections::{HashMap, HashSet};
 
 /// The axes of a model. Types must have been inferred: axes of values without a known rank are not followed.
 pub struct Flow<'g> {
     pub(super) graph: &'g Graph,
     pub(super) opset: i64,
-    /// All factors.
+    /// All factors. A body has none of its own: while it is analysed it works in those of the main graph.
     pub arena: Arena,
     pub(super) rewrites: Vec<Rewrite>,
     /// Sums of products inside operators that are no MatMul: the operands that have the axis summed over, and the axis.
@@ -21,26 +22,36 @@ pub struct Flow<'g> {
     dims: HashMap<ValueId, Factors>,
     /// The axes that a computed shape describes.
     pub(super) shapes: HashMap<ValueId, Factors>,
+    /// What a body captures that is an initializer outside.
+    pub(super) weights: HashSet<ValueId>,
+    /// The bodies of each op that has any, in order.
+    pub(super) bodies: Vec<(OpId, Vec<Flow<'g>>)>,
 }
 
 impl<'g> Flow<'g> {
-    /// Analyses the main graph. What bodies of control flow capture, graph inputs and outputs, and the operands of
-    /// operators without a rule keep their extents.
+    /// Analyses the main graph and the bodies in it. Graph inputs and outputs, what goes into and comes out of bodies, and
+    /// the operands of operators without a rule keep their extents.
     pub fn of(model: &'g Model) -> Flow<'g> {
-        let graph = &model.graph;
-        let (arena, rewrites, sums, dims, shapes) = Default::default();
-        let mut flow = Flow { graph, opset: model.opset(), arena, rewrites, sums, dims, shapes };
-        for v in &graph.inputs {
-            flow.freeze_value(*v, "graph input");
-        }
-        for op in graph.order() {
-            flow.visit(op);
-        }
-        for v in &graph.outputs {
-            flow.freeze_value(*v, "graph output");
-        }
+        let mut flow = Flow::over(&model.graph, model.opset());
+        flow.walk("graph input", "graph output");
         flow.mark_leftovers();
         flow
+    }
+    fn over(graph: &'g Graph, opset: i64) -> Flow<'g> {
+        let (arena, rewrites, sums, dims, shapes, weights, bodies) = Default::default();
+        Flow { graph, opset, arena, rewrites, sums, dims, shapes, weights, bodies }
+    }
+    fn walk(&mut self, input: &str, output: &str) {
+        let graph = self.graph;
+        for v in &graph.inputs {
+            self.freeze_value(*v, input);
+        }
+        for op in graph.order() {
+            self.visit(op);
+        }
+        for v in &graph.outputs {
+            self.freeze_value(*v, output);
+        }
     }
     fn visit(&mut self, op: OpId) {
         let node = self.graph.op(op);
@@ -54,9 +65,29 @@ impl<'g> Flow<'g> {
         if !known {
             self.freeze_op(op, &format!("no axis rule covers {} here", node.op_type));
         }
-        for v in self.graph.captures_of(op) {
-            self.freeze_value(v, "used inside a control-flow body");
+        let bodies: Vec<_> = self.graph.op(op).bodies().map(|body| self.body(body)).collect();
+        if !bodies.is_empty() {
+            self.bodies.push((op, bodies));
         }
+    }
+    /// Analyses a body of an op of this graph.
+    fn body(&mut self, graph: &'g Graph) -> Flow<'g> {
+        let mut body = Flow::over(graph, self.opset);
+        for v in graph.values().filter(|v| graph.value(*v).origin == Origin::Captured) {
+            let Some(outer) = self.graph.find(graph.name_of(v)) else { continue };
+            body.dims.extend(self.dims(outer).map(|dims| (v, dims)));
+            if self.is_weight(outer) {
+                body.weights.insert(v);
+            }
+        }
+        std::mem::swap(&mut self.arena, &mut body.arena);
+        body.walk("goes into a control-flow body", "comes out of a control-flow body");
+        std::mem::swap(&mut self.arena, &mut body.arena);
+        body
+    }
+    /// Whether a value is an initializer, here or outside.
+    pub(super) fn is_weight(&self, v: ValueId) -> bool {
+        self.graph.initializer(v).is_some() || self.weights.contains(&v)
     }
     /// The factors of a value's axes; `None` where its rank is not known.
     pub fn dims(&mut self, v: ValueId) -> Option<Factors> {

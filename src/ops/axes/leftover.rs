@@ -13,6 +13,16 @@ type Leaves = HashSet<Factor>;
 impl Flow<'_> {
     /// Marks the leaves that such sums run over and whose removed positions are zero in neither operand.
     pub(super) fn mark_leftovers(&mut self) {
+        self.mark_own();
+        let mut bodies = std::mem::take(&mut self.bodies);
+        for body in bodies.iter_mut().flat_map(|(_, bodies)| bodies) {
+            std::mem::swap(&mut self.arena, &mut body.arena);
+            body.mark_leftovers();
+            std::mem::swap(&mut self.arena, &mut body.arena);
+        }
+        self.bodies = bodies;
+    }
+    fn mark_own(&mut self) {
         let inside = self.sums.iter().map(|(operands, axis)| (operands.clone(), self.open(*axis)));
         let inside = inside.filter(|(operands, _)| self.all_computed(operands));
         let sums: Vec<_> = self.graph.ops().filter_map(|op| self.computed_sum(op)).chain(inside).collect();
@@ -36,7 +46,7 @@ impl Flow<'_> {
         self.all_computed(&[a, b]).then(|| (vec![a, b], over))
     }
     fn all_computed(&self, operands: &[ValueId]) -> bool {
-        operands.iter().all(|v| self.graph.initializer(*v).is_none())
+        !operands.iter().any(|v| self.is_weight(*v))
     }
     /// The leaves of an axis that may shrink.
     fn open(&self, axis: Factor) -> Vec<Factor> {
@@ -64,7 +74,7 @@ impl Flow<'_> {
             let leaves = self.known_dims(v).iter().flat_map(|f| self.arena.leaves(*f));
             leaves.filter(|l| wanted.contains(l)).collect()
         };
-        for (v, _) in self.graph.initializers() {
+        for v in self.graph.values().filter(|v| self.is_weight(*v)) {
             zeros.insert(v, carried(v));
         }
         for op in self.graph.order() {

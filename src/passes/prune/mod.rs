@@ -9,6 +9,7 @@ mod activity;
 mod allocate;
 mod budget;
 mod damage;
+mod lift;
 mod options;
 mod reader;
 mod reasons;
@@ -27,7 +28,7 @@ pub use unprune::unprune;
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, pass::changed_options};
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, Tensor, Use, ValueId, Where},
+    ir::{Graph, Model, Tensor, ValueId, Where},
     ops::{
         axes::{Factors, Flow, Group, Keep, Stays},
         infer_types,
@@ -36,6 +37,7 @@ use crate::{
 };
 use budget::{Budget, Of};
 use globset::GlobSet;
+pub use lift::lift;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 use reasons::QUANTIZED;
 use record::Record;
@@ -77,7 +79,10 @@ impl Pass for Prune {
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         infer_types(model)?;
         let repair = self.options.repair == Repair::Auto && cx.has_samples();
-        let (mut left, mut stays, mut cut_model) = (1.0, Stays::default(), model.clone());
+        let mut original = model.clone();
+        lift(&mut original);
+        infer_types(&mut original)?;
+        let (mut left, mut stays, mut cut_model) = (1.0, Stays::default(), original.clone());
         let mut record = Record::of(model)?.unwrap_or_default();
         for step in 1..=self.options.steps {
             // Steps take off equal shares of what is left; what one took in excess, the next leave.
@@ -100,7 +105,7 @@ impl Pass for Prune {
             stays.then(cut.stays());
             left *= share;
             if repair {
-                repair::run(model, &mut cut_model, &stays, cx)?;
+                repair::run(&original, &mut cut_model, &stays, cx)?;
             }
         }
         if self.options.repair == Repair::Auto && !repair {
@@ -231,7 +236,9 @@ impl Prune {
         !self.exclude.is_empty()
             && group.members.iter().any(|m| {
                 self.exclude.is_match(g.name_of(m.value))
-                    || g.uses(m.value).iter().any(|u| self.exclude.is_match(g.place(u.op()).name()))
+                    || lift::readers(g, m.value)
+                        .iter()
+                        .any(|(g, op, _)| self.exclude.is_match(g.place(*op).name()))
             })
     }
 }
@@ -262,8 +269,8 @@ fn place(model: &Model, group: &Group) -> Where {
     let g = &model.graph;
     let weight = group.members.iter().find(|m| g.initializer(m.value).is_some_and(|t| t.rank() > 1));
     let Some(member) = weight.or(group.members.first()) else { return Where::Model };
-    match g.uses(member.value).first() {
-        Some(Use::Input(op, _) | Use::Capture(op)) => g.place(*op),
+    match lift::readers(g, member.value).first() {
+        Some((g, op, _)) => g.place(*op),
         None => Where::Value(g.name_of(member.value).to_owned()),
     }
 }

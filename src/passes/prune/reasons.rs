@@ -20,7 +20,8 @@ pub(super) fn locked(model: &Model, flow: &Flow<'_>, open: &[Candidate]) -> Vec<
     let quantized = dequantized(&model.graph);
     let mut locked = Vec::new();
     for op in flow.prices().iter().map(|Price { op, .. }| *op) {
-        let weights = model.graph.inputs_of(op).into_iter().flatten();
+        let g = &model.graph;
+        let weights = g.inputs_of(op).into_iter().flatten().chain(g.captures_of(op));
         if weights.clone().any(|v| quantized.contains(&v)) {
             locked.push((model.graph.place(op), QUANTIZED.to_owned()));
             continue;

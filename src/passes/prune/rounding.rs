@@ -1,9 +1,7 @@
 //! What kept counts are multiples of: what the runtime's kernels work in, where less would be padded up again.
 
-use crate::{
-    ir::{Graph, Use},
-    ops::axes::Group,
-};
+use super::lift::readers;
+use crate::{ir::Graph, ops::axes::Group};
 
 /// Channels that ONNX Runtime's convolutions take at once with the widest vectors; half of it with narrower ones.
 const BLOCK: usize = 16;
@@ -23,11 +21,8 @@ pub(super) fn multiple(g: &Graph, group: &Group, asked: Option<usize>) -> usize 
 
 /// Whether an op of one of these types reads a weight of the group in this slot.
 fn reads(g: &Graph, group: &Group, types: &[&str], slot: usize) -> bool {
-    let here = |at: &Use| match at {
-        Use::Input(op, k) => *k == slot && types.iter().any(|t| g.op(*op).is(t)),
-        Use::Capture(_) => false,
-    };
-    group.members.iter().any(|m| g.uses(m.value).iter().any(here))
+    let mut all = group.members.iter().flat_map(|m| readers(g, m.value));
+    all.any(|(g, op, k)| k == slot && types.iter().any(|t| g.op(op).is(t)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What there is to prune in a model, without pruning it.
 
-use super::place;
+use super::{lift::lift, place};
 use crate::{
     error::Result,
     ir::{DType, Model},
@@ -52,10 +52,12 @@ pub struct GroupSummary {
     pub macs: u64,
 }
 
-/// Every group of a model's main graph in the order of its weights, those that cannot be cut included. Axes that an
+/// Every group of a model in the order of its weights, those that cannot be cut included; weights of control-flow bodies
+/// are moved to the main graph for it. Axes that an
 /// operator works along (space, steps, gates) are none. Run `simplify` first, as the pass asks for too: weights that
 /// are computed from constants are not seen. Infers the model's types.
 pub fn survey(model: &mut Model) -> Result<Vec<GroupSummary>> {
+    lift(model);
     infer_types(model)?;
     let flow = Flow::of(model);
     let prices = flow.prices();

@@ -4,7 +4,7 @@
 //! positions stayed the model says itself where this program pruned it; of another tool's model they are found from
 //! weights that are still the original's.
 
-use super::{Changed, Context, Pass, record::Record};
+use super::{Changed, Context, Pass, lift::lift, record::Record};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, OpId, Origin, Tensor, ValueId},
@@ -25,18 +25,21 @@ use std::collections::{BTreeSet, HashMap};
 /// # Errors
 /// [`Error::Usage`] where `pruned` was not cut from `original`, or where no weights tell which positions stayed.
 pub fn unprune(pruned: &Model, original: &Model, cx: &mut Context<'_>) -> Result<Model> {
-    let mut full = original.clone();
+    let (mut pruned, mut full) = (pruned.clone(), original.clone());
+    lift(&mut pruned);
+    lift(&mut full);
     let pairs = match pairs(&pruned.graph, &full.graph) {
         Ok(pairs) => pairs,
         Err(_) => {
             let (Changed::Yes | Changed::No) = Simplify::default().run(&mut full, cx)?;
+            lift(&mut full);
             pairs(&pruned.graph, &full.graph)?
         }
     };
     infer_types(&mut full)?;
-    let record = match Record::of(pruned)? {
+    let record = match Record::of(&pruned)? {
         Some(record) => record,
-        None => found(pruned, &full, &pairs)?,
+        None => found(&pruned, &full, &pairs)?,
     };
     Restoring { pruned: &pruned.graph, record, done: HashMap::new() }.run(&mut full, &pairs)?;
     infer_types(&mut full)?;
