@@ -144,6 +144,9 @@ mod tests {
         fn has_samples(&self) -> bool {
             true
         }
+        fn written(&self, model: &Model) -> Result<(Model, u64)> {
+            Ok((model.clone(), 0))
+        }
         fn measure(&self, _: &Model, needs: &[Need]) -> Result<Stats> {
             let range = || Measured::Range { min: vec![-1.0], max: vec![3.0] };
             Ok(Stats(needs.iter().map(|n| (n.clone(), range())).collect()))

@@ -12,6 +12,7 @@ mod guard;
 mod histogram;
 mod learned;
 mod lost;
+mod noisy;
 mod observe;
 mod options;
 mod placement;
@@ -109,6 +110,10 @@ impl Quant {
         if widest.is_static() {
             schemes = activations::schemes(self, model, layers, &widest, cx)?;
         }
+        let layers = &match widest.is_static() {
+            true => noisy::left_out(self, model, layers, &widest, &schemes, cx)?,
+            false => layers.clone(),
+        };
         let timed = match guarded {
             true => guard::choose(self, model, layers, &schemes, placement, cx)?,
             false => None,

@@ -1,0 +1,153 @@
+//! What would spoil integer activations, on ONNX Runtime: outliers that one layer makes, and masks.
+
+mod support;
+
+use onnx_compress::{
+    ir::{DType, Model, Origin, Tensor, text},
+    lower::schemes::materialize,
+    measure::Batch,
+    passes::{Changed, Context, Pipeline, Remark},
+    runtime::{Measurer, Runtime, Samples, SessionOptions, ValidateOptions, validate},
+};
+use support::setup_dir;
+
+fn runtime() -> Runtime {
+    Runtime::find(Some(&setup_dir().join("ort"))).expect("set-up fetched the library: `cargo xtask setup`")
+}
+
+/// Numbers spread like a bell around 0, of about the size 1.
+fn bell(count: usize, seed: usize) -> Vec<f32> {
+    let even = |k: usize| ((k as f64 * 12.989_8).sin() * 43_758.545_3).fract().abs();
+    let sum = |k: usize| (0..4).map(|i| even(4 * (k + seed * 7919) + i + 1)).sum::<f64>();
+    (0..count).map(|k| (1.7 * (sum(k) - 2.0)) as f32).collect()
+}
+
+fn set(model: &mut Model, name: &str, tensor: Tensor) {
+    let v = model.graph.find(name).unwrap();
+    model.graph.value_mut(v).origin = Origin::Initializer(tensor);
+}
+
+/// Batches of `shape` for the input `x`.
+fn batches(shape: &[usize]) -> Samples {
+    let count = shape.iter().product();
+    let batch = |k: usize| -> Batch { vec![("x".to_owned(), Tensor::from_vec(shape, bell(count, 100 + k)))] };
+    Samples::from_batches((0..4).map(batch))
+}
+
+/// The model with integers in all its layers, what was said, and its signal-to-noise ratio.
+fn quantized(original: &Model, samples: &Samples) -> (Model, Vec<Remark>, f64) {
+    let measurer = Measurer::new(runtime(), samples.clone(), SessionOptions::default());
+    let mut model = original.clone();
+    let mut cx = Context::new().with_measure(&measurer);
+    let pipeline: Pipeline = "quant(latency=any)".parse().unwrap();
+    assert_eq!(pipeline.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+    let remarks = cx.remarks;
+    let annotated = model.clone();
+    materialize(&mut model).unwrap();
+    let result = validate(&runtime(), original, &model, samples, &ValidateOptions::default()).unwrap();
+    (annotated, remarks, result.outputs[0].sqnr_db.unwrap())
+}
+
+/// Six layers; what the second one writes is `outlier` times as large in one channel, which the third
+/// does not read.
+fn chain(outlier: f32) -> Model {
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 64] x) => (float[N, 64] y)
+        <float[64, 64] w1, float[64, 64] w2, float[64, 64] w3, float[64, 64] w4, float[64, 64] w5, float[64, 64] w6>
+        {
+          [m1] a = MatMul (x, w1)
+          r1 = Relu (a)
+          [m2] b = MatMul (r1, w2)
+          r2 = Relu (b)
+          [m3] c = MatMul (r2, w3)
+          r3 = Relu (c)
+          [m4] d = MatMul (r3, w4)
+          r4 = Relu (d)
+          [m5] e = MatMul (r4, w5)
+          r5 = Relu (e)
+          [m6] y = MatMul (r5, w6)
+        }"#;
+    let mut model = text::parse(text).unwrap();
+    for layer in 1..=6 {
+        let mut values: Vec<f32> = bell(64 * 64, layer).iter().map(|x| x / 6.0).collect();
+        for k in 0..64 {
+            if layer == 2 {
+                values[k * 64 + 5] *= outlier;
+            } else if layer == 3 {
+                values[5 * 64 + k] = 0.0;
+            }
+        }
+        set(&mut model, &format!("w{layer}"), Tensor::from_vec([64, 64], values));
+    }
+    model
+}
+
+#[test]
+fn a_layer_that_spoils_the_outputs_stays_float_and_is_named() {
+    let samples = batches(&[64, 64]);
+    let rounded = |m: &Model, name: &str| m.graph.value(m.graph.find(name).unwrap()).quant.is_some();
+    let loud = |said: &[Remark]| -> Vec<String> {
+        let loud = said.iter().filter(|r| r.text.contains("alone costs the outputs"));
+        loud.map(|r| r.at.name().to_owned()).collect()
+    };
+    let (even, said, sqnr) = quantized(&chain(1.0), &samples);
+    assert!(loud(&said).is_empty() && sqnr > 30.0, "{sqnr} dB: {said:?}");
+    assert!((1..=5).all(|k| rounded(&even, &format!("r{k}"))));
+    let (model, said, sqnr) = quantized(&chain(300.0), &samples);
+    assert_eq!(loud(&said), ["m3"], "{said:?}");
+    assert!(sqnr > 30.0, "{sqnr} dB");
+    assert!(!rounded(&model, "r2") && [1, 3, 4, 5].iter().all(|k| rounded(&model, &format!("r{k}"))));
+}
+
+#[test]
+fn masks_set_no_range() {
+    let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 8, 32] x) => (float[N, 8, 32] y)
+        <float[32, 32] wq, float[32, 32] wk, float[32, 32] wv, float[32, 32] wo,
+         float[32, 32] vq, float[32, 32] vk, float[32, 32] vv, float[32, 32] vo,
+         float[8, 8] mask, bool[8, 8] seen, float hidden>
+        {
+          q = MatMul (x, wq)
+          k = MatMul (x, wk)
+          kt = Transpose <perm = [0, 2, 1]> (k)
+          s = MatMul (q, kt)
+          masked = Add (s, mask)
+          p = Softmax <axis = -1> (masked)
+          v = MatMul (x, wv)
+          o = MatMul (p, v)
+          a = MatMul (o, wo)
+          h = Add (x, a)
+          q2 = MatMul (h, vq)
+          k2 = MatMul (h, vk)
+          kt2 = Transpose <perm = [0, 2, 1]> (k2)
+          s2 = MatMul (q2, kt2)
+          masked2 = Where (seen, s2, hidden)
+          p2 = Softmax <axis = -1> (masked2)
+          v2 = MatMul (h, vv)
+          o2 = MatMul (p2, v2)
+          y = MatMul (o2, vo)
+        }"#;
+    let mut model = text::parse(text).unwrap();
+    for (seed, name) in ["wq", "wk", "wv", "wo", "vq", "vk", "vv", "vo"].iter().enumerate() {
+        let values = bell(32 * 32, seed).iter().map(|x| x / 6.0).collect();
+        set(&mut model, name, Tensor::from_vec([32, 32], values));
+    }
+    let causal = |at: usize| at % 8 <= at / 8;
+    let mask = (0..64).map(|at| if causal(at) { 0f32 } else { -1e4 }).collect();
+    set(&mut model, "mask", Tensor::from_vec([8, 8], mask));
+    let seen = (0..64).map(|at| u8::from(causal(at))).collect::<Vec<u8>>();
+    set(&mut model, "seen", Tensor::new(DType::Bool, [8, 8], seen).unwrap());
+    set(&mut model, "hidden", Tensor::from_vec([], vec![f32::NEG_INFINITY]));
+    let (model, said, sqnr) = quantized(&model, &batches(&[16, 8, 32]));
+    let g = &model.graph;
+    let activations: Vec<_> = g
+        .values()
+        .filter(|v| g.constant(*v).is_none())
+        .filter_map(|v| Some((g.name_of(v), g.value(v).quant.as_ref()?.scales[0])))
+        .collect();
+    assert!(activations.len() >= 4, "{activations:?}");
+    assert!(activations.iter().all(|(_, scale)| *scale < 0.1), "{activations:?}");
+    assert!(["mask", "hidden"].iter().all(|name| g.value(g.find(name).unwrap()).quant.is_none()));
+    assert!(!said.iter().any(|r| r.text.contains("not finite")), "{said:?}");
+    assert!(sqnr > 25.0, "{sqnr} dB");
+}
