@@ -39,7 +39,8 @@ pub(super) fn left_out(
     let float = placed(Vec::new(), &Placement::FLOAT)?;
     let (rounded, others): (Vec<OpId>, Vec<OpId>) =
         layers.ops.iter().partition(|op| placement.of(&model.graph, **op) == How::Static);
-    let all = effect::errors(&float, &[rounded.clone()], |ops| placed(ops.clone(), placement), cx)?;
+    let all =
+        effect::errors(&float, std::slice::from_ref(&rounded), |ops| placed(ops.clone(), placement), cx)?;
     let most = 10f64.powf(-LEAST_SQNR / 10.0);
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
         return Ok(layers.clone());
