@@ -85,7 +85,7 @@ fn a_residual_network_runs_in_integers_from_its_second_layer_on() {
         assert_eq!((&integer[..2], integer[3], float), (&[20, 9][..], 1, 1), "{name}: {kernels:?}");
         let (lost, sqnr) = cost(&original, &quantized);
         assert!(lost <= 0.3 && sqnr > 30.0, "{name}: {lost} points, {sqnr} dB");
-        assert!(share(&original, &quantized) < 0.35, "{name}: {}", share(&original, &quantized));
+        assert!(share(&original, &quantized) < 0.30, "{name}: {}", share(&original, &quantized));
     }
 }
 
@@ -234,7 +234,7 @@ fn weights_of_every_real_model_can_be_int8() {
         written.push(file);
     }
     assert!(written.len() >= 25 && old >= 3, "{} written, {old} of old operator sets", written.len());
-    for (name, most) in [("resnet20", 0.30), ("vit", 0.33), ("paraphrase-MiniLM-L3-v2", 0.27)] {
+    for (name, most) in [("resnet20", 0.30), ("simplecnn", 0.30), ("vit", 0.33), ("paraphrase-MiniLM-L3-v2", 0.27)] {
         assert!(shares[name] < most, "{name}: {}", shares[name]);
     }
     let files: Vec<&Path> = written.iter().map(AsRef::as_ref).collect();

@@ -6,6 +6,7 @@
 //! - LSTM: `com.microsoft::DynamicQuantizeLSTM` version 1, which ONNX Runtime alone has. It rounds the input once and
 //!   the hidden state in each step.
 
+use super::parameters::{self, Parameters};
 use crate::{
     error::{Error, Result},
     ir::{
@@ -16,7 +17,7 @@ use crate::{
 use std::collections::HashMap;
 
 /// Rewrites every op that reads a weight of the form [`QuantForm::Dynamic`]. Fails where the op has no such kernel.
-pub(super) fn rewrite(model: &mut Model) -> Result<()> {
+pub(super) fn rewrite(model: &mut Model, parameters: &mut Parameters) -> Result<()> {
     let mut rounded = HashMap::new();
     let mut stored = HashMap::new();
     let graph = &mut model.graph;
@@ -31,7 +32,7 @@ pub(super) fn rewrite(model: &mut Model) -> Result<()> {
                 multiply(graph, op, w, &mut rounded, &mut stored)?;
             }
             ("LSTM", Some(r)) if node.is_standard() => {
-                recur(graph, op, [w, r])?;
+                recur(graph, op, [w, r], parameters)?;
                 recurrent = true;
             }
             _ => return Err(Error::unsupported(graph.place(op), "it has no kernel that rounds as it runs")),
@@ -112,9 +113,8 @@ fn multiply(
             }
             let weight = graph.name_of(w).to_owned();
             let scales = if scheme.grain == Grain::Tensor { vec![] } else { vec![scheme.scales.len()] };
-            let scale = Tensor::from_vec(scales, scheme.scales);
             let q = graph.add_initializer(&format!("{weight}_quantized"), integers);
-            let scale = graph.add_initializer(&format!("{weight}_scale"), scale);
+            let scale = parameters::scale(graph, &scheme, &scales);
             *stored.entry(w).or_insert([q, scale])
         }
     };
@@ -169,7 +169,7 @@ fn round(graph: &mut Graph, x: ValueId) -> [ValueId; 3] {
 }
 
 /// LSTM with `[directions, 4 * hidden, in]` weights becomes one with `[directions, in, 4 * hidden]` integers.
-fn recur(graph: &mut Graph, op: OpId, weights: [ValueId; 2]) -> Result<()> {
+fn recur(graph: &mut Graph, op: OpId, weights: [ValueId; 2], parameters: &mut Parameters) -> Result<()> {
     if graph.op(op).int("layout").unwrap_or(0) != 0 {
         return Err(Error::unsupported(graph.place(op), "the kernel takes the steps first"));
     }
@@ -190,8 +190,8 @@ fn recur(graph: &mut Graph, op: OpId, weights: [ValueId; 2]) -> Result<()> {
         let zeros = Tensor::from_vec(&shape[..], vec![0i8; scales.len()]);
         inputs[k + 1] = Some(graph.add_initializer(&format!("{name}_quantized"), integers));
         let scale = Tensor::from_vec(&shape[..], scales);
-        inputs[2 * k + 8] = Some(graph.add_initializer(&format!("{name}_scale"), scale));
-        inputs[2 * k + 9] = Some(graph.add_initializer(&format!("{name}_zero_point"), zeros));
+        inputs[2 * k + 8] = Some(graph.add_initializer("scale", scale));
+        inputs[2 * k + 9] = Some(parameters.zero_point(graph, zeros));
     }
     let node = graph.op_mut(op);
     node.domain = "com.microsoft".into();
@@ -227,7 +227,8 @@ mod tests {
             "g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y) <float[2, 3, 1, 1] w> { y = Conv (x, w) }",
             "g (float[2, 5, 3] x) => (y) <float[1, 8, 3] w, float[1, 8, 2] r> { y = LSTM <layout = 1> (x, w, r) }",
         ] {
-            let error = rewrite(&mut annotated(&format!("{HEAD} {text}"))).unwrap_err();
+            let error =
+                rewrite(&mut annotated(&format!("{HEAD} {text}")), &mut Parameters::default()).unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{text}: {error}");
         }
     }
@@ -236,7 +237,7 @@ mod tests {
         let text = "g (float[2, 4] x, float[3, 4] z) => (float[2, 5] a, float[3, 5] b) <float[4, 5] w>
             { a = MatMul (x, w) b = MatMul (z, w) }";
         let mut model = annotated(&format!("{HEAD} {text}"));
-        rewrite(&mut model).unwrap();
+        rewrite(&mut model, &mut Parameters::default()).unwrap();
         model.verify().unwrap();
         assert_eq!(model.graph.initializers().filter(|(_, t)| t.dtype() == DType::I8).count(), 1);
         assert!(model.graph.find("w").is_none(), "no float weight is left");

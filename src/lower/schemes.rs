@@ -1,10 +1,10 @@
 //! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads, or arithmetic on integer
 //! constants that every runtime computes when it loads the model.
 
-use super::{dynamic, few_bits, stored};
+use super::{dynamic, few_bits, parameters::Parameters, stored};
 use crate::{
     error::{Error, Result},
-    ir::{Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, TensorType, Type, ValueId, Where},
+    ir::{Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, ValueId, Where},
 };
 
 /// Turns every [`QuantScheme`] of the main graph into operators.
@@ -15,7 +15,8 @@ use crate::{
 /// [`QuantForm::Packed`] changes the ops that read it. Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the
 /// model's operator set is too old: see [`least_opset`].
 pub fn materialize(model: &mut Model) -> Result<()> {
-    dynamic::rewrite(model)?;
+    let mut parameters = Parameters::default();
+    dynamic::rewrite(model, &mut parameters)?;
     few_bits::rewrite(model)?;
     let opset = model.opset();
     let graph = &mut model.graph;
@@ -32,14 +33,14 @@ pub fn materialize(model: &mut Model) -> Result<()> {
             Origin::Initializer(_) if graph.is_input(v) => {
                 return Err(Error::invalid(at, "an overridable default cannot be quantized as a constant"));
             }
-            Origin::Initializer(_) => stored::constant(graph, v, &scheme)?,
+            Origin::Initializer(_) => stored::constant(graph, v, &scheme, &mut parameters)?,
             Origin::Computed if scheme.form != QuantForm::Qdq => {
                 return Err(Error::invalid(at, "only constants can be dequantized when a model is loaded"));
             }
             Origin::Computed if matches!(scheme.grain, Grain::Blocks { .. }) => {
                 return Err(Error::unsupported(at, "only constants are quantized by blocks"));
             }
-            Origin::Computed => computed(graph, v, &scheme)?,
+            Origin::Computed => computed(graph, v, &scheme, &mut parameters)?,
             _ => {
                 return Err(Error::unsupported(at, "only dense constants and computed values are quantized"));
             }
@@ -66,29 +67,28 @@ pub fn least_opset(scheme: &QuantScheme) -> i64 {
 }
 
 /// The pair between a computed value and its users.
-fn computed(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
-    let ty = graph.tensor_type(v);
-    let shape = ty.as_ref().and_then(|t| t.static_shape());
+fn computed(graph: &mut Graph, v: ValueId, scheme: &QuantScheme, parameters: &mut Parameters) -> Result<()> {
+    let shape = graph.tensor_type(v).and_then(|t| t.static_shape());
     scheme.check(shape.as_deref())?;
     let name = graph.name_of(v).to_owned();
-    let float = graph.value(v).ty.clone();
-    let integers = ty.map(|t| Type::Tensor(TensorType { dtype: Some(scheme.dtype), ..t }));
+    // What stands in between has no types: they follow, and together they would take as much of the file as small weights.
     // The interface's name must end up on the dequantized value, so an output's producer moves to a new one.
     let (source, output) = match graph.producer(v) {
         Some((op, slot)) if graph.is_output(v) => {
-            let source = graph.add_value(&format!("{name}_float"), float);
+            let source = graph.add_value(&format!("{name}_float"), None);
             let mut outputs = graph.outputs_of(op);
             outputs[slot] = Some(source);
             graph.set_outputs(op, &outputs);
             (source, v)
         }
         _ => {
-            let output = graph.add_value(&format!("{name}_dequantized"), float);
+            let output = graph.add_value(&format!("{name}_dequantized"), None);
             graph.replace_uses(v, output);
             (v, output)
         }
     };
-    let (scale, zero) = parameters(graph, &name, scheme);
+    let shape: &[usize] = if scheme.grain == Grain::Tensor { &[] } else { &[scheme.scales.len()] };
+    let [scale, zero] = parameters.of(graph, scheme, shape);
     // An Identity lets some users of a float read it rounded while others keep it exact; the rounding replaces it.
     let identity = graph.producer(source).map(|p| p.0).filter(|o| graph.op(*o).is("Identity"));
     let source = match identity.and_then(|o| Some((o, graph.input(o, 0)?))) {
@@ -99,19 +99,12 @@ fn computed(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
         }
         None => source,
     };
-    let quantize = with_axis(Op::new("QuantizeLinear", format!("{name}_quantize")), scheme);
-    let middle = graph.add_value(&format!("{name}_quantized"), integers);
+    let quantize = with_axis(Op::new("QuantizeLinear", ""), scheme);
+    let middle = graph.add_value(&format!("{name}_quantized"), None);
     graph.add_op(quantize, &[Some(source), Some(scale), Some(zero)], &[Some(middle)]);
-    let dequantize = with_axis(Op::new("DequantizeLinear", format!("{name}_dequantize")), scheme);
+    let dequantize = with_axis(Op::new("DequantizeLinear", ""), scheme);
     graph.add_op(dequantize, &[Some(middle), Some(scale), Some(zero)], &[Some(output)]);
     Ok(())
-}
-
-/// Scales and zero points of a computed value.
-fn parameters(graph: &mut Graph, name: &str, scheme: &QuantScheme) -> (ValueId, ValueId) {
-    let shape: &[usize] = if scheme.grain == Grain::Tensor { &[] } else { &[scheme.scales.len()] };
-    let scale = graph.add_initializer(&format!("{name}_scale"), scheme.scale_tensor(shape));
-    (scale, graph.add_initializer(&format!("{name}_zero_point"), scheme.zero_point_tensor(shape)))
 }
 
 fn with_axis(op: Op, scheme: &QuantScheme) -> Op {
@@ -124,7 +117,7 @@ fn with_axis(op: Op, scheme: &QuantScheme) -> Op {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{DType, OpsetImport, Tensor};
+    use crate::ir::{DType, OpsetImport, Tensor, Type};
 
     fn model(opset: i64) -> Model {
         let mut graph = Graph::new("g");
@@ -152,7 +145,7 @@ mod tests {
         assert_eq!((g.name_of(g.inputs[0]), g.name_of(g.outputs[0])), ("x", "y"));
         let count = |name: &str| g.ops().filter(|o| g.op(*o).is(name)).count();
         assert_eq!((count("QuantizeLinear"), count("DequantizeLinear")), (2, 3));
-        assert!(g.initializers().all(|(v, t)| t.dtype() != DType::F32 || g.name_of(v).ends_with("_scale")));
+        assert!(g.initializers().all(|(v, t)| t.dtype() != DType::F32 || g.name_of(v).starts_with("scale")));
         let dq = g.producer(g.outputs[0]).unwrap().0;
         assert!(g.op(dq).is("DequantizeLinear"));
         let product = g.ops().find(|o| g.op(*o).is("MatMul")).unwrap();

@@ -5,13 +5,19 @@
 //! - `Folded`: `(Cast(q) - Cast(zero_point)) * scale`. Blocks are an axis of their own, so that the scales broadcast:
 //!   `[outer, blocks, size, inner]`; a last block that is not full is filled up, and a Slice cuts the filling off.
 
+use super::parameters::{self, Parameters};
 use crate::{
     error::{Error, Result},
     ir::{DType, Grain, Graph, Lay, Op, Origin, QuantForm, QuantScheme, Tensor, Type, ValueId},
 };
 
 /// Replaces a constant by its integers and what computes it back.
-pub(super) fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> Result<()> {
+pub(super) fn constant(
+    graph: &mut Graph,
+    v: ValueId,
+    scheme: &QuantScheme,
+    parameters: &mut Parameters,
+) -> Result<()> {
     let Origin::Initializer(float) = std::mem::take(&mut graph.value_mut(v).origin) else {
         unreachable!("the caller looked")
     };
@@ -20,8 +26,10 @@ pub(super) fn constant(graph: &mut Graph, v: ValueId, scheme: &QuantScheme) -> R
     let name = graph.name_of(v).to_owned();
     let chain = Chain { graph, name, v, shape: float.shape().to_vec() };
     match scheme.form {
-        QuantForm::Qdq | QuantForm::Dynamic | QuantForm::Packed => chain.dequantize(integers, scheme),
-        QuantForm::Folded => chain.fold(integers, scheme)?,
+        QuantForm::Qdq | QuantForm::Dynamic | QuantForm::Packed => {
+            chain.dequantize(integers, scheme, parameters)
+        }
+        QuantForm::Folded => chain.fold(integers, scheme, parameters)?,
     }
     Ok(())
 }
@@ -36,8 +44,8 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    fn constant(&mut self, role: &str, tensor: Tensor) -> ValueId {
-        self.graph.add_initializer(&format!("{}_{role}", self.name), tensor)
+    fn quantized(&mut self, integers: Tensor) -> ValueId {
+        self.graph.add_initializer(&format!("{}_quantized", self.name), integers)
     }
     /// An op in between and its output. Names and types of these would take more of the file than small weights do.
     fn node(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
@@ -45,18 +53,17 @@ impl Chain<'_> {
         self.graph.add_node(op, inputs, &hint, None)
     }
     /// The op that computes the value itself.
-    fn last(&mut self, op: Op, role: &str, inputs: &[ValueId]) {
-        let op = Op { name: format!("{}_{role}", self.name), ..op };
+    fn last(&mut self, op: Op, inputs: &[ValueId]) {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         self.graph.add_op(op, &inputs, &[Some(self.v)]);
     }
     fn reshape(&mut self, from: ValueId) {
         let shape = Tensor::ints(self.shape.iter().map(|n| *n as i64));
         let shape = self.graph.add_initializer("shape", shape);
-        self.last(Op::new("Reshape", ""), "reshape", &[from, shape]);
+        self.last(Op::new("Reshape", ""), &[from, shape]);
     }
 
-    fn dequantize(mut self, integers: Tensor, scheme: &QuantScheme) {
+    fn dequantize(mut self, integers: Tensor, scheme: &QuantScheme, known: &mut Parameters) {
         let op = Op::new("DequantizeLinear", "");
         let count = scheme.scales.len();
         let (op, stored, parameters) = match scheme.grain {
@@ -69,21 +76,22 @@ impl Chain<'_> {
                 (op, view(joined), view(joined.div_ceil(size)))
             }
         };
-        let scale = scheme.scale_tensor(&parameters);
-        let mut inputs =
-            vec![self.constant("quantized", integers.reshaped(&stored[..])), self.constant("scale", scale)];
+        let mut inputs = vec![
+            self.quantized(integers.reshaped(&stored[..])),
+            parameters::scale(self.graph, scheme, &parameters),
+        ];
         // Integer kernels look for a zero point, which is a number for each channel; for each block it would be a waste.
         if !(scheme.is_symmetric() && matches!(scheme.grain, Grain::Blocks { .. })) {
-            inputs.push(self.constant("zero_point", scheme.zero_point_tensor(&parameters)));
+            inputs.push(known.zero_point(self.graph, scheme.zero_point_tensor(&parameters)));
         }
         if stored == self.shape {
-            return self.last(op, "dequantize", &inputs);
+            return self.last(op, &inputs);
         }
         let real = self.node(op, &inputs);
         self.reshape(real);
     }
 
-    fn fold(mut self, integers: Tensor, scheme: &QuantScheme) -> Result<()> {
+    fn fold(mut self, integers: Tensor, scheme: &QuantScheme, known: &mut Parameters) -> Result<()> {
         let after = |axis: usize| vec![1; self.shape.len() - axis - 1];
         let (stored, parameters, blocks) = match scheme.grain {
             Grain::Tensor => (integers, Vec::new(), None),
@@ -95,16 +103,16 @@ impl Chain<'_> {
             }
         };
         let cast = || Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
-        let quantized = self.constant("quantized", stored);
+        let quantized = self.quantized(stored);
         let mut real = self.node(cast(), &[quantized]);
         if !scheme.is_symmetric() {
-            let zeros = self.constant("zero_point", scheme.zero_point_tensor(&parameters));
+            let zeros = known.zero_point(self.graph, scheme.zero_point_tensor(&parameters));
             let zeros = self.node(cast(), &[zeros]);
             real = self.node(Op::new("Sub", ""), &[real, zeros]);
         }
-        let scale = self.constant("scale", scheme.scale_tensor(&parameters));
+        let scale = parameters::scale(self.graph, scheme, &parameters);
         let Some(lay) = blocks else {
-            self.last(Op::new("Mul", ""), "rescale", &[real, scale]);
+            self.last(Op::new("Mul", ""), &[real, scale]);
             return Ok(());
         };
         real = self.node(Op::new("Mul", ""), &[real, scale]);

@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(form(&g, "second"), Some(QuantForm::Qdq));
         assert_eq!(form(&g, "head"), Some(QuantForm::Dynamic));
         assert!(!integer(&g, "x") && !integer(&g, "s"), "slower in integers");
-        assert_eq!(form(&g, "first"), None, "too small to gain from int8 alone");
+        assert_eq!(form(&g, "first"), Some(QuantForm::Folded), "its weights are small all the same");
         assert!(
             said.iter().any(|s| s.starts_with("timed here: 0.40 and 0.40 of the time of float")),
             "{said:?}"

@@ -14,7 +14,7 @@ use crate::{
 use std::collections::BTreeMap;
 
 /// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save.
-const WORTH: usize = 1024;
+const WORTH: usize = 256;
 
 /// What weights are to become.
 #[derive(Clone, Copy)]
