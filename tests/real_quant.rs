@@ -74,7 +74,8 @@ fn share(original: &Model, compressed: &Model) -> f64 {
 
 #[test]
 fn a_residual_network_runs_in_integers_from_its_second_layer_on() {
-    for name in ["resnet20_raw", "resnet20_dynamo21"] {
+    // The second names where each node came from, which is a fiftieth of the file.
+    for (name, most) in [("resnet20_raw", 0.30), ("resnet20_dynamo21", 0.32)] {
         let original = load(&zoo(name));
         let quantized = static_uint8(&original);
         let kernels = kernels(&quantized);
@@ -85,7 +86,7 @@ fn a_residual_network_runs_in_integers_from_its_second_layer_on() {
         assert_eq!((&integer[..2], integer[3], float), (&[20, 9][..], 1, 1), "{name}: {kernels:?}");
         let (lost, sqnr) = cost(&original, &quantized);
         assert!(lost <= 0.3 && sqnr > 30.0, "{name}: {lost} points, {sqnr} dB");
-        assert!(share(&original, &quantized) < 0.30, "{name}: {}", share(&original, &quantized));
+        assert!(share(&original, &quantized) < most, "{name}: {}", share(&original, &quantized));
     }
 }
 
