@@ -13,8 +13,11 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save.
-const WORTH: usize = 256;
+/// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save; with fewer
+/// than eight bits small layers, as heads are, cost the outputs more than they are worth.
+fn worth(bits: usize) -> usize {
+    if bits == 8 { 256 } else { 1024 }
+}
 
 /// What weights are to become.
 #[derive(Clone, Copy)]
@@ -184,7 +187,7 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
         let linked = form == QuantForm::Dynamic
             || graph.uses(*v).iter().any(|at| computes_in_integers(graph, at.op()));
         let len = graph.constant(*v).map_or(0, |t| t.len());
-        if len < WORTH && !linked {
+        if len < worth(8) && !linked {
             graph.value_mut(*v).quant = None;
             cx.missed(Where::Value(name), too_few(len, dtype));
             continue;
@@ -239,7 +242,7 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantS
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
     let links = plan.activations && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
-    if !links && tensor.len() < WORTH {
+    if !links && tensor.len() < worth(plan.bits) {
         return Err(too_few(tensor.len(), plan.integers().dtype));
     }
     if let Some(at) = uses.iter().find(|at| plan.pass.excludes(graph, at.op())) {
