@@ -8,6 +8,8 @@ use rayon::prelude::*;
 
 /// Spans that are tried, as shares of the whole one.
 const SHRINKS: std::ops::RangeInclusive<u32> = 35..=100;
+/// Every which of them is tried at first.
+const STRIDE: usize = 4;
 /// How often a scale is fitted to the integers, and they to it.
 const TURNS: usize = 4;
 
@@ -93,15 +95,21 @@ impl Integers {
         if !self.clip {
             return whole;
         }
-        let mut best = (f64::INFINITY, whole);
-        for share in SHRINKS.rev() {
+        let tried = |share: u32| {
             let (scale, zero) = spanning(f64::from(share) / 100.0);
             let candidate = (usable(scale), zero);
-            let error = self.error(group, candidate);
-            if error < best.0 {
-                best = (error, candidate);
+            (self.error(group, candidate), share, candidate)
+        };
+        // All over first, then around the best of them.
+        let rough = SHRINKS.rev().step_by(STRIDE).map(tried).min_by(|a, b| a.0.total_cmp(&b.0));
+        let Some(mut best) = rough else { return whole };
+        let (first, last) = (best.1 - STRIDE as u32 + 1, best.1 + STRIDE as u32 - 1);
+        for fine in (first..=last.min(*SHRINKS.end())).map(tried) {
+            if fine.0 < best.0 {
+                best = fine;
             }
         }
+        let mut best = (best.0, best.2);
         for _ in 0..TURNS {
             let candidate = (usable(self.refit(group, best.1)), best.1.1);
             let error = self.error(group, candidate);
@@ -113,43 +121,42 @@ impl Integers {
         best.1
     }
     /// The squared error, each element's by how much it counts.
-    fn error(&self, group: &Group, (scale, zero): (f32, i32)) -> f64 {
+    fn error(&self, group: &Group, candidate: (f32, i32)) -> f64 {
+        let error = |steps: f32, rounded: f32| (rounded - steps) * (rounded - steps);
+        self.sum(group, candidate, error) * f64::from(candidate.0).powi(2)
+    }
+    /// The scale that is nearest to the elements with the integers that they have now.
+    fn refit(&self, group: &Group, candidate: (f32, i32)) -> f32 {
+        let both = self.sum(group, candidate, |steps, rounded| rounded * steps);
+        let squares = self.sum(group, candidate, |_, rounded| rounded * rounded);
+        let scale = candidate.0;
+        if squares > 0.0 && both > 0.0 { (f64::from(scale) * both / squares) as f32 } else { scale }
+    }
+    /// The sum of what a term makes of each element, in steps and rounded to them, by how much it counts. Steps are few:
+    /// single precision holds them well.
+    fn sum(&self, group: &Group, (scale, zero): (f32, i32), term: impl Fn(f32, f32) -> f32) -> f64 {
         const LANES: usize = 8;
         let (low, high) = ((self.low - zero) as f32, (self.high - zero) as f32);
         let per_unit = scale.recip();
-        // In steps, which single precision holds well; added to what leaves a float no room for fractions, and taken from
-        // it again, a number is rounded.
-        let error = |x: f32, count: f32| {
+        let one = |x: f32, count: f32| {
             let steps = x * per_unit;
-            let lost = (steps.clamp(low, high) + NO_FRACTIONS) - NO_FRACTIONS - steps;
-            count * lost * lost
+            // What a float with no room for fractions holds of it is rounded.
+            count * term(steps, (steps.clamp(low, high) + NO_FRACTIONS) - NO_FRACTIONS)
         };
         let part = |(values, counts): (&[f32], &[f32])| {
             let mut sums = [0f32; LANES];
             let (mut values, mut counts) = (values.chunks_exact(LANES), counts.chunks_exact(LANES));
             for (values, counts) in values.by_ref().zip(counts.by_ref()) {
                 for lane in 0..LANES {
-                    sums[lane] += error(values[lane], counts[lane]);
+                    sums[lane] += one(values[lane], counts[lane]);
                 }
             }
             for (sum, (x, count)) in sums.iter_mut().zip(values.remainder().iter().zip(counts.remainder())) {
-                *sum += error(*x, *count);
+                *sum += one(*x, *count);
             }
             sums.into_iter().map(f64::from).sum::<f64>()
         };
-        let parts = group.values.chunks(PART).zip(group.counts.chunks(PART));
-        parts.map(part).sum::<f64>() * f64::from(scale).powi(2)
-    }
-    /// The scale that is nearest to the elements with the integers that they have now.
-    fn refit(&self, group: &Group, (scale, zero): (f32, i32)) -> f32 {
-        let (mut both, mut squares) = (0.0, 0.0);
-        for (x, weight) in group.values.iter().zip(&group.counts) {
-            let (x, weight) = (f64::from(*x), f64::from(*weight));
-            let steps = self.round(x, scale, zero) / f64::from(scale);
-            both += weight * steps * x;
-            squares += weight * steps * steps;
-        }
-        if squares > 0.0 && both > 0.0 { (both / squares) as f32 } else { scale }
+        group.values.chunks(PART).zip(group.counts.chunks(PART)).map(part).sum()
     }
 }
 
