@@ -1,7 +1,8 @@
 //! Never slower: splits that make the model slower on the machine at hand are found by timing it.
 //!
 //! Layers of one shape that are split by one form are timed together: the whole model with none but them split, side by
-//! side with the original. Where no such kind is slower alone but all of them are together, the one that helps least is.
+//! side with the original, and those that seem slower once more, as other work on the machine may have met them. Where no
+//! such kind is slower alone but all of them are together, the one that helps least is.
 
 use super::{
     budget::{Chosen, stand_in},
@@ -16,7 +17,7 @@ use crate::{
 use std::collections::BTreeMap;
 
 /// Times closer than this are alike.
-const NOISE: f64 = 0.02;
+const NOISE: f64 = 0.05;
 /// The bytes of weights of models that are timed side by side, unless one alone takes more.
 const MOST_BYTES: usize = 512 << 20;
 
@@ -34,6 +35,10 @@ impl Kind {
     fn slowest(&self) -> f64 {
         self.shares.iter().copied().fold(0.0, f64::max)
     }
+    /// As far as is known: what was not timed is.
+    fn is_slower(&self) -> bool {
+        self.shares.is_empty() || self.slowest() > 1.0 + NOISE
+    }
 }
 
 /// The candidates whose splits, with others of their kind, make the model take longer, and what share of its time it
@@ -47,20 +52,23 @@ pub(super) fn slower(
     let mut kinds = kinds(model, candidates, chosen);
     let bytes: usize = model.graph.initializers().map(|(_, t)| t.byte_len()).sum();
     let together = (MOST_BYTES / bytes.max(1)).clamp(2, 16) - 1;
-    for kinds in kinds.chunks_mut(together) {
-        cx.check_cancelled()?;
-        let alone = |kind: &Kind| {
-            let only = (0..chosen.len()).map(|k| chosen[k].filter(|_| kind.members.contains(&k)));
-            stand_in(model, candidates, &only.collect::<Chosen>())
-        };
-        let models = kinds.iter().map(alone).collect::<Result<Vec<_>>>()?;
-        let shares = targets::shares_of_time(model, &models.iter().collect::<Vec<_>>(), cx)?;
-        if shares.is_empty() {
-            return Ok(Vec::new());
+    let alone = |kind: &Kind| {
+        let only = (0..chosen.len()).map(|k| chosen[k].filter(|_| kind.members.contains(&k)));
+        stand_in(model, candidates, &only.collect::<Chosen>())
+    };
+    for _ in 0..2 {
+        let mut suspects: Vec<&mut Kind> = kinds.iter_mut().filter(|kind| kind.is_slower()).collect();
+        for kinds in suspects.chunks_mut(together) {
+            cx.check_cancelled()?;
+            let models = kinds.iter().map(|kind| alone(kind)).collect::<Result<Vec<_>>>()?;
+            let shares = targets::shares_of_time(model, &models.iter().collect::<Vec<_>>(), cx)?;
+            if shares.is_empty() {
+                return Ok(Vec::new());
+            }
+            kinds.iter_mut().zip(shares).for_each(|(kind, shares)| kind.shares = shares);
         }
-        kinds.iter_mut().zip(shares).for_each(|(kind, shares)| kind.shares = shares);
     }
-    let mut slow: Vec<&Kind> = kinds.iter().filter(|kind| kind.slowest() > 1.0 + NOISE).collect();
+    let mut slow: Vec<&Kind> = kinds.iter().filter(|kind| kind.is_slower()).collect();
     if slow.is_empty() && kinds.len() > 1 {
         let all = targets::shares_of_time(model, &[&stand_in(model, candidates, chosen)?], cx)?;
         if all.iter().flatten().any(|share| *share > 1.0 + NOISE) {
@@ -103,13 +111,18 @@ mod tests {
         ops::{cost, infer_types},
         passes::{Context, Pipeline},
     };
+    use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// A second for each multiply-accumulate, and so many for each op.
-    struct Overhead(f64);
+    /// A second for each multiply-accumulate, and so many for each op; the first time all but the first model take double.
+    struct Overhead(f64, AtomicBool);
     impl Measure for Overhead {
         fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
             let of = |m: &&Model| cost::of_model(m).macs as f64 + self.0 * m.graph.ops().count() as f64;
-            Ok(vec![Timed { samples: 1, seconds: models.iter().map(of).collect() }])
+            let mut seconds: Vec<f64> = models.iter().map(of).collect();
+            if !self.1.swap(true, Ordering::Relaxed) {
+                seconds[1..].iter_mut().for_each(|s| *s *= 2.0);
+            }
+            Ok(vec![Timed { samples: 1, seconds }])
         }
     }
     /// What becomes of two layers, the small one first, and what is said of the first.
@@ -121,7 +134,7 @@ mod tests {
              { [one] a = MatMul (x, small) r = Relu (a) [two] y = MatMul (r, large) }",
         )?;
         infer_types(&mut model)?;
-        let clock = Overhead(overhead);
+        let clock = Overhead(overhead, AtomicBool::new(false));
         let mut cx = Context::new().with_measure(&clock);
         let _ = pipeline.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
         let said = cx.remarks.iter().filter(|r| r.at.name() == "one").map(|r| r.text.clone()).collect();
@@ -133,15 +146,15 @@ mod tests {
         // 2048 and 6144 multiply-accumulates become 768 and 1280.
         let of = |overhead| split("svd(energy=0.1)", overhead).unwrap();
         assert_eq!(of(100.0).0, [true, true]);
-        let (splits, said) = of(1600.0);
+        let (splits, said) = of(2500.0);
         assert_eq!(splits, [false, true]);
         assert!(said[0].contains("left whole: split, the model takes 1.0"), "{said:?}");
-        assert_eq!(split("svd(energy=0.1,guard=none)", 1600.0).unwrap().0, [true, true]);
+        assert_eq!(split("svd(energy=0.1,guard=none)", 2500.0).unwrap().0, [true, true]);
     }
     #[test]
     fn a_target_is_met_by_others_or_the_way_out_is_named() {
-        assert_eq!(split("svd(ratio=0.6)", 1600.0).unwrap().0, [false, true]);
-        let error = split("svd(ratio=0.35)", 1600.0).unwrap_err();
+        assert_eq!(split("svd(ratio=0.6)", 2500.0).unwrap().0, [false, true]);
+        let error = split("svd(ratio=0.35)", 2500.0).unwrap_err();
         assert_eq!(error.exit_code(), 3);
         assert!(error.to_string().contains("`guard=none`"), "{error}");
         assert_eq!(split("svd(energy=0.1)", 100_000.0).unwrap_err().exit_code(), 3);
