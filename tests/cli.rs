@@ -148,9 +148,13 @@ fn inspect_tells_what_can_be_pruned() {
     };
     let table = inspect("lstm_raw", false);
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
-    for text in
-        ["/rnn/LSTM", "exact", "no: graph input", "groups: 1 can be cut, 0 with `lossy=true`, 2 cannot"]
-    {
+    for text in [
+        "/rnn/LSTM",
+        "exact",
+        "no: graph input",
+        "groups: 1 can be cut, 0 with `lossy=true`, 2 cannot",
+        "% of the multiply-accumulates are in layers that can be cut",
+    ] {
         assert!(table.contains(text), "{text}\n{table}");
     }
     let groups: serde_json::Value = serde_json::from_str(&inspect("simplecnn", true)).unwrap();

@@ -8,7 +8,7 @@ use crate::{
     lower,
     passes::{
         Context, Named, PASSES, Pipeline,
-        prune::{self, Standing},
+        prune::{self, Standing, Survey},
         simplify::Simplify,
     },
     report::{self, Layer, Summary},
@@ -70,7 +70,7 @@ pub(super) fn groups(path: &Path, json: bool) -> Result<()> {
     let mut model = load(path)?;
     let simplify: Pipeline = Simplify::NAME.parse()?;
     compress(&mut model, &simplify, Preparation::default(), &mut Context::new())?;
-    let groups = prune::survey(&mut model)?;
+    let Survey { groups, macs, cuttable } = prune::survey(&mut model)?;
     if json {
         return out(&serde_json::to_string_pretty(&groups).expect("a list of groups is plain data"));
     }
@@ -89,7 +89,11 @@ pub(super) fn groups(path: &Path, json: bool) -> Result<()> {
     }
     let count = |standing| groups.iter().filter(|g| g.standing == standing).count();
     let (exact, lossy, refused) = (count(Standing::Exact), count(Standing::Lossy), count(Standing::Refused));
-    out(&format!("{rows}\ngroups: {exact} can be cut, {lossy} with `lossy=true`, {refused} cannot"))
+    let share = 100.0 * cuttable as f64 / macs.max(1) as f64;
+    out(&format!(
+        "{rows}\ngroups: {exact} can be cut, {lossy} with `lossy=true`, {refused} cannot\n\
+         {share:.1} % of the multiply-accumulates are in layers that can be cut"
+    ))
 }
 
 /// Columns for the text of a layer: all of it, its operator's name, its shape.

@@ -25,14 +25,25 @@ impl Price {
     /// The multiply-accumulates when `kept` says how many positions stay of a leaf (`None`: all). Unknown extents
     /// (a batch) count as 1.
     pub fn macs(&self, arena: &Arena, kept: &impl Fn(Factor) -> Option<usize>) -> u64 {
+        self.total(&|price| price.own(arena, kept))
+    }
+    /// Those of all layers, whole, of which less is left where `kept` says so.
+    pub fn touched(&self, arena: &Arena, kept: &impl Fn(Factor) -> Option<usize>) -> u64 {
+        self.total(&|price| {
+            let whole = price.own(arena, &|_| None);
+            if price.own(arena, kept) < whole { whole } else { 0 }
+        })
+    }
+    fn own(&self, arena: &Arena, kept: &impl Fn(Factor) -> Option<usize>) -> u64 {
         let value = |p: &Product<Factor>| p.value(|f| arena.extent(*f, kept) as u64);
-        let own = self.products.iter().map(value).fold(0, u64::saturating_add);
-        let bodies = self
-            .bodies
-            .iter()
-            .map(|ops| ops.iter().map(|op| op.macs(arena, kept)).fold(0, u64::saturating_add));
+        self.products.iter().map(value).fold(0, u64::saturating_add)
+    }
+    /// `of` the op and of those in its bodies.
+    fn total(&self, of: &dyn Fn(&Price) -> u64) -> u64 {
+        let body = |ops: &Vec<Price>| ops.iter().map(|op| op.total(of)).fold(0, u64::saturating_add);
+        let bodies = self.bodies.iter().map(body);
         let bodies = if self.one { bodies.max().unwrap_or(0) } else { bodies.fold(0, u64::saturating_add) };
-        own.saturating_add(bodies)
+        of(self).saturating_add(bodies)
     }
 }
 

@@ -22,7 +22,7 @@ mod survey;
 mod unprune;
 
 pub use options::{Criterion, PruneOptions};
-pub use survey::{GroupSummary, MemberSummary, Standing, survey};
+pub use survey::{GroupSummary, MemberSummary, Standing, Survey, survey};
 pub use unprune::unprune;
 
 use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, pass::changed_options};

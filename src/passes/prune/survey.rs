@@ -10,7 +10,7 @@ use crate::{
     },
 };
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// Whether positions can be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,11 +52,22 @@ pub struct GroupSummary {
     pub macs: u64,
 }
 
+/// What there is to prune.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// Every group, those that cannot be cut included.
+    pub groups: Vec<GroupSummary>,
+    /// The multiply-accumulates of the model.
+    pub macs: u64,
+    /// Those of the layers that a cut of exact groups makes smaller.
+    pub cuttable: u64,
+}
+
 /// Every group of a model in the order of its weights, those that cannot be cut included; weights of control-flow bodies
 /// are moved to the main graph for it. Axes that an
 /// operator works along (space, steps, gates) are none. Run `simplify` first, as the pass asks for too: weights that
 /// are computed from constants are not seen. Infers the model's types.
-pub fn survey(model: &mut Model) -> Result<Vec<GroupSummary>> {
+pub fn survey(model: &mut Model) -> Result<Survey> {
     lift(model);
     infer_types(model)?;
     let flow = Flow::of(model);
@@ -89,7 +100,10 @@ pub fn survey(model: &mut Model) -> Result<Vec<GroupSummary>> {
             members: group.members.iter().map(|m| named(model, m)).collect(),
         });
     }
-    Ok(groups)
+    let exact: HashSet<Factor> = flow.groups().iter().filter(|g| g.exact).map(|g| g.factor).collect();
+    let none = |f: Factor| exact.contains(&f).then_some(0);
+    let cuttable = prices.iter().map(|p| p.touched(&flow.arena, &none)).fold(0, u64::saturating_add);
+    Ok(Survey { groups, macs: whole, cuttable })
 }
 
 /// Whether a member holds numbers to compute with, not a shape, indices or a mask.
@@ -133,7 +147,8 @@ mod tests {
              }",
         )
         .unwrap();
-        let groups = survey(&mut model).unwrap();
+        let Survey { groups, macs, cuttable } = survey(&mut model).unwrap();
+        assert_eq!((macs, cuttable), (64 + 128 + 24, 64 + 128), "the last layer's axes are lossy or frozen");
         let told: Vec<_> = groups
             .iter()
             .map(|g| (&*g.layer, g.positions, g.standing, g.reason.as_deref(), g.parameters, g.macs))
