@@ -20,8 +20,8 @@ import tempfile
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
+import made_up
 from watched import run
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
@@ -73,69 +73,18 @@ GROUPS = [
     ("quant(bits=4,block=32)", False, 21, ["nbits", "nncf, int4"]),
 ]
 
-# Extents of open dimensions, by input; 1 where nothing is said.
-EXTENTS = {
-    "ch_PP-OCRv4_det_infer": {"x": [1, 3, 320, 320]},
-    "ch_PP-OCRv4_rec_infer": {"x": [1, 3, 48, 160]},
-    "ch_ppocr_mobile_v2.0_cls_infer": {"x": [1, 3, 48, 192]},
-    "paraphrase-MiniLM-L3-v2": {"input_ids": [1, 32], "attention_mask": [1, 32]},
-    "silero_vad": {"input": [1, 512]},
-    "silero_vad_16k_op15": {"input": [1, 512]},
-    "silero_vad_half": {"input": [1, 512]},
-    "silero_vad_op18_ifless": {"input": [1, 576]},
-    "silero_vad_16k_sequence": {"input": [4, 576]},
-}
-
-
-def session(path):
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def made_up(name, shape, kind, rng):
-    """Something like an image, a sound, a text; zero where a state starts."""
-    if kind == "tensor(int64)":
-        if not shape:
-            return np.int64(16000)
-        return np.ones(shape, "int64") if "mask" in name else rng.integers(1000, 20000, shape)
-    noise = rng.standard_normal(shape).astype("float32")
-    if name in ("state", "h", "c"):
-        return np.zeros(shape, "float32")
-    if len(shape) == 4:
-        for axis in (2, 3):
-            noise = sum(np.roll(noise, k, axis) for k in range(5)) / 5**0.5
-        return noise
-    return 0.1 * noise
-
-
 def inputs(stem, path, folder):
     """The file to calibrate on, each input's shape, and the batches to compare on."""
-    zoo = f"{ROOT}/tests/assets/zoo_test.npz"
-    declared = session(path).get_inputs()
-    shapes = {}
-    for i in declared:
-        open_shape = [d if isinstance(d, int) and d > 0 else 1 for d in i.shape]
-        shapes[i.name] = EXTENTS.get(stem, {}).get(i.name, open_shape)
+    declared = made_up.session(path).get_inputs()
+    shapes = made_up.shapes(stem, declared)
     if os.path.exists(f"{ROOT}/tests/assets/zoo/{stem}.onnx"):
-        calib = f"{ROOT}/tests/assets/zoo_calib.npz"
-        images = np.load(zoo)
+        images = np.load(f"{ROOT}/tests/assets/zoo_test.npz")
         name = declared[0].name
         pixels = images[next(k for k in images if images[k].ndim > 1)]
-        return calib, shapes, [{name: pixels[k : k + 1].reshape(shapes[name])} for k in range(256)]
-    rng = np.random.default_rng(0)
-    batches = [
-        {i.name: np.asarray(made_up(i.name, shapes[i.name], i.type, rng)) for i in declared}
-        for _ in range(CALIBRATE + COMPARE)
-    ]
-    calib = f"{folder}/calib"
-    os.makedirs(calib, exist_ok=True)
-    for k, batch in enumerate(batches[:CALIBRATE]):
-        at = f"{calib}/test_data_set_{k}"
-        os.makedirs(at, exist_ok=True)
-        for slot, i in enumerate(declared):
-            with open(f"{at}/input_{slot}.pb", "wb") as file:
-                file.write(onnx.numpy_helper.from_array(batch[i.name], i.name).SerializeToString())
+        comparing = [{name: pixels[k : k + 1].reshape(shapes[name])} for k in range(256)]
+        return f"{ROOT}/tests/assets/zoo_calib.npz", shapes, comparing
+    batches = made_up.batches(stem, declared, CALIBRATE + COMPARE, 0)
+    calib = made_up.write(batches[:CALIBRATE], declared, f"{folder}/calib")
     np.savez(f"{folder}/calib.npz", **{k: np.stack([b[k] for b in batches[:CALIBRATE]]) for k in batches[0]})
     return calib, shapes, batches[CALIBRATE:]
 
@@ -143,7 +92,7 @@ def inputs(stem, path, folder):
 def sqnr(original, path, batches):
     """The least of the outputs' SQNR in dB, infinite where all are the same, nothing where the file does not run."""
     try:
-        found = [session(path).run(None, batch) for batch in batches]
+        found = [made_up.session(path).run(None, batch) for batch in batches]
     except Exception:
         return None
     worst = np.inf
@@ -206,7 +155,7 @@ def main():
             if sum(int(np.prod(w.dims)) for w in weights) < LEAST_PARAMETERS:
                 continue
             calib, shapes, batches = inputs(stem, source, folder)
-            original = [session(source).run(None, batch) for batch in batches]
+            original = [made_up.session(source).run(None, batch) for batch in batches]
             size, row = os.path.getsize(source), []
             npz = calib if calib.endswith(".npz") else f"{folder}/calib.npz"
             for pipeline, with_data, opset, peers in GROUPS:
