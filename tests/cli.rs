@@ -57,7 +57,7 @@ fn a_model_that_became_slower_is_pointed_out() {
         command.arg(support::zoo("resnet20_raw")).args(["-p", pipeline, "-o"]).arg(&out);
         command.arg("--report").arg(&report).assert().success()
     };
-    let why = "19 weights are computed back in every run; `quant(form=auto)` avoids that";
+    let why = "21 weights are computed back in every run; `quant(form=auto)` avoids that";
     let warning = || contains("warning: slower than the original: ").and(contains(why));
     compress("quant(form=qdq)").stdout(warning());
     let written: serde_json::Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
