@@ -38,7 +38,9 @@ pub fn compress(
 ) -> Result<Vec<PassRun>> {
     let mut runs = Vec::new();
     let file_version = model.ir_version;
-    cx.give(model);
+    if pipeline.passes().iter().any(|pass| pass.needs().given) {
+        cx.give(model);
+    }
     if let Some(opset) = preparation.opset {
         if opset < model.opset() {
             let what = format!("operator set {opset} is older than the model's, {}", model.opset());

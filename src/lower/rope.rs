@@ -108,6 +108,13 @@ impl Rope {
     /// Writes everything at the file's current position.
     pub(super) fn write_to(&self, file: &mut File) -> io::Result<()> {
         self.release();
+        if self.large.iter().any(|(_, data)| matches!(data, Data::Deferred(_))) {
+            // Blocks are computed by rayon's threads; one of them need not be woken for each.
+            return rayon::scope(|_| self.write_in_order(file));
+        }
+        self.write_in_order(file)
+    }
+    fn write_in_order(&self, file: &mut File) -> io::Result<()> {
         let mut done = 0;
         for (at, data) in &self.large {
             file.write_all(&self.buffer[done..*at])?;

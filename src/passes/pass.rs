@@ -40,6 +40,8 @@ pub struct Needs {
     pub simplified: bool,
     /// The lowest version of ONNX's operator set whose operators it writes; older models are converted first.
     pub opset: Option<i64>,
+    /// The model as it came in is kept beside it, to compare with.
+    pub given: bool,
 }
 
 /// A transformation of a model. It must leave the model valid ([`Graph::verify`](crate::ir::Graph::verify) runs after

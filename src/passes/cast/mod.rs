@@ -91,7 +91,7 @@ impl Pass for Cast {
     }
     fn needs(&self) -> Needs {
         // With 13 Cast knows bfloat16, and the last operators learn float16.
-        Needs { simplified: true, opset: Some(13) }
+        Needs { simplified: true, opset: Some(13), given: false }
     }
     /// Rounding every number leaves 29 (made-up inputs of a deep model) to 77 dB in float16, 33 to 65 in bfloat16.
     fn least_sqnr(&self) -> Option<f64> {

@@ -157,7 +157,7 @@ impl Pass for Quant {
             (_, 0) => 13,
             _ => 21,
         };
-        Needs { simplified: true, opset: Some(opset) }
+        Needs { simplified: true, opset: Some(opset), given: options.size.is_some() }
     }
     /// Eight bits leave 20 to 45 dB, four 10 to 30; below, only the task can tell.
     fn least_sqnr(&self) -> Option<f64> {
