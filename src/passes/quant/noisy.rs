@@ -14,13 +14,17 @@ use super::{
 use crate::{
     error::Result,
     ir::{Model, OpId},
-    passes::{Context, linear::effect},
+    ops::cost,
+    passes::{Context, RemarkKind, linear::effect},
 };
 
 /// With less noise than this nothing is left float.
 const LEAST_SQNR: f64 = 30.0;
 /// How many equal shares of the noise a layer may make.
 const SHARES: f64 = 4.0;
+
+/// Multiply-accumulates of one sample with each layer alone in integers: at 256 samples some seconds.
+const MOST_WORK: u64 = 3_000_000_000;
 
 /// The layers without those that make too much noise, which are named.
 pub(super) fn left_out(
@@ -43,6 +47,12 @@ pub(super) fn left_out(
         effect::errors(&float, std::slice::from_ref(&rounded), |ops| placed(ops.clone(), placement), cx)?;
     let most = 10f64.powf(-LEAST_SQNR / 10.0);
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
+        return Ok(layers.clone());
+    }
+    let work = cost::of_model(&float).macs.saturating_mul(rounded.len() as u64);
+    if work > MOST_WORK {
+        let text = "not looked into which layers' integer activations cost most: the model is too large to run once for each";
+        cx.remark(RemarkKind::Note, (), text);
         return Ok(layers.clone());
     }
     let noise = effect::errors(&float, &rounded, |op| placed(vec![*op], placement), cx)?;
