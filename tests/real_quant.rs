@@ -236,7 +236,7 @@ fn weights_of_every_real_model_can_be_int8() {
     }
     assert!(written.len() >= 25 && old >= 3, "{} written, {old} of old operator sets", written.len());
     for (name, most) in
-        [("resnet20", 0.30), ("simplecnn", 0.30), ("vit", 0.33), ("paraphrase-MiniLM-L3-v2", 0.27)]
+        [("resnet20", 0.30), ("simplecnn", 0.31), ("vit", 0.33), ("paraphrase-MiniLM-L3-v2", 0.27)]
     {
         assert!(shares[name] < most, "{name}: {}", shares[name]);
     }

@@ -13,10 +13,10 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save; with fewer
-/// than eight bits small layers, as heads are, cost the outputs more than they are worth.
+/// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save, and small
+/// layers, as heads and depthwise convolutions are, cost the outputs more than they are worth.
 fn worth(bits: usize) -> usize {
-    if bits == 8 { 256 } else { 1024 }
+    if bits == 8 { 512 } else { 1024 }
 }
 
 /// What weights are to become.
