@@ -6,13 +6,23 @@ use crate::{
     error::Result,
     ir::{Model, Tensor},
     measure::{Probe, Seen},
+    ops::cost,
 };
 
-/// Samples that are run.
+/// Samples that are run at most.
 const SAMPLES: usize = 256;
+/// Multiply-accumulates that all runs together may take, some ten seconds of a processor: with larger models, or more
+/// changes, fewer samples are run.
+const MOST_WORK: u64 = 400_000_000_000;
 /// The bytes of weights of models that are run side by side, unless one alone takes more.
 const MOST_BYTES: usize = 256 << 20;
 const MOST_MODELS: usize = 16;
+
+/// How many samples each of so many changes to a model can be looked at with.
+pub(crate) fn affordable(model: &Model, changes: usize) -> usize {
+    let work = cost::of_model(model).macs.saturating_mul(changes as u64).max(1);
+    usize::try_from(MOST_WORK / work).map_or(SAMPLES, |samples| samples.min(SAMPLES))
+}
 
 /// For each of `changes` the squared error of the outputs of what `make` makes of it, relative to the squares of those of
 /// `model`, summed over the outputs.
@@ -26,6 +36,7 @@ pub(crate) fn errors<T>(
     let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
     let bytes: usize = g.initializers().map(|(_, t)| t.byte_len()).sum();
     let together = (MOST_BYTES / bytes.max(1)).clamp(1, MOST_MODELS);
+    let samples = affordable(model, changes.len()).max(1);
     let mut errors = Vec::with_capacity(changes.len());
     for changes in changes.chunks(together) {
         cx.check_cancelled()?;
@@ -33,7 +44,7 @@ pub(crate) fn errors<T>(
         let probes: Vec<_> =
             [model].into_iter().chain(&models).map(|model| Probe { model, fetch: &fetch }).collect();
         let mut sums = vec![vec![[0.0; 2]; fetch.len()]; changes.len()];
-        cx.sweep(&probes, SAMPLES, &mut |seen: Seen<'_>| {
+        cx.sweep(&probes, samples, &mut |seen: Seen<'_>| {
             let Some((original, changed)) = seen.values.split_first() else { return Ok(()) };
             for (sums, changed) in sums.iter_mut().zip(changed) {
                 for ((sum, a), b) in sums.iter_mut().zip(original).zip(changed) {

@@ -14,7 +14,6 @@ use super::{
 use crate::{
     error::Result,
     ir::{Model, OpId},
-    ops::cost,
     passes::{Context, RemarkKind, linear::effect},
 };
 
@@ -23,8 +22,8 @@ const LEAST_SQNR: f64 = 30.0;
 /// How many equal shares of the noise a layer may make.
 const SHARES: f64 = 4.0;
 
-/// Multiply-accumulates of one sample with each layer alone in integers: at 256 samples some seconds.
-const MOST_WORK: u64 = 3_000_000_000;
+/// Where layers cannot be looked at with so many samples in reasonable time, none is.
+const LEAST_SAMPLES: usize = 64;
 
 /// The layers without those that make too much noise, which are named.
 pub(super) fn left_out(
@@ -49,10 +48,9 @@ pub(super) fn left_out(
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
         return Ok(layers.clone());
     }
-    let work = cost::of_model(&float).macs.saturating_mul(rounded.len() as u64);
-    if work > MOST_WORK {
-        let text = "not looked into which layers' integer activations cost most: the model is too large to run once for each";
-        cx.remark(RemarkKind::Note, (), text);
+    if effect::affordable(&float, rounded.len()) < LEAST_SAMPLES {
+        let why = "not looked into which layers' integer activations cost most: each would take a run of this large model";
+        cx.remark(RemarkKind::Note, (), why);
         return Ok(layers.clone());
     }
     let noise = effect::errors(&float, &rounded, |op| placed(vec![*op], placement), cx)?;
