@@ -262,12 +262,12 @@ fn unfit(model: &Model, v: ValueId) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Quant, QuantOptions};
+    use super::super::{Activations, Quant, QuantOptions};
     use crate::{
         error::{Error, Result},
         ir::{Model, Origin, Tensor, text},
-        measure::Measure,
-        passes::{Context, Named, Pass},
+        measure::{Measure, Probe, Seen},
+        passes::{Changed, Context, Named, Pass},
     };
 
     /// Files of weights alone.
@@ -283,8 +283,29 @@ mod tests {
         }
     }
 
+    /// A model loses a twentieth of its only output, which is no scores, with any change.
+    struct Touchy;
+    impl Measure for Touchy {
+        fn has_samples(&self) -> bool {
+            true
+        }
+        fn written(&self, model: &Model) -> Result<(Model, u64)> {
+            Files.written(model)
+        }
+        fn sweep(
+            &self,
+            probes: &[Probe<'_>],
+            _: usize,
+            each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+        ) -> Result<()> {
+            let image = |y: f32| vec![Tensor::from_vec([1, 1, 1, 2], vec![0.0, y])];
+            let values: Vec<_> = (0..probes.len()).map(|k| image(if k == 0 { 1.0 } else { 0.95 })).collect();
+            each(Seen { batch: 0, batches: 1, values: &values })
+        }
+    }
+
     /// Two products: the weights of one are alike, those of the other differ in size within every block.
-    fn quantized(size: f64) -> Result<(Model, Vec<String>)> {
+    fn products() -> Result<Model> {
         let text = r#"<ir_version: 10, opset_import: ["" : 21]>
             g (float[N, 64] x) => (float[N, 64] y)
             <float[64, 64] even, float[64, 64] uneven>
@@ -299,6 +320,10 @@ mod tests {
             let values = (0..64 * 64).map(|k| (1.0 + wave(k)) * wave(k + 7).powi(power)).collect();
             model.graph.value_mut(v).origin = Origin::Initializer(Tensor::from_vec([64, 64], values));
         }
+        Ok(model)
+    }
+    fn quantized(size: f64) -> Result<(Model, Vec<String>)> {
+        let mut model = products()?;
         let options = QuantOptions { size: Some(size), ..QuantOptions::default() };
         let mut cx = Context::new().with_measure(&Files);
         let _ = Quant::new(options)?.run(&mut model, &mut cx)?;
@@ -331,6 +356,20 @@ mod tests {
         let error = quantized(0.1).unwrap_err();
         assert!(matches!(&error, Error::BelowBar(_)), "{error}");
         assert_eq!(error.to_string(), "quantizing cannot reach 10.0 % of the bytes; the nearest is 15.6 %");
+    }
+    #[test]
+    fn a_loss_that_no_bits_keep_names_the_nearest() {
+        let of = |max_drop| {
+            let activations = Activations::None;
+            let options = QuantOptions { max_drop: Some(max_drop), activations, ..QuantOptions::default() };
+            let mut model = products()?;
+            Quant::new(options)?.run(&mut model, &mut Context::new().with_measure(&Touchy))
+        };
+        let error = of(0.001).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        let text = "quantizing cannot keep what is lost to 0.10 % of the answers; the nearest is 5.00 %";
+        assert_eq!(error.to_string(), text);
+        assert_eq!(of(0.06).unwrap(), Changed::Yes);
     }
     #[test]
     fn targets_that_make_no_sense_are_refused() {
