@@ -45,8 +45,8 @@ pub(super) fn in_time<T>(
 
 /// The time of a changed model as a share of the whole one's, on the batch where that is larger.
 fn slowest(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f64> {
-    let shares = shares_of_time(model, &[changed], cx)?;
-    shares.first().and_then(|of| of.iter().copied().reduce(f64::max)).ok_or_else(|| {
+    let timed = shares_of_time(model, &[changed], cx)?;
+    timed.and_then(|timed| timed.shares.into_iter().flatten().reduce(f64::max)).ok_or_else(|| {
         Error::usage(
             "`latency` needs ONNX Runtime and inputs to time models on",
             "give some with `--calib`, or use `macs`",
@@ -54,11 +54,20 @@ fn slowest(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f64> {
     })
 }
 
-/// For each of some changed models its time as a share of the whole one's, on each batch; nothing where there is no clock.
-pub(super) fn shares_of_time(model: &Model, changed: &[&Model], cx: &Context<'_>) -> Result<Vec<Vec<f64>>> {
+/// Times of changed models.
+pub(super) struct Shares {
+    /// The samples of each batch.
+    pub samples: Vec<usize>,
+    /// For each model its time as a share of the whole one's, on each batch.
+    pub shares: Vec<Vec<f64>>,
+}
+
+/// How long some changed models take, side by side with the whole one; nothing where there is no clock.
+pub(super) fn shares_of_time(model: &Model, changed: &[&Model], cx: &Context<'_>) -> Result<Option<Shares>> {
     let timed = cx.latency(&[&[model], changed].concat())?;
     let of = |k: usize| timed.iter().map(|t| t.seconds[k + 1] / t.seconds[0]).collect();
-    Ok(if timed.is_empty() { Vec::new() } else { (0..changed.len()).map(of).collect() })
+    let samples: Vec<usize> = timed.iter().map(|t| t.samples).collect();
+    Ok((!samples.is_empty()).then(|| Shares { samples, shares: (0..changed.len()).map(of).collect() }))
 }
 
 #[cfg(test)]

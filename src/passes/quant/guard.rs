@@ -13,7 +13,7 @@ use super::{
 use crate::{
     error::Result,
     ir::{Model, OpId, Where},
-    passes::{Context, RemarkKind},
+    passes::{Context, RemarkKind, targets},
 };
 
 /// Times closer than this are alike.
@@ -68,14 +68,10 @@ pub(super) fn choose(
         if candidates.len() == 1 && tried.iter().any(|timed| timed.placement == best) {
             continue;
         }
-        let models: Vec<&Model> = std::iter::once(&float).chain(candidates.iter().map(|c| &c.1)).collect();
-        let timed = cx.latency(&models)?;
-        if timed.is_empty() {
-            return Ok(None);
-        }
-        batches = timed.iter().map(|t| t.samples).collect();
-        for (k, (placement, _)) in candidates.iter().enumerate() {
-            let ratios = timed.iter().map(|t| t.seconds[k + 1] / t.seconds[0]).collect();
+        let models: Vec<&Model> = candidates.iter().map(|c| &c.1).collect();
+        let Some(timed) = targets::shares_of_time(&float, &models, cx)? else { return Ok(None) };
+        batches = timed.samples;
+        for ((placement, _), ratios) in candidates.iter().zip(timed.shares) {
             tried.push(Timed { placement: *placement, ratios });
         }
         let these = &tried[tried.len() - candidates.len()..];

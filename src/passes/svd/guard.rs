@@ -61,17 +61,15 @@ pub(super) fn slower(
         for kinds in suspects.chunks_mut(together) {
             cx.check_cancelled()?;
             let models = kinds.iter().map(|kind| alone(kind)).collect::<Result<Vec<_>>>()?;
-            let shares = targets::shares_of_time(model, &models.iter().collect::<Vec<_>>(), cx)?;
-            if shares.is_empty() {
-                return Ok(Vec::new());
-            }
-            kinds.iter_mut().zip(shares).for_each(|(kind, shares)| kind.shares = shares);
+            let timed = targets::shares_of_time(model, &models.iter().collect::<Vec<_>>(), cx)?;
+            let Some(timed) = timed else { return Ok(Vec::new()) };
+            kinds.iter_mut().zip(timed.shares).for_each(|(kind, shares)| kind.shares = shares);
         }
     }
     let mut slow: Vec<&Kind> = kinds.iter().filter(|kind| kind.is_slower()).collect();
     if slow.is_empty() && kinds.len() > 1 {
         let all = targets::shares_of_time(model, &[&stand_in(model, candidates, chosen)?], cx)?;
-        if all.iter().flatten().any(|share| *share > 1.0 + NOISE) {
+        if all.iter().flat_map(|timed| &timed.shares).flatten().any(|share| *share > 1.0 + NOISE) {
             slow.extend(kinds.iter().max_by(|a, b| a.slowest().total_cmp(&b.slowest())));
         }
     }
