@@ -13,8 +13,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// How much of a file is copied at a time (256 KiB): enough to make the calls cheap, and small enough for a CPU's cache.
-const COPY_BLOCK: usize = 1 << 18;
+/// How much of a file is copied at a time (128 KiB): enough to make the calls cheap, and small enough for a CPU's cache.
+const COPY_BLOCK: usize = 1 << 17;
 
 /// How much the system maps at a time around what is touched (64 KiB).
 const WINDOW: usize = 1 << 16;

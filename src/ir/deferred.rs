@@ -9,9 +9,9 @@ use std::{
     sync::OnceLock,
 };
 
-/// How much is written at a time (256 KiB), and how much of that one thread computes (128 KiB).
-const BLOCK: usize = 1 << 18;
-const SHARE: usize = 1 << 17;
+/// How much is written at a time (128 KiB), and how much of that one thread computes (64 KiB).
+const BLOCK: usize = 1 << 17;
+const SHARE: usize = 1 << 16;
 
 /// How to compute bytes.
 pub trait Recipe: Send + Sync {

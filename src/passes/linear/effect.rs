@@ -1,10 +1,10 @@
 //! What a change does to the model's outputs, seen by running it: an error in a layer does not tell how much of it arrives
 //! there.
 
-use super::super::Context;
+use super::super::{Context, interface::set_input_shapes};
 use crate::{
     error::Result,
-    ir::{Model, Tensor},
+    ir::{Dim, Model, Shape, Tensor},
     measure::{Probe, Seen},
     ops::cost,
 };
@@ -19,9 +19,31 @@ const MOST_BYTES: usize = 256 << 20;
 const MOST_MODELS: usize = 16;
 
 /// How many samples each of so many changes to a model can be looked at with.
-pub(crate) fn affordable(model: &Model, changes: usize) -> usize {
-    let work = cost::of_model(model).macs.saturating_mul(changes as u64).max(1);
-    usize::try_from(MOST_WORK / work).map_or(SAMPLES, |samples| samples.min(SAMPLES))
+pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
+    let (macs, samples) = first_batch(model, cx)?;
+    let work = macs.saturating_mul(changes as u64).max(1);
+    let affordable = MOST_WORK.saturating_mul(samples as u64) / work;
+    Ok(usize::try_from(affordable).map_or(SAMPLES, |samples| samples.min(SAMPLES)))
+}
+
+/// The multiply-accumulates of a run on the first batch of samples, and how many these are: shapes that a model leaves open
+/// are those of its inputs there.
+fn first_batch(model: &Model, cx: &Context<'_>) -> Result<(u64, usize)> {
+    let g = &model.graph;
+    let inputs = g.inputs.iter().filter(|v| g.initializer(**v).is_none());
+    let fetch: Vec<String> = inputs.map(|v| g.name_of(*v).to_owned()).collect();
+    let mut shapes: Vec<(String, Shape)> = Vec::new();
+    cx.sweep(&[Probe { model, fetch: &fetch }], 1, &mut |seen: Seen<'_>| {
+        let values = seen.values.iter().flatten();
+        let dims = |t: &Tensor| t.shape().iter().map(|n| Dim::Known(*n)).collect();
+        shapes = fetch.iter().cloned().zip(values.map(dims)).collect();
+        Ok(())
+    })?;
+    let samples = shapes.iter().find_map(|(_, shape)| shape.first()?.known()).unwrap_or(1);
+    let mut fixed = model.clone();
+    // Where shapes contradict each other, what is declared has to do.
+    let _ = set_input_shapes(&mut fixed, &shapes);
+    Ok((cost::of_model(&fixed).macs, samples.max(1)))
 }
 
 /// For each of `changes` the squared error of the outputs of what `make` makes of it, relative to the squares of those of
@@ -36,7 +58,7 @@ pub(crate) fn errors<T>(
     let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
     let bytes: usize = g.initializers().map(|(_, t)| t.byte_len()).sum();
     let together = (MOST_BYTES / bytes.max(1)).clamp(1, MOST_MODELS);
-    let samples = affordable(model, changes.len()).max(1);
+    let samples = affordable(model, changes.len(), cx)?.max(1);
     let mut errors = Vec::with_capacity(changes.len());
     for changes in changes.chunks(together) {
         cx.check_cancelled()?;

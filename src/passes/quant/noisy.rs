@@ -48,7 +48,7 @@ pub(super) fn left_out(
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
         return Ok(layers.clone());
     }
-    if effect::affordable(&float, rounded.len()) < LEAST_SAMPLES {
+    if effect::affordable(&float, rounded.len(), cx)? < LEAST_SAMPLES {
         let why = "not looked into which layers' integer activations cost most: each would take a run of this large model";
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers.clone());
