@@ -8,14 +8,14 @@
 use super::{
     Latency,
     activations::Schemes,
-    learned,
+    alone::{self, Rounded},
     lost::lost,
     placement::Placement,
     weights::{Layers, Plan},
 };
 use crate::{
     error::{Error, Result},
-    ir::{Model, Origin, QuantScheme, Tensor, ValueId, Where},
+    ir::{Model, QuantScheme, Tensor, ValueId, Where},
     passes::{
         Context, RemarkKind,
         linear::effect,
@@ -52,25 +52,15 @@ impl<'a> Choices<'a> {
         let least = plan.pass.options.least_bits(plan.opset);
         let mut widths: Vec<usize> = WIDTHS.into_iter().filter(|bits| *bits > least).collect();
         widths.push(least);
-        let mut float = model.clone();
-        layers.weights.iter().for_each(|v| float.graph.value_mut(*v).quant = None);
-        let mut rounded: Vec<(ValueId, Tensor)> = Vec::new();
-        let mut costs = Vec::new();
+        let float = alone::float(model, layers);
+        let mut rounded: Vec<Rounded> = Vec::new();
         for bits in &widths {
-            let mut narrow = model.clone();
-            let these = layers.with_bits(plan, &mut narrow.graph, &vec![Some(*bits); layers.weights.len()]);
-            learned::to_nearest(&these, &mut narrow.graph, &these.weights);
-            for v in &layers.weights {
-                let weight = narrow.graph.constant(*v).cloned();
-                let scheme = narrow.graph.value(*v).quant.as_ref();
-                let (weight, scheme) = weight.zip(scheme).ok_or_else(|| unfit(model, *v))?;
-                costs.push(bytes(scheme, weight.len()));
-                rounded.push((*v, weight));
-            }
+            rounded.extend(alone::rounded(plan, model, layers, *bits)?);
         }
+        let costs: Vec<u64> = rounded.iter().map(|r| bytes(&r.scheme, r.weight.len())).collect();
         let damages = match cx.has_samples() {
-            true => effect::errors(&float, &rounded, |(v, weight)| Ok(with(&float, *v, weight)), cx)?,
-            false => rounded.iter().map(|(v, weight)| error(float.graph.constant(*v), weight)).collect(),
+            true => alone::errors(&float, &rounded.chunks(1).collect::<Vec<_>>(), cx)?,
+            false => rounded.iter().map(|r| error(float.graph.constant(r.of), &r.weight)).collect(),
         };
         let count = layers.weights.len();
         let points = |k| (0..widths.len()).map(move |width| width * count + k);
@@ -177,8 +167,7 @@ pub(super) fn within_drop(
         let help = "give some with `--calib`, and their right classes with `--labels` where they are known";
         return Err(Error::usage("`max_drop` needs samples to judge by", help));
     }
-    let mut float = model.clone();
-    layers.weights.iter().for_each(|v| float.graph.value_mut(*v).quant = None);
+    let float = alone::float(model, layers);
     let judged = |model: &Model, layers: &Layers, latency, cx: &mut Context<'_>| {
         cx.check_cancelled()?;
         let mut done = model.clone();
@@ -240,13 +229,6 @@ fn bytes(scheme: &QuantScheme, elements: usize) -> u64 {
     (elements as u64 * bits + scheme.scales.len() as u64 * (32 + zeros)).div_ceil(8)
 }
 
-/// The model with another weight.
-fn with(model: &Model, v: ValueId, weight: &Tensor) -> Model {
-    let mut model = model.clone();
-    model.graph.value_mut(v).origin = Origin::Initializer(weight.clone());
-    model
-}
-
 /// The squared error of a weight relative to its squares.
 fn error(weight: Option<&Tensor>, rounded: &Tensor) -> f64 {
     let mut sums = [0.0; 2];
@@ -254,10 +236,6 @@ fn error(weight: Option<&Tensor>, rounded: &Tensor) -> f64 {
         effect::add(&mut sums, weight, rounded);
     }
     sums[0] / sums[1].max(f64::MIN_POSITIVE)
-}
-
-fn unfit(model: &Model, v: ValueId) -> Error {
-    Error::unsupported(Where::Value(model.graph.name_of(v).to_owned()), "it has no integers of so few bits")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! operators.
 
 mod activations;
+mod alone;
 mod budget;
 mod dynamic;
 mod form;
@@ -178,10 +179,13 @@ impl Pass for Quant {
             opset: model.opset(),
             activations: Placement::usual(&self.options, cx.has_samples()) != Placement::FLOAT,
         };
-        let layers = weights::annotate(&plan, &mut model.graph, cx);
+        let mut layers = weights::annotate(&plan, &mut model.graph, cx);
         cx.check_cancelled()?;
         match self.budget {
-            None => self.finish(model, &layers, self.options.latency, cx)?,
+            None => {
+                layers = noisy::widened(&plan, model, layers, cx)?;
+                self.finish(model, &layers, self.options.latency, cx)?;
+            }
             Some(Budget::Size(share)) => budget::within_size(&plan, share, model, &layers, cx)?,
             Some(Budget::Drop(most)) => budget::within_drop(&plan, most, model, &layers, cx)?,
         }

@@ -1,0 +1,56 @@
+//! What weights do to the outputs when they alone are rounded, all else in float.
+
+use super::{
+    learned,
+    weights::{Layers, Plan},
+};
+use crate::{
+    error::{Error, Result},
+    ir::{Model, Origin, QuantScheme, Tensor, ValueId, Where},
+    passes::{Context, linear::effect},
+};
+
+/// A weight, its scheme, and the reals that its integers stand for.
+pub(super) struct Rounded {
+    pub of: ValueId,
+    pub scheme: QuantScheme,
+    pub weight: Tensor,
+}
+
+/// The model with all these weights float again.
+pub(super) fn float(model: &Model, layers: &Layers) -> Model {
+    let mut model = model.clone();
+    layers.weights.iter().for_each(|v| model.graph.value_mut(*v).quant = None);
+    model
+}
+
+/// The weights rounded to the nearest with so many bits each, in their order.
+pub(super) fn rounded(plan: &Plan<'_>, model: &Model, layers: &Layers, bits: usize) -> Result<Vec<Rounded>> {
+    let mut narrow = model.clone();
+    let these = layers.with_bits(plan, &mut narrow.graph, &vec![Some(bits); layers.weights.len()]);
+    learned::to_nearest(&these, &mut narrow.graph, &these.weights);
+    let of = |v: &ValueId| {
+        let scheme = narrow.graph.value(*v).quant.clone();
+        let (weight, scheme) =
+            narrow.graph.constant(*v).cloned().zip(scheme).ok_or_else(|| unfit(model, *v))?;
+        Ok(Rounded { of: *v, scheme, weight })
+    };
+    layers.weights.iter().map(of).collect()
+}
+
+/// For each set of weights the squared error of the outputs when they take the place of the model's, relative to the
+/// squares of the outputs.
+pub(super) fn errors(float: &Model, sets: &[&[Rounded]], cx: &Context<'_>) -> Result<Vec<f64>> {
+    let with = |set: &&[Rounded]| {
+        let mut model = float.clone();
+        for Rounded { of, weight, .. } in *set {
+            model.graph.value_mut(*of).origin = Origin::Initializer(weight.clone());
+        }
+        Ok(model)
+    };
+    effect::errors(float, sets, with, cx)
+}
+
+fn unfit(model: &Model, v: ValueId) -> Error {
+    Error::unsupported(Where::Value(model.graph.name_of(v).to_owned()), "it has no integers of so few bits")
+}
