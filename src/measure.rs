@@ -92,6 +92,10 @@ pub trait Measure {
     fn has_samples(&self) -> bool {
         false
     }
+    /// Whether there are inputs to run models on at all, calibration samples or synthesized ones.
+    fn has_inputs(&self) -> bool {
+        self.has_samples()
+    }
     /// The right class of each sample, in order, where it is known; otherwise nothing.
     fn labels(&self) -> &[i64] {
         &[]

@@ -167,6 +167,10 @@ impl<'a> Context<'a> {
     pub fn has_samples(&self) -> bool {
         self.measure.is_some_and(Measure::has_samples)
     }
+    /// Whether there are inputs to run models on at all. See [`Measure::has_inputs`].
+    pub fn has_inputs(&self) -> bool {
+        self.measure.is_some_and(Measure::has_inputs)
+    }
     /// The right class of each calibration sample, or nothing. See [`Measure::labels`].
     pub fn labels(&self) -> &'a [i64] {
         self.measure.map_or(&[], Measure::labels)

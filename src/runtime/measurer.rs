@@ -129,6 +129,10 @@ impl Measure for Measurer {
         !self.samples.is_empty() && !self.samples.is_synthetic()
     }
 
+    fn has_inputs(&self) -> bool {
+        !self.samples.is_empty()
+    }
+
     fn labels(&self) -> &[i64] {
         &self.labels
     }

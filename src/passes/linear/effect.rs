@@ -16,7 +16,7 @@ const SAMPLES: usize = 256;
 const MOST_WORK: u64 = 400_000_000_000;
 /// The bytes of weights of models that are run side by side, unless one alone takes more.
 const MOST_BYTES: usize = 256 << 20;
-const MOST_MODELS: usize = 16;
+const MOST_MODELS: usize = 4;
 
 /// How many samples each of so many changes to a model can be looked at with.
 pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {

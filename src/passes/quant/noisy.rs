@@ -40,7 +40,7 @@ pub(super) fn widened(
     layers: Layers,
     cx: &mut Context<'_>,
 ) -> Result<Layers> {
-    if layers.weights.len() < 2 || !cx.has_runtime() {
+    if layers.weights.len() < 2 || !cx.has_inputs() {
         return Ok(layers);
     }
     let float = alone::float(model, &layers);
