@@ -3,7 +3,8 @@
 use crate::{
     error::{Error, Result},
     ir::{Function, Model, Where},
-    lower, ops,
+    lower,
+    ops::{self, Symbols},
     passes::{
         Changed, Context, Pass, Pipeline, RemarkKind, inline_functions, interface::drop_unused_inputs,
         simplify::Simplify,
@@ -37,7 +38,7 @@ pub fn compress(
     cx: &mut Context<'_>,
 ) -> Result<Vec<PassRun>> {
     let mut runs = Vec::new();
-    let file_version = model.ir_version;
+    let (file_version, symbols) = (model.ir_version, Symbols::of(model));
     if pipeline.passes().iter().any(|pass| pass.needs().given) {
         cx.give(model);
     }
@@ -71,6 +72,7 @@ pub fn compress(
         }
     }
     lower::schemes::materialize(model)?;
+    symbols.forget_others(model);
     model.verify()?;
     if model.ir_version > file_version {
         cx.enter("file");

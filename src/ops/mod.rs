@@ -17,6 +17,7 @@ pub mod infer;
 mod macs;
 pub mod quantized;
 
+pub(crate) use infer::Symbols;
 pub use infer::{Conflict, Inference, Known, infer_types};
 
 use crate::ir::Op;

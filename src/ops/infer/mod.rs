@@ -29,6 +29,7 @@ mod features;
 mod layout;
 mod linear;
 mod spatial;
+mod symbols;
 mod table;
 mod terms;
 #[cfg(test)]
@@ -43,6 +44,7 @@ use call::Call;
 use expr::Expr;
 use fact::Fact;
 use std::collections::{BTreeMap, HashMap, HashSet};
+pub(crate) use symbols::Symbols;
 
 /// A declared type that contradicts what is inferred.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     ir::{Dim, Graph, Model, Shape, TensorType, Type, ValueId},
-    ops::infer_types,
+    ops::{Symbols, infer_types},
     passes::pass::did_you_mean,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -114,7 +114,7 @@ fn apply(model: &mut Model, renamed: &Renamed, given: Vec<(ValueId, Type)>) -> R
     if renamed.is_empty() && given.is_empty() {
         return Ok(());
     }
-    let mut new = model.clone();
+    let (mut new, symbols) = (model.clone(), Symbols::of(model));
     for (v, ty) in given {
         new.graph.value_mut(v).ty = Some(ty);
     }
@@ -141,6 +141,7 @@ fn apply(model: &mut Model, renamed: &Renamed, given: Vec<(ValueId, Type)>) -> R
             }
         }
     }
+    symbols.forget_others(&mut new);
     *model = new;
     Ok(())
 }
@@ -215,7 +216,7 @@ mod tests {
         model.verify().unwrap();
         let g = &model.graph;
         let shapes = ["x", "m", "t", "s", "y"].map(|name| shape_of(g, name));
-        assert_eq!(shapes, ["2,3,?", "2,seq", "2,3,?", "2,seq", "2,seq"]);
+        assert_eq!(shapes, ["2,3,?", "2,seq", "2,3,?", "2,?", "2,seq"], "`s` has no names in the file");
         assert_eq!(
             shape_of(g, "z"),
             "?,4",

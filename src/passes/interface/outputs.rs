@@ -3,7 +3,7 @@
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Type, ValueId},
-    ops::infer_types,
+    ops::{Symbols, infer_types},
     passes::pass::did_you_mean,
 };
 
@@ -25,7 +25,7 @@ pub fn set_outputs(model: &mut Model, names: &[String]) -> Result<()> {
         }
         outputs.push(v);
     }
-    let mut new = model.clone();
+    let (mut new, symbols) = (model.clone(), Symbols::of(model));
     infer_types(&mut new)?;
     for (v, name) in outputs.iter().zip(names) {
         let known = match &new.graph.value(*v).ty {
@@ -39,6 +39,7 @@ pub fn set_outputs(model: &mut Model, names: &[String]) -> Result<()> {
         }
     }
     new.graph.outputs = outputs;
+    symbols.forget_others(&mut new);
     *model = new;
     Ok(())
 }
