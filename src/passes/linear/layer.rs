@@ -50,7 +50,37 @@ impl Layer {
             "ConvTranspose" => return Some(Err("transposed convolutions are not solved for")),
             _ => return None,
         }
-        Some(Layer::linear(g, op, opset))
+        Some(Layer::linear(g, op, opset).and_then(|layer| match layer.is_alone(g) {
+            true => Ok(layer),
+            false => Err("its weights are shared"),
+        }))
+    }
+    /// All the layers that read the weights of an op, in the graph's order, where several do and each makes the same of
+    /// them. Their biases stay as they are. `None` where the op is none of these, or why they cannot be looked at together.
+    pub(crate) fn sharing(g: &Graph, op: OpId, opset: i64) -> Option<Result<Vec<Layer>, &'static str>> {
+        let first = Layer::linear(g, op, opset).ok().filter(|layer| !layer.is_alone(g))?;
+        let found = || {
+            let uses = g.uses(first.weight);
+            let mut layers = Vec::with_capacity(uses.len());
+            for of in g.order().into_iter().filter(|op| uses.iter().any(|at| at.op() == *op)) {
+                let layer = match &*g.op(of).op_type {
+                    kind if kind == g.op(op).op_type => Layer::linear(g, of, opset)?,
+                    _ => return Err("its weights are shared by ops of other kinds"),
+                };
+                let output = g.output(of, 0).ok_or("an output is missing")?;
+                layers.push(Layer { bias: Bias::Absent, output, ..layer });
+            }
+            let alike = |a: &Layer| (a.weight, a.axis, a.groups) == (first.weight, first.axis, first.groups);
+            match layers.len() == uses.len() && layers.iter().all(alike) && !g.is_output(first.weight) {
+                true => Ok(layers),
+                false => Err("its weights are shared in several ways"),
+            }
+        };
+        Some(found())
+    }
+    /// Whether nothing else reads its weights.
+    fn is_alone(&self, g: &Graph) -> bool {
+        g.sole_use(self.weight).is_some()
     }
     /// An op that makes something of a matrix by the channels of its input, but not as rows that could be solved for: each
     /// row is all that a transposed convolution spreads for an element, or all that goes into the gates of a recurrent
@@ -64,6 +94,9 @@ impl Layer {
                 || Some((g.input(op, 0)?, g.input(op, 1)?, g.outputs_of(op).into_iter().flatten().next()?));
             let (input, weight, output) = slots().ok_or("an input is missing")?;
             let shape = weights(g, weight)?.shape();
+            if g.sole_use(weight).is_none() {
+                return Err("its weights are shared");
+            }
             if spreads && node.int("group").unwrap_or(1) != 1 {
                 return Err("its channels are in groups");
             }
@@ -90,7 +123,10 @@ impl Layer {
         let (input, output) = (g.input(op, 1)?, g.output(op, 0)?);
         let (walk, bias, axis, groups, area) = (Walk::Rows, Bias::Absent, 1, 1, 1);
         let layer = Layer { op, input, output, weight, axis, walk, groups, channels, area, outputs, bias };
-        rows.then(|| weights(g, weight).map(|_| layer))
+        let found = weights(g, weight).map(|_| layer);
+        rows.then(|| {
+            found.and_then(|layer| layer.is_alone(g).then_some(layer).ok_or("its weights are shared"))
+        })
     }
     fn linear(g: &Graph, op: OpId, opset: i64) -> Result<Layer, &'static str> {
         let node = g.op(op);
@@ -243,8 +279,8 @@ impl Layer {
 fn weights(g: &Graph, weight: ValueId) -> Result<&Tensor, &'static str> {
     let tensor = g.constant(weight).filter(|t| is_real(t.dtype()) && g.value(weight).quant.is_none());
     let tensor = tensor.ok_or("its weights are no constant floating-point numbers")?;
-    if g.sole_use(weight).is_none() || g.initializer(weight).is_none() {
-        return Err("its weights are shared");
+    if g.initializer(weight).is_none() {
+        return Err("its weights come from a Constant node, which `simplify` makes an initializer");
     }
     if tensor.is_empty() { Err("its weights are empty") } else { Ok(tensor) }
 }

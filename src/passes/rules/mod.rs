@@ -51,7 +51,7 @@ pub struct Rule {
     pub name: &'static str,
     /// What to look for.
     pub lhs: &'static str,
-    /// What to put there.
+    /// What to put there: a value, or ops, of which the last takes the place of the root.
     pub rhs: &'static str,
     /// Preconditions and new constants.
     pub bind: fn(&Match<'_>) -> Result<Bindings, Miss>,
@@ -60,7 +60,7 @@ pub struct Rule {
 #[derive(Clone)]
 enum Replacement {
     Value(String),
-    Op(Line),
+    Ops(Vec<Line>),
 }
 
 #[derive(Clone)]
@@ -89,7 +89,7 @@ impl RuleSet {
             let read = |text| pattern::parse(text).unwrap_or_else(|e| panic!("rule {}: {e}", rule.name));
             let lhs = read(rule.lhs);
             let rhs = match rule.rhs.contains('(') {
-                true => Replacement::Op(read(rule.rhs).remove(0)),
+                true => Replacement::Ops(read(rule.rhs)),
                 false => Replacement::Value(rule.rhs.trim().to_owned()),
             };
             let roots = lhs.iter().filter(|l| Some(&l.out) == lhs.last().map(|root| &root.out));
@@ -169,58 +169,62 @@ impl Compiled {
                 drop_dead(g, ops);
                 near
             }
-            Replacement::Op(line) => {
-                let new = self.build(g, line, root, &ops, &values, found, out);
-                let mut near = vec![new];
-                near.extend(g.uses(out).into_iter().map(|u| u.op()));
-                near.extend(g.inputs_of(new).into_iter().flatten().filter_map(|v| Some(g.producer(v)?.0)));
+            Replacement::Ops(lines) => {
+                let new = build(g, lines, root, &ops, values, found, out);
+                let mut near: Vec<OpId> = g.uses(out).into_iter().map(|u| u.op()).collect();
+                for op in new {
+                    near.push(op);
+                    near.extend(g.inputs_of(op).into_iter().flatten().filter_map(|v| Some(g.producer(v)?.0)));
+                }
                 near
             }
         })
     }
+}
 
-    #[allow(clippy::too_many_arguments, reason = "the pieces of one match")]
-    fn build(
-        &self,
-        g: &mut Graph,
-        line: &Line,
-        root: OpId,
-        ops: &[OpId],
-        values: &HashMap<String, ValueId>,
-        found: Bindings,
-        out: ValueId,
-    ) -> OpId {
-        let name = g.op(root).name.clone();
+/// Puts ops in the place of matched ones; returns them.
+fn build(
+    g: &mut Graph,
+    lines: &[Line],
+    root: OpId,
+    ops: &[OpId],
+    mut values: HashMap<String, ValueId>,
+    found: Bindings,
+    out: ValueId,
+) -> Vec<OpId> {
+    let (name, hint) = (g.op(root).name.clone(), g.name_of(out).to_owned());
+    let named = |key| lines.iter().flat_map(|line| &line.args).any(|a| a.name == key);
+    for (key, tensor) in found.tensors.into_iter().filter(|(key, _)| named(*key)) {
+        // A constant that the rule takes over as it is keeps its name.
+        let old = values.values().copied().find(|v| g.constant(*v).is_some_and(|t| t.is_same(&tensor)));
+        let value = old.unwrap_or_else(|| g.add_initializer(&format!("{hint}_{key}"), tensor));
+        values.insert(key.to_owned(), value);
+    }
+    g.set_outputs(root, &[]);
+    let mut new = Vec::with_capacity(lines.len());
+    for (k, line) in lines.iter().enumerate() {
+        let last = k + 1 == lines.len();
         let like = ops.iter().find(|o| g.op(**o).op_type == line.op_type);
         let mut op = like.map_or_else(|| Op::new(&line.op_type, ""), |o| g.op(*o).clone());
-        op.name = name;
+        // Two ops of one name are refused by runtimes.
+        op.name = if last { name.clone() } else { format!("{name}_{}", line.out) };
         for (key, value) in &line.attrs {
             op.set(key, *value);
         }
-        for (key, value) in found.attrs {
-            op.set(key, value);
+        for (key, value) in found.attrs.iter().filter(|_| last) {
+            op.set(key, value.clone());
         }
-        let hint = g.name_of(out).to_owned();
-        let mut fresh: HashMap<&str, ValueId> = HashMap::new();
-        let named = |key| line.args.iter().any(|a| a.name == key);
-        for (key, tensor) in found.tensors.into_iter().filter(|(key, _)| named(*key)) {
-            // A constant that the rule takes over as it is keeps its name.
-            let old = values.values().copied().find(|v| g.constant(*v).is_some_and(|t| t.is_same(&tensor)));
-            fresh.insert(key, old.unwrap_or_else(|| g.add_initializer(&format!("{hint}_{key}"), tensor)));
-        }
-        let mut inputs: Vec<Option<ValueId>> = line
-            .args
-            .iter()
-            .map(|a| fresh.get(a.name.as_str()).or_else(|| values.get(&a.name)).copied())
-            .collect();
+        let mut inputs: Vec<Option<ValueId>> =
+            line.args.iter().map(|a| values.get(&a.name).copied()).collect();
         while inputs.last() == Some(&None) {
             inputs.pop();
         }
-        g.set_outputs(root, &[]);
-        let new = g.add_op(op, &inputs, &[Some(out)]);
-        drop_dead(g, ops.to_vec());
-        new
+        let output = if last { out } else { g.add_value(&format!("{hint}_{}", line.out), None) };
+        values.insert(line.out.clone(), output);
+        new.push(g.add_op(op, &inputs, &[Some(output)]));
     }
+    drop_dead(g, ops.to_vec());
+    new
 }
 
 /// From this size on (64 KiB) a constant that a rule replaces goes at once: until the next sweep it would take up memory

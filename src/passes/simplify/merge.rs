@@ -69,10 +69,8 @@ impl Matrix {
     }
 }
 
-fn matrices(m: &Match<'_>) -> Result<Bindings, Miss> {
-    if m.opset < 7 {
-        return Err("");
-    }
+/// The weight of one layer in the place of two, and its bias where either has one.
+fn joined(m: &Match<'_>) -> Result<(Tensor, Option<Tensor>), Miss> {
     let (first, second) = (Matrix::of(m, "h", "a", "b")?, Matrix::of(m, "y", "c", "d")?);
     let ([k, inner], [same, n]) = (first.extents, second.extents);
     if inner != same || k * n >= inner * (k + n) {
@@ -80,15 +78,35 @@ fn matrices(m: &Match<'_>) -> Result<Bindings, Miss> {
     }
     let like = m.tensor("a").ok_or("")?;
     let weight = rounded(like, &[k, n], product(&first.weight, &second.weight, inner))?;
-    let found = Bindings::default().tensor("weight", weight);
-    if m.op("h").is_some_and(|op| op.is("MatMul")) && m.op("y").is_some_and(|op| op.is("MatMul")) {
-        return Ok(found);
-    }
-    let mut bias = second.bias.unwrap_or_else(|| vec![0.0; n]);
+    let mut bias = second.bias;
     if let Some(before) = first.bias {
+        let bias = bias.get_or_insert_with(|| vec![0.0; n]);
         bias.iter_mut().zip(product(&before, &second.weight, inner)).for_each(|(b, more)| *b += more);
     }
-    let found = found.tensor("bias", rounded(like, &[n], bias)?);
+    Ok((weight, bias.map(|bias| rounded(like, &[n], bias)).transpose()?))
+}
+
+fn products(m: &Match<'_>) -> Result<Bindings, Miss> {
+    Ok(Bindings::default().tensor("weight", joined(m)?.0))
+}
+
+fn product_of_sum(m: &Match<'_>) -> Result<Bindings, Miss> {
+    // One of more axes may give the sum more than the product has.
+    if m.tensor("b").is_none_or(|bias| bias.rank() > 1) {
+        return Err("");
+    }
+    let (weight, bias) = joined(m)?;
+    Ok(Bindings::default().tensor("weight", weight).tensor("bias", bias.ok_or("")?))
+}
+
+fn matrices(m: &Match<'_>) -> Result<Bindings, Miss> {
+    if m.opset < 7 {
+        return Err("");
+    }
+    let (weight, bias) = joined(m)?;
+    let (like, n) = (m.tensor("a").ok_or("")?, weight.shape()[1]);
+    let bias = bias.map_or_else(|| rounded(like, &[n], vec![0.0; n]), Ok)?;
+    let found = Bindings::default().tensor("weight", weight).tensor("bias", bias);
     Ok(found.attr("alpha", 1.0).attr("beta", 1.0).attr("transA", 0).attr("transB", 0))
 }
 
@@ -176,7 +194,13 @@ pub(super) const RULES: &[Rule] = &[
         name: "matmul-of-matmul",
         lhs: "h = MatMul(x, $a)  y = MatMul(h, $c)",
         rhs: "y = MatMul(x, weight)",
-        bind: matrices,
+        bind: products,
+    },
+    Rule {
+        name: "matmul-of-biased-matmul",
+        lhs: "h = MatMul(x, $a)  s = Add(h, $b)  y = MatMul(s, $c)",
+        rhs: "p = MatMul(x, weight)  y = Add(p, bias)",
+        bind: product_of_sum,
     },
     Rule {
         name: "gemm-of-layer",

@@ -5,7 +5,7 @@
 
 use super::{
     form::{Form, Known, Part, Whole},
-    layer::{Candidate, Kind},
+    layer::Candidate,
     lookups,
     metric::Metric,
     ranks::{Choice, Offer},
@@ -17,7 +17,7 @@ use crate::{
     ir::Model,
     passes::{
         Context,
-        linear::{Sight, collect, effect},
+        linear::{Found, Sight, Sums, collect, effect},
     },
 };
 use faer::Mat;
@@ -53,7 +53,7 @@ impl Judged {
         let most = choices.iter().filter(|c| c.form == Form::Outputs).map(|c| c.ranks[1]).max().unwrap_or(0);
         let bytes = known.iter_mut().flatten().map(|known| known.truncate(most)).sum::<usize>();
         // Layers that are not fitted are split by what is known of them now.
-        let room = self.bytes + bytes <= MOST_BYTES || candidate.kind != Kind::Solved;
+        let room = self.bytes + bytes <= MOST_BYTES || !candidate.is_fitted();
         self.bytes += if room { bytes } else { 0 };
         self.known[k] = known.filter(|_| room);
         self.offers[k].choices = choices;
@@ -125,14 +125,24 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
     for (k, (candidate, metric)) in candidates.iter().zip(&metrics).enumerate() {
         match metric {
             Some(metric) => add(k, std::slice::from_ref(metric), None),
-            None => {
+            None => sights.extend(candidate.layers().map(|layer| {
                 order.push(k);
-                sights.push(Sight { layer: &candidate.layer, target: None });
-            }
+                Sight { layer, target: None }
+            })),
         }
     }
+    // Sights come in order, those of layers that share their weights one behind the other.
+    let mut before: Option<Found> = None;
     collect(model, model, &sights, cx, |at, sums| {
         let (k, layer) = (order[at], sights[at].layer);
+        let sums = match before.take() {
+            Some(before) => together(before, sums),
+            None => sums,
+        };
+        if order.get(at + 1) == Some(&k) {
+            before = Some(sums);
+            return;
+        }
         add(k, &Metric::found(&sums, layer.groups, layer.has_bias()), sums.err());
     })?;
     for (k, text) in said {
@@ -151,6 +161,12 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
         }
     }
     Ok(judged)
+}
+
+/// The sums of two layers with the same weights.
+fn together(a: Found, b: Found) -> Found {
+    let plus = |([a, a_held], [b, b_held]): ([Sums; 2], [Sums; 2])| [a.plus(&b), a_held.plus(&b_held)];
+    Ok(a?.into_iter().zip(b?).map(plus).collect())
 }
 
 /// What is made of a candidate's weights once the directions of its outputs are known, and these.

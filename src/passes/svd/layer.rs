@@ -30,12 +30,14 @@ pub(super) enum Kind {
 /// A layer that can be split.
 pub(super) struct Candidate {
     pub(super) layer: Layer,
+    /// Others with the same weights: they share the factors too.
+    pub(super) others: Vec<Layer>,
     pub(super) kind: Kind,
     /// The extents of its kernel; none for matrices.
     pub(super) kernel: Vec<usize>,
     /// What it costs as it is.
     pub(super) whole: Price,
-    /// How often each element of a kernel works: at each position of the input, of what lies between the two kernels of
+    /// How often each element of a kernel works, in all layers that share it: at each position of the input, of what lies between the two kernels of
     /// [`Form::Spatial`], and of the output.
     positions: [u64; 3],
 }
@@ -67,12 +69,17 @@ pub(super) fn find(pass: &Svd, model: &Model, cx: &mut Context<'_>) -> Vec<Candi
             cx.missed(g.place(op), QUANTIZED);
             continue;
         }
-        let of = |kind| move |layer| (kind, layer);
-        let layer = Layer::fed(g, op).map(of(Kind::Fed));
-        let layer = layer.or_else(|| Layer::lookup(g, op).map(of(Kind::Lookup)));
-        let layer = layer.or_else(|| Layer::of(g, op, model.opset()).map(of(Kind::Solved)));
-        let Some((kind, layer)) = layer else { continue };
-        match layer.map_err(str::to_owned).and_then(|layer| candidate(pass, g, kind, layer)) {
+        let of = |kind| move |layer: Result<Layer, _>| (kind, layer.map(|layer| vec![layer]));
+        let layers = Layer::fed(g, op).map(of(Kind::Fed));
+        let layers = layers.or_else(|| Layer::lookup(g, op).map(of(Kind::Lookup)));
+        let layers = layers.or_else(|| Some((Kind::Solved, Layer::sharing(g, op, model.opset())?)));
+        let layers = layers.or_else(|| Layer::of(g, op, model.opset()).map(of(Kind::Solved)));
+        let Some((kind, layers)) = layers else { continue };
+        if layers.as_ref().is_ok_and(|layers| layers[0].op != op) {
+            // It was looked at with the first of those that it shares its weights with.
+            continue;
+        }
+        match layers.map_err(str::to_owned).and_then(|layers| candidate(pass, g, kind, layers)) {
             Ok(candidate) => {
                 if candidate.kind == Kind::Fed && !candidate.layer.is_convolution() {
                     cx.missed(g.place(op), STATE);
@@ -89,11 +96,14 @@ fn linear(g: &Graph, op: OpId) -> bool {
     ["Conv", "Gemm", "MatMul"].iter().any(|name| g.op(op).is(name))
 }
 
-fn candidate(pass: &Svd, g: &Graph, kind: Kind, layer: Layer) -> Result<Candidate, String> {
-    let op = layer.op;
-    if pass.exclude.is_match(g.place(op).name()) || pass.exclude.is_match(g.name_of(layer.weight)) {
+fn candidate(pass: &Svd, g: &Graph, kind: Kind, mut layers: Vec<Layer>) -> Result<Candidate, String> {
+    let excluded = |layer: &Layer| pass.exclude.is_match(g.place(layer.op).name());
+    if layers.iter().any(excluded) || pass.exclude.is_match(g.name_of(layers[0].weight)) {
         return Err("it is excluded by name".into());
     }
+    let work: Vec<Work> = layers.iter().map(|layer| work(g, kind, layer)).collect();
+    let others = layers.split_off(1);
+    let layer = layers.remove(0);
     if layer.groups > 1 && layer.channels == 1 {
         return Err("each channel has a kernel of its own: they share nothing".into());
     }
@@ -101,29 +111,45 @@ fn candidate(pass: &Svd, g: &Graph, kind: Kind, layer: Layer) -> Result<Candidat
     let solved = kind == Kind::Solved;
     let kernel = if solved && layer.is_convolution() { shape[2..].to_vec() } else { Vec::new() };
     let (params, bytes) = g.constant(layer.weight).map_or((0, 0), |t| (t.len() as u64, t.byte_len() as u64));
+    if work.iter().any(|work| work.positions[2] == 0) {
+        return Err("its multiply-accumulates are not known".into());
+    }
+    let macs = work.iter().map(|work| work.macs).sum();
+    let positions = [0, 1, 2].map(|k| work.iter().map(|work| work.positions[k]).sum());
+    let whole = Price { macs, params, bytes };
+    let candidate = Candidate { layer, others, kind, kernel, whole, positions };
+    match candidate.grid(1).is_empty() {
+        true => Err("no rank saves both weights and multiply-accumulates".into()),
+        false => Ok(candidate),
+    }
+}
+
+/// What a layer does in a run.
+struct Work {
+    macs: u64,
+    /// See [`Candidate::positions`].
+    positions: [u64; 3],
+}
+
+fn work(g: &Graph, kind: Kind, layer: &Layer) -> Work {
+    let params = g.constant(layer.weight).map_or(0, |t| t.len() as u64);
     // How many numbers come in, or how many rows of the table are looked up, and the rows that these are.
     let numbers: u64 =
         g.shape(layer.input).into_iter().flatten().map(|d| d.known().unwrap_or(1) as u64).product();
     let rows = numbers / if kind == Kind::Lookup { 1 } else { layer.channels.max(1) as u64 };
     let macs = match kind {
-        Kind::Solved => cost::of_op(g, op).macs,
+        Kind::Solved => cost::of_op(g, layer.op).macs,
         Kind::Fed => rows * params,
         Kind::Lookup => 0,
     };
+    let solved = kind == Kind::Solved;
     let output = if solved { macs / params.max(1) } else { rows };
-    if output == 0 {
-        return Err("its multiply-accumulates are not known".into());
-    }
     // The first kernel of two leaves the width as it is.
     let width = |v: ValueId| extents(g, v).last().copied().unwrap_or(1).max(1);
     let between = output / width(layer.output) * width(layer.input);
-    let input = if !kernel.is_empty() { extents(g, layer.input).iter().product() } else { output };
-    let whole = Price { macs, params, bytes };
-    let candidate = Candidate { layer, kind, kernel, whole, positions: [input, between, output] };
-    match candidate.grid(1).is_empty() {
-        true => Err("no rank saves both weights and multiply-accumulates".into()),
-        false => Ok(candidate),
-    }
+    let has_kernel = solved && layer.is_convolution();
+    let input = if has_kernel { extents(g, layer.input).iter().product() } else { output };
+    Work { macs, positions: [input, between, output] }
 }
 
 /// The known extents of a value but that of its channels; others count as 1.
@@ -139,6 +165,14 @@ fn step(side: usize, round: usize) -> usize {
 }
 
 impl Candidate {
+    /// All layers that it is, each with the same weights.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        std::iter::once(&self.layer).chain(&self.others)
+    }
+    /// Whether it can be fitted anew behind others: no least squares problem has several outputs to come near to.
+    pub(super) fn is_fitted(&self) -> bool {
+        self.kind == Kind::Solved && self.others.is_empty()
+    }
     /// The weights of each part as they are now, a row for each input and a column for each output.
     pub(super) fn weights(&self, model: &Model) -> Option<Vec<Mat<f64>>> {
         let parts = self.layer.weights(&model.graph)?;
@@ -180,7 +214,8 @@ impl Candidate {
     pub(super) fn grid(&self, round: usize) -> Vec<(Form, Vec<usize>, Vec<usize>)> {
         let (inputs, outputs) = (self.layer.channels * self.area(), self.layer.outputs);
         let mut found = Vec::new();
-        for form in Form::of(&self.kernel) {
+        // What is split by what was known before is split by the directions of its outputs.
+        for form in Form::of(&self.kernel).iter().filter(|form| self.is_fitted() || **form == Form::Outputs) {
             let inner = match form.free(&self.kernel) {
                 Some(free) => spaced((inputs / free).min(free * outputs), round),
                 None => vec![0],

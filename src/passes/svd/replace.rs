@@ -4,14 +4,18 @@ use super::{
     form::Form,
     layer::{Candidate, Kind},
 };
-use crate::ir::{DType, Graph, Op, Tensor, ValueId};
+use crate::{
+    ir::{DType, Graph, Op, Tensor, ValueId},
+    passes::linear::Layer,
+};
 use faer::Mat;
 use std::collections::HashSet;
 
 /// Attributes of a convolution that concern its kernel.
 const OF_KERNEL: [&str; 5] = ["kernel_shape", "strides", "dilations", "pads", "auto_pad"];
 
-/// Puts layers with these kernels, of each part, in the place of one. The last of them stays the op that was there, with its bias.
+/// Puts layers with these kernels, of each part, in the place of one, or of each that shares its weights. The last of them
+/// stays the op that was there, with its bias.
 /// `None`, and the graph as it was, where the kernels do not fit the layer's type of numbers.
 pub(super) fn replace(
     g: &mut Graph,
@@ -58,6 +62,16 @@ pub(super) fn replace(
         .enumerate()
         .map(|(k, t)| g.add_initializer(&format!("{name}_{}", k + 1), t))
         .collect();
+    for layer in candidate.layers() {
+        rewire(g, layer, *kind, form, &weights);
+    }
+    g.remove_value_if_unused(layer.weight);
+    Some(())
+}
+
+/// Puts layers with these weights in the place of one.
+fn rewire(g: &mut Graph, layer: &Layer, kind: Kind, form: Form, weights: &[ValueId]) {
+    let n = weights.len();
     let op = g.op(layer.op).clone();
     let hint = g.output(layer.op, 0).map(|y| g.name_of(y).to_owned()).unwrap_or_default();
     let mut input = layer.input;
@@ -70,7 +84,7 @@ pub(super) fn replace(
         before.name = unused_name(g, &format!("{}_{}", op.name, k + 1));
         before.carried = Default::default();
         shape_to(&mut before, form, k, n);
-        let inputs = if *kind == Kind::Lookup { [*kernel, input] } else { [input, *kernel] };
+        let inputs = if kind == Kind::Lookup { [*kernel, input] } else { [input, *kernel] };
         input = g.add_node(before, &inputs, &format!("{hint}_{}", k + 1), None);
     }
     match kind {
@@ -83,8 +97,6 @@ pub(super) fn replace(
     }
     g.set_input(layer.op, 0, Some(input));
     g.set_input(layer.op, 1, weights.last().copied());
-    g.remove_value_if_unused(layer.weight);
-    Some(())
 }
 
 /// This name, or one made from it where an op has it: ONNX Runtime refuses two ops of one name.

@@ -8,7 +8,6 @@
 use super::{
     Planned,
     form::{Known, Part, Whole, product},
-    layer::Kind,
     metric::{Metric, means},
     ranks::Choice,
     replace::replace,
@@ -32,7 +31,7 @@ pub(super) fn run(
     cx: &mut Context<'_>,
 ) -> Result<()> {
     let original = model.clone();
-    let (fitted, others): (Vec<_>, Vec<_>) = planned.iter().partition(|p| p.candidate.kind == Kind::Solved);
+    let (fitted, others): (Vec<_>, Vec<_>) = planned.iter().partition(|p| p.candidate.is_fitted());
     let splits: HashMap<_, _> = fitted.iter().map(|p| (p.candidate.layer.op, *p)).collect();
     let ops = |waves: Vec<Wave>| waves.into_iter().flat_map(|w| w.linear).map(|task| task.layer.op);
     let behind = tasks(model, &[], |v| planned.iter().any(|p| p.candidate.layer.weight == v));

@@ -74,6 +74,21 @@ fn what_cannot_be_reached_says_what_can() {
         assert_eq!(run(text, &mut mlp()).unwrap_err().exit_code(), 2, "{text}");
     }
 }
+#[test]
+fn layers_that_share_weights_share_factors() {
+    let source = "# weights: seed 3
+        <ir_version: 8, opset_import: [\"\" : 17]>
+        m (float[2, 64] a, float[6, 64] b) => (float[2, 64] c, float[6, 64] d) <float[64, 64] w>
+        { c = MatMul (a, w) d = MatMul (b, w) }";
+    let mut model = text::parse(source).unwrap();
+    infer_types(&mut model).unwrap();
+    let before = cost::of_model(&model);
+    run("svd(ratio=0.5)", &mut model).unwrap();
+    let after = cost::of_model(&model);
+    assert_eq!((before.macs, before.params), (8 * 64 * 64, 64 * 64));
+    assert_eq!((after.macs, after.params), (8 * 2 * 16 * 64, 2 * 16 * 64));
+    assert_eq!(model.graph.initializers().count(), 2);
+}
 /// Both factors are read by simple layers in a row, which `simplify` leaves apart.
 #[test]
 fn simplify_leaves_factors_apart() {
