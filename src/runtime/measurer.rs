@@ -243,11 +243,13 @@ impl Measure for Measurer {
         if self.samples.is_empty() {
             return Err(no_samples());
         }
+        // Threads that wait for the next run would take the processors from other models, and from what is made of values.
+        let options = SessionOptions { yielding: true, ..self.options.clone() };
         let mut fetches = Vec::with_capacity(probes.len());
         for probe in probes {
             let fetch = Fetch::of(probe.model, probe.fetch)?;
             let session =
-                fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &self.options)).transpose()?;
+                fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &options)).transpose()?;
             fetches.push((fetch, session));
         }
         let batches = self.samples.first(most);
