@@ -10,7 +10,10 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// How much of a file is copied at a time (128 KiB): enough to make the calls cheap, and small enough for a CPU's cache.
@@ -18,6 +21,8 @@ const COPY_BLOCK: usize = 1 << 17;
 
 /// How much the system maps at a time around what is touched (64 KiB).
 const WINDOW: usize = 1 << 16;
+/// Ranges smaller than that which are given back together: each by itself would be a call of the system.
+const TOGETHER: usize = 8;
 
 /// A file mapped into memory, kept open so that its ranges can also be copied file to file.
 pub struct MappedFile {
@@ -25,6 +30,8 @@ pub struct MappedFile {
     /// With a block to copy through.
     file: Mutex<(File, Vec<u8>)>,
     map: Mmap,
+    /// Small ranges that were to be given back so far.
+    small: AtomicUsize,
 }
 
 impl MappedFile {
@@ -36,7 +43,12 @@ impl MappedFile {
         // while it is mapped can raise SIGBUS; like every tool that maps its inputs, we require inputs to stay
         // unchanged while they are read. Results are written to a new file and renamed, never in place.
         let map = unsafe { Mmap::map(&file)? };
-        Ok(Arc::new(MappedFile { path: path.to_owned(), file: Mutex::new((file, Vec::new())), map }))
+        Ok(Arc::new(MappedFile {
+            path: path.to_owned(),
+            file: Mutex::new((file, Vec::new())),
+            map,
+            small: AtomicUsize::new(0),
+        }))
     }
     /// Where the file lies.
     pub fn path(&self) -> &Path {
@@ -69,8 +81,15 @@ impl MappedFile {
     }
     /// Gives back the memory that a range and what was mapped around it takes up; it is read from the file again when
     /// it is next touched.
-    #[allow(unsafe_code, reason = "advice on memory that is mapped read-only from a file")]
     fn release(&self, range: Range<usize>) {
+        if range.len() >= WINDOW {
+            self.give_back(range);
+        } else if self.small.fetch_add(1, Ordering::Relaxed) % TOGETHER == TOGETHER - 1 {
+            self.release_all();
+        }
+    }
+    #[allow(unsafe_code, reason = "advice on memory that is mapped read-only from a file")]
+    fn give_back(&self, range: Range<usize>) {
         let start = range.start / WINDOW * WINDOW;
         let end = range.end.next_multiple_of(WINDOW).min(self.map.len());
         #[cfg(unix)]
@@ -82,7 +101,7 @@ impl MappedFile {
     }
     /// Gives back what all that was read takes up.
     pub fn release_all(&self) {
-        self.release(0..self.map.len());
+        self.give_back(0..self.map.len());
     }
     /// The whole contents.
     pub fn bytes(&self) -> &[u8] {
