@@ -33,10 +33,10 @@ def row(path, folder):
         if done.returncode:
             cells += ["-", {3: "refused", 124: "too long"}.get(done.returncode, "fails")]
         else:
-            cells += [f"{100 * total(out, "macs") / max(before, 1):.0f} %", compared(path, out, test)]
+            cells += [f"{100 * total(out, 'macs') / max(before, 1):.0f} %", compared(path, out, test)]
     if run(sys.executable, "-c", PEER, path, out).returncode:
         return cells + ["-", "fails"]
-    left = total(out, "macs") / max(before, 1)
+    left = total(out, 'macs') / max(before, 1)
     return cells + [f"{100 * left:.0f} %", compared(path, out, test) if left < 1 else "nothing cut"]
 
 
