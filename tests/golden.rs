@@ -162,8 +162,8 @@ fn zeroed(original: &Model, pipeline: &Pipeline) -> Option<Model> {
         infer_types(&mut model).unwrap_or_else(|e| panic!("{e}"));
         let flow = Flow::of(&model);
         let prune = Prune::new(options).expect("checked when the pipeline was read");
-        let keep = prune.select(&model, &flow, &mut cx).unwrap_or_else(|e| panic!("{e}"));
-        flow.cut(keep).zero(&mut model).unwrap_or_else(|e| panic!("{e}"));
+        let selection = prune.select(&model, &flow, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+        flow.cut(selection.keep).zero(&mut model).unwrap_or_else(|e| panic!("{e}"));
     }
     Some(model)
 }

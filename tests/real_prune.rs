@@ -132,10 +132,10 @@ fn classes(oracle: &Oracle, model: &Model, images: &Tensor) -> (Vec<f32>, Vec<us
 fn resnet20_shrinks_to_three_quarters_of_its_work() {
     let original = simplified(&zoo("resnet20"));
     let options = PruneOptions { macs: Some(0.75), ..PruneOptions::default() };
-    let keep =
+    let selection =
         Prune::new(options).unwrap().select(&original, &Flow::of(&original), &mut Context::new()).unwrap();
     let mut zeroed = original.clone();
-    Flow::of(&original).cut(keep).zero(&mut zeroed).unwrap();
+    Flow::of(&original).cut(selection.keep).zero(&mut zeroed).unwrap();
     let mut pruned = original.clone();
     run("prune(macs=0.75,repair=none)", &mut pruned);
     ops::infer_types(&mut pruned).unwrap();

@@ -103,6 +103,24 @@ fn repaired_models_go_back_into_their_architecture() {
 }
 
 #[test]
+fn branches_that_were_dropped_come_back_and_add_nothing() {
+    let original = lower::load(&zoo("vit_raw")).unwrap();
+    let simplified = compressed(&original, "simplify");
+    for options in ["", ",repair=none"] {
+        let pruned = compressed(&original, &format!("simplify,prune(macs=0.25{options})"));
+        assert!(pruned.graph.ops().count() < simplified.graph.ops().count(), "a block went as a whole");
+        let full = restored(&pruned, &original).unwrap();
+        assert_eq!(full.graph.ops().count(), simplified.graph.ops().count());
+        let apart = difference(&pruned, &full);
+        assert!(apart <= 1e-4, "outputs differ by {apart} of their size");
+        let mut unlike = pruned.clone();
+        let note = unlike.notes.get_mut("pruned").unwrap();
+        *note = note.replace("Add", "Sum");
+        assert!(restored(&unlike, &original).unwrap_err().to_string().contains("with a branch to drop"));
+    }
+}
+
+#[test]
 fn what_was_cut_twice_counts_from_the_original() {
     let original = lower::load(&zoo("resnet20")).unwrap();
     let once = compressed(&original, "prune(ratio=0.2,round=1,repair=none,criterion=l2)");

@@ -103,13 +103,7 @@ impl Flow<'_> {
         };
         match &*node.op_type {
             _ if !node.is_standard() => Leaves::new(),
-            // Zero at zero, or moving elements about.
-            "Relu" | "LeakyRelu" | "PRelu" | "Tanh" | "Erf" | "Neg" | "Identity" | "Dropout" | "Cast"
-            | "HardSwish" | "Swish" | "Gelu" | "Elu" | "Selu" | "Celu" | "Softsign" | "Mish" | "Abs"
-            | "Sign" | "Floor" | "Ceil" | "Round" | "Sin" | "Sqrt" | "Div" | "Transpose" | "Reshape"
-            | "Flatten" | "Squeeze" | "Unsqueeze" | "Split" | "Slice" | "Gather" | "Expand" | "Resize"
-            | "Upsample" | "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool"
-            | "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" => of(input(0)),
+            name if keeps_zero(name) => of(input(0)),
             "Add" | "Sub" | "Sum" | "Mean" | "Max" | "Min" => all(&inputs),
             "Mul" => inputs.iter().flat_map(|v| of(Some(*v))).collect(),
             // Scaled and shifted at the end.
@@ -154,4 +148,55 @@ impl Flow<'_> {
         }
         zero.difference(&other).copied().collect()
     }
+}
+
+/// Whether an operator of the standard puts out zero where its first input is zero, or moves that input's elements about.
+pub fn keeps_zero(op_type: &str) -> bool {
+    matches!(
+        op_type,
+        "Relu"
+            | "LeakyRelu"
+            | "PRelu"
+            | "Tanh"
+            | "Erf"
+            | "Neg"
+            | "Identity"
+            | "Dropout"
+            | "Cast"
+            | "HardSwish"
+            | "Swish"
+            | "Gelu"
+            | "Elu"
+            | "Selu"
+            | "Celu"
+            | "Softsign"
+            | "Mish"
+            | "Abs"
+            | "Sign"
+            | "Floor"
+            | "Ceil"
+            | "Round"
+            | "Sin"
+            | "Sqrt"
+            | "Div"
+            | "Transpose"
+            | "Reshape"
+            | "Flatten"
+            | "Squeeze"
+            | "Unsqueeze"
+            | "Split"
+            | "Slice"
+            | "Gather"
+            | "Expand"
+            | "Resize"
+            | "Upsample"
+            | "MaxPool"
+            | "AveragePool"
+            | "GlobalAveragePool"
+            | "GlobalMaxPool"
+            | "ReduceSum"
+            | "ReduceMean"
+            | "ReduceMax"
+            | "ReduceMin"
+    )
 }

@@ -28,3 +28,4 @@ pub use cost::Price;
 pub use factor::{Arena, Factor, Factors, Kind, WORKED_ALONG};
 pub use flow::Flow;
 pub use groups::{Group, Member};
+pub use leftover::keeps_zero;

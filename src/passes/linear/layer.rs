@@ -244,6 +244,15 @@ impl Layer {
         g.value_mut(self.weight).origin = Origin::Initializer(weights);
         Some(())
     }
+    /// Makes weights and bias, where it has one, zero.
+    pub(crate) fn silence(&self, g: &mut Graph) -> Option<()> {
+        let parts = self.weights(g)?;
+        let zeros: Vec<_> = parts.iter().map(|part| Mat::zeros(part.nrows(), part.ncols())).collect();
+        match self.bias_value(g) {
+            Some(_) => self.set(g, &zeros),
+            None => Layer { bias: Bias::Absent, ..self.clone() }.set(g, &zeros),
+        }
+    }
     fn set_bias(
         &self,
         g: &mut Graph,

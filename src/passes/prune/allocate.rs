@@ -1,81 +1,96 @@
-//! How many positions of each group stay where the damage of cutting is known: as little damage for what is saved as can
-//! be had.
+//! What stays where the damage of cutting is known: as little damage for what is saved as can be had.
 //!
 //! Step by step, the cut is made that costs the least damage for each unit it saves, over all groups and all smaller
-//! counts (so a curve that is not convex is jumped along its lower hull), until the target is met. What was saved in
+//! counts (so a curve that is not convex is jumped along its lower hull) and all branches, until the target is met. A
+//! branch takes the groups in it along, and with them the damage that they have done by then. What was saved in
 //! excess is then given back where it undoes most damage.
 
-use super::select::{Candidate, Plan};
-
-/// A choice of counts.
-type Kept = Vec<Option<usize>>;
+use super::select::{Candidate, Choice, Plan};
 
 impl Plan<'_> {
     /// The choice of least damage whose `cost` is at most `target`; else the least cost that can be had.
-    pub(super) fn least_damage(
-        &self,
-        target: u64,
-        cost: impl Fn(&[Option<usize>]) -> u64,
-    ) -> Result<Kept, u64> {
+    pub(super) fn least_damage(&self, target: u64, cost: impl Fn(&Choice) -> u64) -> Result<Choice, u64> {
         let counts: Vec<Vec<usize>> = self.candidates.iter().map(Candidate::counts).collect();
-        let mut kept: Kept = vec![None; self.candidates.len()];
-        let mut now = cost(&kept);
-        while now > target {
-            let mut best: Option<(f64, u64, usize, usize)> = None;
-            for (k, candidate) in self.candidates.iter().enumerate() {
-                let size = candidate.group.size;
-                let current = kept[k].unwrap_or(size);
-                for n in counts[k].iter().copied().filter(|n| *n < current) {
-                    let saved = now.saturating_sub(cost(&with(&kept, k, Some(n))));
-                    if saved == 0 {
-                        continue;
-                    }
-                    let rate = (candidate.after(n) - candidate.after(current)).max(0.0) / saved as f64;
-                    if best.is_none_or(|b| rate < b.0) {
-                        best = Some((rate, saved, k, n));
-                    }
+        let mut now = self.whole();
+        let mut left = cost(&now);
+        while left > target {
+            let damage = self.damage(&now);
+            let mut best: Option<(f64, u64, Choice)> = None;
+            for next in self.smaller(&now, &counts) {
+                let after = cost(&next);
+                if after >= left {
+                    continue;
+                }
+                let rate = (self.damage(&next) - damage).max(0.0) / (left - after) as f64;
+                if best.as_ref().is_none_or(|b| rate < b.0) {
+                    best = Some((rate, after, next));
                 }
             }
-            let Some((_, saved, k, n)) = best else { return Err(now) };
-            kept[k] = Some(n);
-            now -= saved;
+            let Some((_, after, next)) = best else { return Err(left) };
+            (left, now) = (after, next);
         }
-        self.give_back(&mut kept, &counts, target, cost);
-        Ok(kept)
+        self.give_back(&mut now, &counts, target, cost);
+        Ok(now)
     }
     /// Undoes cuts as far as the target allows, those of most damage first.
-    fn give_back(
-        &self,
-        kept: &mut Kept,
-        counts: &[Vec<usize>],
-        target: u64,
-        cost: impl Fn(&[Option<usize>]) -> u64,
-    ) {
+    fn give_back(&self, now: &mut Choice, counts: &[Vec<usize>], target: u64, cost: impl Fn(&Choice) -> u64) {
         loop {
-            let mut best: Option<(f64, usize, Option<usize>)> = None;
-            for (k, candidate) in self.candidates.iter().enumerate() {
-                let Some(current) = kept[k] else { continue };
-                let size = candidate.group.size;
-                let larger = counts[k].iter().copied().filter(|n| *n > current).map(Some).chain([None]);
-                for n in larger {
-                    let gain = candidate.after(current) - candidate.after(n.unwrap_or(size));
-                    if best.is_none_or(|b| gain > b.0) && cost(&with(kept, k, n)) <= target {
-                        best = Some((gain, k, n));
-                    }
+            let mut best: Option<(f64, Choice)> = None;
+            let damage = self.damage(now);
+            for next in self.larger(now, counts) {
+                let gain = damage - self.damage(&next);
+                if best.as_ref().is_none_or(|b| gain > b.0) && cost(&next) <= target {
+                    best = Some((gain, next));
                 }
             }
             match best {
-                Some((_, k, n)) => kept[k] = n,
+                Some((_, next)) => *now = next,
                 None => return,
             }
         }
     }
+    /// What all cuts of a choice do to the outputs together.
+    fn damage(&self, choice: &Choice) -> f64 {
+        let cut = self.candidates.iter().zip(&choice.kept).filter_map(|(c, n)| Some(c.after((*n)?)));
+        let gone = self.branches.iter().zip(&choice.dropped).filter(|(_, dropped)| **dropped);
+        cut.sum::<f64>() + gone.map(|(branch, _)| branch.damage).sum::<f64>()
+    }
+    /// The choices with one more cut.
+    fn smaller<'a>(&'a self, now: &'a Choice, counts: &'a [Vec<usize>]) -> impl Iterator<Item = Choice> + 'a {
+        let fewer = counts.iter().enumerate().flat_map(move |(k, counts)| {
+            let current = now.kept[k].unwrap_or(self.candidates[k].group.size);
+            counts.iter().filter(move |n| **n < current).map(move |n| now.with(k, Some(*n)))
+        });
+        let stay = self.branches.iter().enumerate().filter(|(k, _)| !now.dropped[*k]);
+        fewer.chain(stay.map(|(k, branch)| {
+            let mut next = now.clone();
+            next.dropped[k] = true;
+            branch.inside.iter().for_each(|k| next.kept[*k] = None);
+            next
+        }))
+    }
+    /// The choices with one cut less, or a milder one.
+    fn larger<'a>(&'a self, now: &'a Choice, counts: &'a [Vec<usize>]) -> impl Iterator<Item = Choice> + 'a {
+        let more = counts.iter().enumerate().filter_map(move |(k, counts)| {
+            let current = now.kept[k]?;
+            let counts = counts.iter().filter(move |n| **n > current).copied().map(Some).chain([None]);
+            Some(counts.map(move |n| now.with(k, n)))
+        });
+        let gone = now.dropped.iter().enumerate().filter(|(_, dropped)| **dropped);
+        more.flatten().chain(gone.map(|(k, _)| {
+            let mut next = now.clone();
+            next.dropped[k] = false;
+            next
+        }))
+    }
 }
 
-fn with(kept: &[Option<usize>], k: usize, n: Option<usize>) -> Kept {
-    let mut kept = kept.to_vec();
-    kept[k] = n;
-    kept
+impl Choice {
+    fn with(&self, k: usize, n: Option<usize>) -> Choice {
+        let mut next = self.clone();
+        next.kept[k] = n;
+        next
+    }
 }
 
 #[cfg(test)]
@@ -106,17 +121,17 @@ mod tests {
             let mut arena = Arena::default();
             let candidates: Vec<_> = curves.into_iter().map(|c| candidate(&mut arena, c)).collect();
             let options = PruneOptions::default();
-            let plan = Plan { arena: &arena, prices: &[], weights: &[], candidates: &candidates, options: &options };
+            let plan = Plan { arena: &arena, prices: &[], weights: &[], candidates: &candidates, branches: &[], options: &options };
             // Neighbours multiply, as channels in and out do.
-            let cost = |kept: &[Option<usize>]| {
-                let widths: Vec<_> = candidates.iter().zip(kept).map(|(c, n)| n.unwrap_or(c.group.size) as u64).collect();
+            let cost = |choice: &Choice| {
+                let widths: Vec<_> = candidates.iter().zip(&choice.kept).map(|(c, n)| n.unwrap_or(c.group.size) as u64).collect();
                 (0..widths.len()).map(|k| 10 * widths[k] * widths.get(k + 1).copied().unwrap_or(1)).sum()
             };
-            let target = (share * cost(&vec![None; candidates.len()]) as f64) as u64;
-            let kept = plan.least_damage(target, cost).unwrap();
-            prop_assert!(cost(&kept) <= target);
-            for (k, n) in kept.iter().enumerate().filter_map(|(k, n)| Some((k, (*n)?))) {
-                let more = with(&kept, k, Some(n + 1).filter(|n| *n < candidates[k].group.size));
+            let target = (share * cost(&plan.whole()) as f64) as u64;
+            let choice = plan.least_damage(target, cost).unwrap();
+            prop_assert!(cost(&choice) <= target);
+            for (k, n) in choice.kept.iter().enumerate().filter_map(|(k, n)| Some((k, (*n)?))) {
+                let more = choice.with(k, Some(n + 1).filter(|n| *n < candidates[k].group.size));
                 prop_assert!(cost(&more) > target, "group {} could keep {}", k, n + 1);
             }
             prop_assert_eq!(plan.least_damage(0, cost).is_err(), true);
@@ -128,10 +143,16 @@ mod tests {
         let candidates =
             [vec![0.0, 1.0, 2.0, 3.0, 4.0], vec![0.0, 0.0, 0.0, 5.0, 9.0]].map(|c| candidate(&mut arena, c));
         let options = PruneOptions::default();
-        let plan =
-            Plan { arena: &arena, prices: &[], weights: &[], candidates: &candidates, options: &options };
-        let positions = |kept: &[Option<usize>]| plan.positions(kept);
-        assert_eq!(plan.least_damage(6, positions).unwrap(), [None, Some(2)]);
-        assert_eq!(plan.least_damage(5, positions).unwrap(), [Some(3), Some(2)]);
+        let plan = Plan {
+            arena: &arena,
+            prices: &[],
+            weights: &[],
+            candidates: &candidates,
+            branches: &[],
+            options: &options,
+        };
+        let kept = |target| plan.least_damage(target, |choice| plan.positions(choice)).unwrap().kept;
+        assert_eq!(kept(6), [None, Some(2)]);
+        assert_eq!(kept(5), [Some(3), Some(2)]);
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     super::{Scope, targets},
     Context,
-    select::Plan,
+    select::{Choice, Plan},
 };
 use crate::{
     error::{Error, Result},
@@ -36,17 +36,14 @@ pub(super) enum Of {
 /// What a target that cannot be met is told of.
 const DOING: &str = "pruning";
 
-/// How many positions of each candidate stay (`None`: all).
-type Kept = Vec<Option<usize>>;
-
 impl Of {
     /// What a choice leaves; time goes by the multiply-accumulates.
-    fn cost(self, plan: &Plan<'_>, kept: &[Option<usize>]) -> u64 {
+    fn cost(self, plan: &Plan<'_>, choice: &Choice) -> u64 {
         match self {
-            Of::Positions => plan.positions(kept),
-            Of::Params => plan.held(kept, |w| w.params),
-            Of::Bytes => plan.held(kept, |w| w.bytes),
-            Of::Macs | Of::Latency => plan.macs(kept),
+            Of::Positions => plan.positions(choice),
+            Of::Params => plan.held(choice, |w| w.params),
+            Of::Bytes => plan.held(choice, |w| w.bytes),
+            Of::Macs | Of::Latency => plan.macs(choice),
         }
     }
     fn name(self) -> &'static str {
@@ -61,32 +58,32 @@ impl Of {
 
 impl Budget {
     /// The share that a choice leaves.
-    pub(super) fn left(self, plan: &Plan<'_>, kept: &[Option<usize>]) -> f64 {
-        self.of.cost(plan, kept) as f64 / self.of.cost(plan, &whole(plan)).max(1) as f64
+    pub(super) fn left(self, plan: &Plan<'_>, choice: &Choice) -> f64 {
+        self.of.cost(plan, choice) as f64 / self.of.cost(plan, &plan.whole()).max(1) as f64
     }
 }
 
 /// The best choice that meets a target other than one of time, or why there is none.
-pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Kept> {
-    let kept = match budget {
+pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Choice> {
+    let choice = match budget {
         Budget { of: Of::Positions, share } => {
-            let target = (share * plan.positions(&whole(plan)) as f64) as u64;
-            let least = || plan.least_damage(target, |kept| plan.positions(kept)).ok();
+            let target = (share * plan.positions(&plan.whole()) as f64) as u64;
+            let least = || plan.least_damage(target, |choice| plan.positions(choice)).ok();
             by_damage(plan).then(least).flatten().unwrap_or_else(|| plan.at_level(1.0 - share))
         }
         Budget { of, share } => met(plan, of, share)?,
     };
-    cutting(plan, kept)
+    cutting(plan, choice)
 }
 
 /// The choice, if it cuts anything.
-fn cutting(plan: &Plan<'_>, kept: Kept) -> Result<Kept> {
-    if kept.iter().all(Option::is_none) {
+fn cutting(plan: &Plan<'_>, choice: Choice) -> Result<Choice> {
+    if choice == plan.whole() {
         let round = plan.candidates.iter().map(|c| c.step).max().unwrap_or(1);
         let text = format!("every count rounds back to the full one; a `round` below {round} cuts finer");
         return Err(Error::BelowBar(text));
     }
-    Ok(kept)
+    Ok(choice)
 }
 
 /// The mildest choice, by multiply-accumulates, that takes at most this share of the time, on one sample and on a batch.
@@ -96,21 +93,20 @@ pub(super) fn in_time(
     model: &Model,
     flow: &Flow<'_>,
     cx: &Context<'_>,
-) -> Result<Kept> {
+) -> Result<Choice> {
     let strongest = cutting(plan, plan.at_level(1.0))?;
-    let least = plan.macs(&strongest) as f64 / plan.macs(&whole(plan)).max(1) as f64;
+    let least = plan.macs(&strongest) as f64 / plan.macs(&plan.whole()).max(1) as f64;
     let at = |macs: f64| choose(plan, Budget { of: Of::Macs, share: macs });
-    let cut = |kept: &Kept| {
+    let cut = |choice: &Choice| {
         let mut cut = model.clone();
-        flow.cut(plan.keep(kept)).apply(&mut cut)?;
+        flow.cut(plan.keep(choice)).apply(&mut cut)?;
+        for branch in plan.dropped(choice) {
+            branch.drop_from(&mut cut.graph);
+        }
         infer_types(&mut cut)?;
         Ok(cut)
     };
     targets::in_time(DOING, share, (least, strongest), at, cut, model, cx)
-}
-
-fn whole(plan: &Plan<'_>) -> Kept {
-    vec![None; plan.candidates.len()]
 }
 
 fn by_damage(plan: &Plan<'_>) -> bool {
@@ -118,9 +114,9 @@ fn by_damage(plan: &Plan<'_>) -> bool {
 }
 
 /// The best choice that leaves at most this share of a cost, or the error that says what can be had.
-fn met(plan: &Plan<'_>, of: Of, share: f64) -> Result<Kept> {
-    let (what, cost) = (of.name(), |kept: &[Option<usize>]| of.cost(plan, kept));
-    let before = cost(&whole(plan));
+fn met(plan: &Plan<'_>, of: Of, share: f64) -> Result<Choice> {
+    let (what, cost) = (of.name(), |choice: &Choice| of.cost(plan, choice));
+    let before = cost(&plan.whole());
     if before == 0 {
         return Err(Error::BelowBar(format!("there are no {what} of known number")));
     }

@@ -7,6 +7,7 @@
 
 mod activity;
 mod allocate;
+mod branch;
 mod budget;
 mod damage;
 mod lift;
@@ -21,6 +22,7 @@ mod select;
 mod survey;
 mod unprune;
 
+pub use branch::Branch;
 pub use options::{Criterion, PruneOptions};
 pub use survey::{GroupSummary, MemberSummary, Standing, Survey, survey};
 pub use unprune::unprune;
@@ -42,9 +44,19 @@ use rand::{SeedableRng, rngs::ChaCha8Rng};
 use reasons::QUANTIZED;
 use record::Record;
 use select::{Candidate, Plan, Weight};
+use std::collections::HashSet;
 
 const UNREPAIRED: &str =
     "not repaired: with samples of its inputs (`--calib`) the weights that stay are fitted anew";
+
+/// What is to go.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The positions that stay of groups that lose some.
+    pub keep: Keep,
+    /// The branches that go as a whole, once positions are cut.
+    pub branches: Vec<Branch>,
+}
 
 /// The pass.
 pub struct Prune {
@@ -83,6 +95,7 @@ impl Pass for Prune {
         lift(&mut original);
         infer_types(&mut original)?;
         let (mut left, mut stays, mut cut_model) = (1.0, Stays::default(), original.clone());
+        let mut changed = HashSet::new();
         let mut record = Record::of(model)?.unwrap_or_default();
         for step in 1..=self.options.steps {
             // Steps take off equal shares of what is left; what one took in excess, the next leave.
@@ -92,7 +105,7 @@ impl Pass for Prune {
                 continue;
             }
             let flow = Flow::of(&cut_model);
-            let (keep, share) = match self.choose(&cut_model, &flow, budget, cx) {
+            let (Selection { keep, branches }, share) = match self.choose(&cut_model, &flow, budget, cx) {
                 // A step too small for any count to change.
                 Err(Error::BelowBar(_)) if step < self.options.steps => continue,
                 chosen => chosen?,
@@ -100,12 +113,18 @@ impl Pass for Prune {
             let cut = flow.cut(keep);
             record.add(&cut_model.graph, cut.stays());
             cut.apply(&mut cut_model)?;
+            for branch in &branches {
+                record.branches.push(branch.name(&cut_model.graph));
+                changed.extend(branch.drop_from(&mut cut_model.graph));
+            }
             record.note(&mut cut_model);
             infer_types(&mut cut_model)?;
             stays.then(cut.stays());
             left *= share;
             if repair {
-                repair::run(&original, &mut cut_model, &stays, cx)?;
+                let values: HashSet<_> = cut_model.graph.values().collect();
+                changed.retain(|v| values.contains(v));
+                repair::run(&original, &mut cut_model, &stays, &changed, cx)?;
             }
         }
         if self.options.repair == Repair::Auto && !repair {
@@ -117,19 +136,19 @@ impl Pass for Prune {
 }
 
 impl Prune {
-    /// Chooses the positions that stay, without changing the model, and says so through remarks. Fails with
+    /// Chooses what goes, without changing the model, and says so through remarks. Fails with
     /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
-    pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Keep> {
+    pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Selection> {
         Ok(self.choose(model, flow, self.budget, cx)?.0)
     }
-    /// The positions that stay, and the share that they leave of what the budget is a share of.
+    /// What goes, and the share that is left of what the budget is a share of.
     fn choose(
         &self,
         model: &Model,
         flow: &Flow<'_>,
         budget: Budget,
         cx: &mut Context<'_>,
-    ) -> Result<(Keep, f64)> {
+    ) -> Result<(Selection, f64)> {
         let (mut open, left_alone) = self.candidates(model, flow, cx.seed);
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
@@ -140,18 +159,23 @@ impl Prune {
         }
         cx.check_cancelled()?;
         self.rank(model, flow, &mut open, cx)?;
+        let branches = match self.options.depth && budget.of != Of::Positions {
+            true => branch::droppable(model, &open, &self.exclude, cx)?,
+            false => Vec::new(),
+        };
         let prices = flow.prices();
         let weights = weights(model, flow);
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
-        let plan = Plan { arena, prices, weights, candidates: &open, options: &self.options };
-        let before = plan.macs(&vec![None; open.len()]);
+        let (candidates, branches, options) = (&open[..], &branches[..], &self.options);
+        let plan = Plan { arena, prices, weights, candidates, branches, options };
+        let before = plan.macs(&plan.whole());
         let chosen = match budget.of {
             _ if open.is_empty() => Err(Error::BelowBar("nothing can be pruned".into())),
             Of::Latency => budget::in_time(&plan, budget.share, model, flow, cx),
             _ => budget::choose(&plan, budget),
         };
-        let kept = chosen.map_err(|e| reasons::explain(e, &left_alone, &locked))?;
-        for (candidate, n) in open.iter().zip(&kept) {
+        let choice = chosen.map_err(|e| reasons::explain(e, &left_alone, &locked))?;
+        for (candidate, n) in open.iter().zip(&choice.kept) {
             let Some(n) = n else { continue };
             let group = &candidate.group;
             let mut names: Vec<_> = group.members.iter().map(|m| model.graph.name_of(m.value)).collect();
@@ -159,13 +183,19 @@ impl Prune {
             let text = format!("{} -> {n} positions, in {}", group.size, shortened(&names));
             cx.applied(place(model, group), text);
         }
-        cx.count("groups", kept.iter().flatten().count() as u64);
+        for branch in plan.dropped(&choice) {
+            let n = branch.ops.len();
+            cx.applied(branch.place(&model.graph), format!("dropped, with {n} ops that serve it alone"));
+        }
+        cx.count("groups", choice.kept.iter().flatten().count() as u64);
         if before > 0 {
-            let share = 100.0 * plan.macs(&kept) as f64 / before as f64;
+            let share = 100.0 * plan.macs(&choice) as f64 / before as f64;
             let text = format!("{share:.1} % of the multiply-accumulates are left");
             cx.remark(RemarkKind::Note, (), text);
         }
-        Ok((plan.keep(&kept), budget.left(&plan, &kept)))
+        let selection =
+            Selection { keep: plan.keep(&choice), branches: plan.dropped(&choice).cloned().collect() };
+        Ok((selection, budget.left(&plan, &choice)))
     }
     /// Ranks positions, where it is not their weights alone that do.
     fn rank(
@@ -250,12 +280,13 @@ fn weights(model: &Model, flow: &Flow<'_>) -> Vec<Weight> {
     model.graph.for_each_nested(&mut |g| all += bytes(g));
     let inner = all - bytes(&model.graph);
     let weight = |(v, t): (ValueId, &Tensor)| Weight {
+        value: Some(v),
         elements: t.len(),
         params: if t.dtype().is_float() { t.len() as u64 } else { 0 },
         bytes: t.byte_len() as u64,
         axes: flow.known_dims(v).into(),
     };
-    let bodies = Weight { elements: 0, params: 0, bytes: inner, axes: Factors::new() };
+    let bodies = Weight { value: None, elements: 0, params: 0, bytes: inner, axes: Factors::new() };
     model.graph.initializers().map(weight).chain([bodies]).collect()
 }
 

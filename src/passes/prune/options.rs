@@ -64,6 +64,8 @@ pub struct PruneOptions {
     pub exclude: Vec<String>,
     /// Also cut groups over which a statistic runs (LayerNormalization, softmax, a mean).
     pub lossy: bool,
+    /// Whether branches of sums, as residual blocks are, may go as a whole where samples tell what that costs.
+    pub depth: bool,
     /// Whether the weights behind a cut are found anew from calibration samples.
     pub repair: Repair,
 }
@@ -82,6 +84,7 @@ impl Default for PruneOptions {
             round: None,
             exclude: Vec::new(),
             lossy: false,
+            depth: true,
             repair: Repair::default(),
         }
     }

@@ -20,10 +20,15 @@ pub(super) struct Stayed {
     pub(super) kept: Vec<usize>,
 }
 
-/// For each initializer that lost positions, by name, what stayed along each axis (`None`: all). What was cut again
-/// counts from the original.
+/// What was cut out of a model.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Record(pub(super) BTreeMap<String, Vec<Option<Stayed>>>);
+pub(super) struct Record {
+    /// For each initializer that lost positions, by name, what stayed along each axis (`None`: all). What was cut again
+    /// counts from the original.
+    pub(super) weights: BTreeMap<String, Vec<Option<Stayed>>>,
+    /// The names of sums that lost an operand, and which, in the order in which they did.
+    pub(super) branches: Vec<(String, usize)>,
+}
 
 /// The record as it is written: positions once, however many axes lost the same.
 #[derive(Serialize, Deserialize)]
@@ -32,6 +37,8 @@ struct Written {
     positions: Vec<String>,
     /// For each axis of a weight which of those.
     weights: BTreeMap<String, Vec<Option<usize>>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    branches: Vec<(String, usize)>,
 }
 
 impl Record {
@@ -49,16 +56,17 @@ impl Record {
             let weight = |(name, axes): (String, Vec<Option<usize>>)| {
                 Some((name, axes.into_iter().map(axis).collect::<Option<Vec<_>>>()?))
             };
-            written.weights.into_iter().map(weight).collect::<Option<_>>()
+            let weights = written.weights.into_iter().map(weight).collect::<Option<_>>()?;
+            Some(Record { weights, branches: written.branches })
         };
         let why = || format!("its entry `{}{KEY}` of metadata_props is not as it was written", Model::NOTE);
-        read().map(|weights| Some(Record(weights))).ok_or_else(|| Error::malformed((), why()))
+        read().map(Some).ok_or_else(|| Error::malformed((), why()))
     }
     /// Adds what a cut is about to remove from a graph.
     pub(super) fn add(&mut self, g: &Graph, stays: &Stays) {
         for (v, axes) in stays.iter() {
             let Some(tensor) = g.initializer(v) else { continue };
-            let before = self.0.remove(g.name_of(v)).unwrap_or_default();
+            let before = self.weights.remove(g.name_of(v)).unwrap_or_default();
             let axis = |k: usize, extent: usize| {
                 let before = before.get(k).cloned().flatten().filter(|s| s.kept.len() == extent);
                 let Some(now) = &axes[k] else { return before };
@@ -70,7 +78,7 @@ impl Record {
                 })
             };
             let axes = tensor.shape().iter().enumerate().map(|(k, extent)| axis(k, *extent)).collect();
-            self.0.insert(g.name_of(v).to_owned(), axes);
+            self.weights.insert(g.name_of(v).to_owned(), axes);
         }
     }
     /// Writes the record into a model.
@@ -85,8 +93,8 @@ impl Record {
         let weight = |(name, axes): (&String, &Vec<Option<Stayed>>)| {
             (name.clone(), axes.iter().map(|axis| axis.as_ref().map(&mut number)).collect())
         };
-        let weights = self.0.iter().map(weight).collect();
-        let written = serde_json::to_string(&Written { positions, weights });
+        let weights = self.weights.iter().map(weight).collect();
+        let written = serde_json::to_string(&Written { positions, weights, branches: self.branches.clone() });
         model.notes.insert(KEY.to_owned(), written.expect("lists of numbers and names are plain data"));
     }
 }
@@ -121,11 +129,12 @@ mod tests {
     fn a_record_is_read_as_it_was_written() {
         let stayed = |of, kept: &[usize]| Some(Stayed { of, kept: kept.to_vec() });
         let axes = |axes: &[Option<Stayed>]| axes.to_vec();
-        let record = Record(BTreeMap::from([
+        let weights = BTreeMap::from([
             ("w".to_owned(), axes(&[stayed(6, &[0, 3, 5]), None])),
             ("b".to_owned(), axes(&[stayed(6, &[0, 3, 5])])),
             ("v".to_owned(), axes(&[None, stayed(8, &[7])])),
-        ]));
+        ]);
+        let mut record = Record { weights, branches: Vec::new() };
         let mut model = Model::default();
         assert_eq!(Record::of(&model).unwrap(), None);
         record.note(&mut model);
@@ -133,6 +142,9 @@ mod tests {
             model.notes[KEY],
             r#"{"positions":["6:94","8:01"],"weights":{"b":[0],"v":[null,1],"w":[0,null]}}"#
         );
+        assert_eq!(Record::of(&model).unwrap().as_ref(), Some(&record));
+        record.branches.push(("sum".to_owned(), 1));
+        record.note(&mut model);
         assert_eq!(Record::of(&model).unwrap(), Some(record));
         for bad in
             ["", "{}", r#"{"positions":["6:97"],"weights":{}}"#, r#"{"positions":[],"weights":{"w":[0]}}"#]

@@ -4,8 +4,11 @@
 //! scores below which positions go (`scope=global`). A target for what is left is met by bisecting it. Where
 //! the damage of cutting is known, `scope=global` allocates by that instead; see [`super::allocate`].
 
-use super::{super::Scope, PruneOptions};
-use crate::ops::axes::{Arena, Factor, Factors, Group, Keep, Price};
+use super::{super::Scope, PruneOptions, branch::Branch};
+use crate::{
+    ir::ValueId,
+    ops::axes::{Arena, Factor, Factors, Group, Keep, Price},
+};
 use std::collections::HashMap;
 
 /// A group with a score for each of its positions.
@@ -44,8 +47,27 @@ impl Candidate {
 /// accuracy with it.
 const LEAST_SHARE: f64 = 0.1;
 
+/// A branch that may go, with the error of the model's outputs without it.
+pub(super) struct Droppable {
+    pub(super) branch: Branch,
+    pub(super) damage: f64,
+    /// The candidates all weights of which go with it.
+    pub(super) inside: Vec<usize>,
+}
+
+/// What stays.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Choice {
+    /// How many positions of each candidate (`None`: all).
+    pub(super) kept: Vec<Option<usize>>,
+    /// Whether each branch goes.
+    pub(super) dropped: Vec<bool>,
+}
+
 /// A weight: what it has, and the factors of its axes where they are known.
 pub(super) struct Weight {
+    /// `None` for those of control-flow bodies.
+    pub(super) value: Option<ValueId>,
     pub(super) elements: usize,
     /// The elements that count as parameters: those of floating-point weights.
     pub(super) params: u64,
@@ -59,12 +81,17 @@ pub(super) struct Plan<'a> {
     pub(super) prices: &'a [Price],
     pub(super) weights: &'a [Weight],
     pub(super) candidates: &'a [Candidate],
+    pub(super) branches: &'a [Droppable],
     pub(super) options: &'a PruneOptions,
 }
 
 impl Plan<'_> {
-    /// How many positions stay of each candidate at a level; `None` where all do.
-    pub(super) fn at_level(&self, level: f64) -> Vec<Option<usize>> {
+    /// All of it.
+    pub(super) fn whole(&self) -> Choice {
+        Choice { kept: vec![None; self.candidates.len()], dropped: vec![false; self.branches.len()] }
+    }
+    /// What stays at a level.
+    pub(super) fn at_level(&self, level: f64) -> Choice {
         let mut all: Vec<f64> = self.candidates.iter().flat_map(|c| c.scores.iter().copied()).collect();
         all.sort_by(f64::total_cmp);
         let threshold = all.get((level * all.len() as f64) as usize).copied().unwrap_or(f64::INFINITY);
@@ -76,14 +103,10 @@ impl Plan<'_> {
             };
             Some(c.rounded(wanted)).filter(|n| *n < size)
         };
-        self.candidates.iter().map(stay).collect()
+        Choice { kept: self.candidates.iter().map(stay).collect(), ..self.whole() }
     }
     /// The mildest choice whose `cost` is at most `target`; else the least cost that can be had.
-    pub(super) fn at_most(
-        &self,
-        target: u64,
-        cost: impl Fn(&[Option<usize>]) -> u64,
-    ) -> Result<Vec<Option<usize>>, u64> {
+    pub(super) fn at_most(&self, target: u64, cost: impl Fn(&Choice) -> u64) -> Result<Choice, u64> {
         let strongest = self.at_level(1.0);
         let least = cost(&strongest);
         if least > target {
@@ -101,20 +124,28 @@ impl Plan<'_> {
         }
         Ok(best)
     }
-    /// The positions of a choice.
-    pub(super) fn positions(&self, kept: &[Option<usize>]) -> u64 {
-        self.candidates.iter().zip(kept).map(|(c, n)| n.unwrap_or(c.group.size) as u64).sum()
+    /// The positions of a choice; branches have none of their own.
+    pub(super) fn positions(&self, choice: &Choice) -> u64 {
+        self.candidates.iter().zip(&choice.kept).map(|(c, n)| n.unwrap_or(c.group.size) as u64).sum()
     }
     /// The multiply-accumulates of a choice.
-    pub(super) fn macs(&self, kept: &[Option<usize>]) -> u64 {
-        let counts = self.by_factor(kept);
+    pub(super) fn macs(&self, choice: &Choice) -> u64 {
+        let counts = self.by_factor(&choice.kept);
         let kept = |f: Factor| counts.get(&f).copied();
-        self.prices.iter().map(|p| p.macs(self.arena, &kept)).sum()
+        let stays = |price: &&Price| !self.dropped(choice).any(|b| b.ops.contains(&price.op));
+        self.prices.iter().filter(stays).map(|p| p.macs(self.arena, &kept)).sum()
+    }
+    /// The branches that go.
+    pub(super) fn dropped<'b>(&'b self, choice: &'b Choice) -> impl Iterator<Item = &'b Branch> {
+        let pairs = self.branches.iter().zip(&choice.dropped);
+        pairs.filter(|(_, dropped)| **dropped).map(|(droppable, _)| &droppable.branch)
     }
     /// What the weights of a choice have together, by what each has when it is whole.
-    pub(super) fn held(&self, kept: &[Option<usize>], of: impl Fn(&Weight) -> u64) -> u64 {
-        let counts = self.by_factor(kept);
+    pub(super) fn held(&self, choice: &Choice, of: impl Fn(&Weight) -> u64) -> u64 {
+        let counts = self.by_factor(&choice.kept);
         let kept = |f: Factor| counts.get(&f).copied();
+        let gone =
+            |w: &&Weight| w.value.is_some_and(|v| self.dropped(choice).any(|b| b.weights.contains(&v)));
         let left = |weight: &Weight| match weight.axes.is_empty() || weight.elements == 0 {
             true => of(weight),
             false => {
@@ -122,16 +153,16 @@ impl Plan<'_> {
                 (u128::from(of(weight)) * elements as u128 / weight.elements as u128) as u64
             }
         };
-        self.weights.iter().map(left).sum()
+        self.weights.iter().filter(|w| !gone(w)).map(left).sum()
     }
     fn by_factor(&self, kept: &[Option<usize>]) -> HashMap<Factor, usize> {
         let pairs = self.candidates.iter().zip(kept);
         pairs.filter_map(|(c, n)| Some((c.group.factor, (*n)?))).collect()
     }
     /// The positions that stay: those of the highest scores, the earlier of equal ones.
-    pub(super) fn keep(&self, kept: &[Option<usize>]) -> Keep {
+    pub(super) fn keep(&self, choice: &Choice) -> Keep {
         let mut keep = Keep::new();
-        for (c, n) in self.candidates.iter().zip(kept) {
+        for (c, n) in self.candidates.iter().zip(&choice.kept) {
             let Some(n) = n else { continue };
             let mut order: Vec<usize> = (0..c.group.size).collect();
             order.sort_by(|a, b| c.scores[*b].total_cmp(&c.scores[*a]));

@@ -4,7 +4,7 @@
 //! positions stayed the model says itself where this program pruned it; of another tool's model they are found from
 //! weights that are still the original's.
 
-use super::{Changed, Context, Pass, lift::lift, record::Record};
+use super::{Branch, Changed, Context, Pass, lift::lift, record::Record};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, OpId, Origin, Tensor, ValueId},
@@ -28,20 +28,32 @@ pub fn unprune(pruned: &Model, original: &Model, cx: &mut Context<'_>) -> Result
     let (mut pruned, mut full) = (pruned.clone(), original.clone());
     lift(&mut pruned);
     lift(&mut full);
-    let pairs = match pairs(&pruned.graph, &full.graph) {
-        Ok(pairs) => pairs,
-        Err(_) => {
+    infer_types(&mut full)?;
+    let record = Record::of(&pruned)?;
+    let dropped = record.as_ref().map_or(&[][..], |record| &record.branches);
+    let paired = |full: &Model| {
+        let (mut cut, branches) = (full.graph.clone(), branches(full, dropped)?);
+        for branch in &branches {
+            branch.drop_from(&mut cut);
+        }
+        Ok((pairs(&pruned.graph, &cut)?, branches))
+    };
+    let (pairs, branches) = match paired(&full) {
+        Ok(paired) => paired,
+        Err(Error::Usage { .. }) => {
             let (Changed::Yes | Changed::No) = Simplify::default().run(&mut full, cx)?;
             lift(&mut full);
-            pairs(&pruned.graph, &full.graph)?
+            infer_types(&mut full)?;
+            paired(&full)?
         }
+        Err(other) => return Err(other),
     };
-    infer_types(&mut full)?;
-    let record = match Record::of(&pruned)? {
+    let record = match record {
         Some(record) => record,
         None => found(&pruned, &full, &pairs)?,
     };
     Restoring { pruned: &pruned.graph, record, done: HashMap::new() }.run(&mut full, &pairs)?;
+    branches.iter().for_each(|branch| branch.zero(&mut full.graph));
     infer_types(&mut full)?;
     full.verify()?;
     Ok(full)
@@ -49,6 +61,15 @@ pub fn unprune(pruned: &Model, original: &Model, cx: &mut Context<'_>) -> Result
 
 fn unlike(what: impl Into<String>) -> Error {
     Error::usage(what, "give the model that went into `prune`, with the same shapes and outputs")
+}
+
+/// The branches of the original that were dropped.
+fn branches(full: &Model, dropped: &[(String, usize)]) -> Result<Vec<Branch>> {
+    let branch = |name: &(String, usize)| {
+        let missing = || unlike(format!("the original has no sum `{}` with a branch to drop", name.0));
+        Branch::named(full, name).ok_or_else(missing)
+    };
+    dropped.iter().map(branch).collect()
 }
 
 /// Ops of both graphs that belong together.
@@ -208,7 +229,7 @@ impl Restoring<'_> {
     }
     fn restored(&self, g: &Graph, whole: ValueId, small: &Tensor, name: &str) -> Result<Tensor> {
         let none = vec![None; small.rank()];
-        let axes = self.record.0.get(name).unwrap_or(&none);
+        let axes = self.record.weights.get(name).unwrap_or(&none);
         let kept: Vec<_> = axes.iter().map(|axis| axis.as_ref().map(|s| s.kept.as_slice())).collect();
         put_back(g, whole, small, &kept).ok_or_else(|| misfit(name))
     }
@@ -217,7 +238,7 @@ impl Restoring<'_> {
         let layer = Layer::of(g, op, opset)?.ok()?;
         let numbers = small.to_f32()?;
         let mut whole = vec![0.0; layer.outputs * layer.groups];
-        let axes = self.record.0.get(g.name_of(layer.weight));
+        let axes = self.record.weights.get(g.name_of(layer.weight));
         match axes.and_then(|axes| axes.get(layer.axis)?.as_ref()) {
             Some(stayed) if stayed.kept.len() == numbers.len() => {
                 for (at, x) in stayed.kept.iter().zip(&numbers[..]) {

@@ -6,14 +6,22 @@ mod recurrent;
 use super::Context;
 use crate::{
     error::Result,
-    ir::{Model, OpId},
+    ir::{Model, OpId, ValueId},
     ops::axes::Stays,
     passes::linear::{Refit, Sight, Target, Task, Tasks, Wave, collect, tasks},
 };
+use std::collections::HashSet;
 
-/// Repairs `model`, which is what `stays` of `original`.
-pub(super) fn run(original: &Model, model: &mut Model, stays: &Stays, cx: &mut Context<'_>) -> Result<()> {
-    let Tasks { waves, left_alone } = tasks(model, &[], |v| stays.is_cut(v));
+/// Repairs `model`, which is what `stays` of `original`; besides, values that are `changed` are not what they were.
+pub(super) fn run(
+    original: &Model,
+    model: &mut Model,
+    stays: &Stays,
+    changed: &HashSet<ValueId>,
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    let changed: Vec<ValueId> = changed.iter().copied().collect();
+    let Tasks { waves, left_alone } = tasks(model, &changed, |v| stays.is_cut(v));
     for (op, why) in left_alone {
         cx.missed(model.graph.place(op), format!("not repaired: {why}"));
     }
