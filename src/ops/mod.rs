@@ -5,7 +5,8 @@
 //! - [`fold`]: exact evaluation of shape arithmetic and of moving constants about;
 //! - [`cost`]: multiply-accumulates, parameters and bytes;
 //! - [`half`]: which operators compute in half precision;
-//! - [`quantized`]: which constants are stored in few bits and computed back.
+//! - [`quantized`]: which constants are stored in few bits and computed back;
+//! - `reduce`: reductions as the operator set at hand spells them.
 //!
 //! An operator that is not known here (any of a custom domain, too) is never an error: nothing is said about it.
 
@@ -16,9 +17,11 @@ pub mod half;
 pub mod infer;
 mod macs;
 pub mod quantized;
+mod reduce;
 
 pub(crate) use infer::Symbols;
 pub use infer::{Conflict, Inference, Known, infer_types};
+pub(crate) use reduce::reduce;
 
 use crate::ir::Op;
 

@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{DType, Dim, Graph, Model, Op, Origin, Tensor, Type, ValueId, Where},
+    ir::{DType, Graph, Model, Op, Origin, Tensor, ValueId, Where},
     lower,
     measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats, Timed},
+    ops::reduce,
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -102,26 +103,6 @@ fn no_samples() -> Error {
 pub(super) fn value_of(graph: &Graph, name: &str) -> Result<ValueId> {
     let why = "there is no value of this name in the main graph";
     graph.find(name).ok_or_else(|| Error::unsupported(Where::Value(name.to_owned()), why))
-}
-
-/// Adds a reduction to scalars, or to one number for each index of `kept` = (axis, rank); returns its output.
-fn reduce(graph: &mut Graph, opset: i64, op: &str, of: ValueId, kept: Option<(usize, usize)>) -> ValueId {
-    let name = format!("{}_{op}", graph.name_of(of));
-    let ty = Type::tensor(DType::F32, kept.map(|_| Dim::Unknown));
-    let axes: Option<Vec<i64>> =
-        kept.map(|(axis, rank)| (0..rank).filter(|k| *k != axis).map(|k| k as i64).collect());
-    let (node, mut inputs) = (Op::new(op, "").with("keepdims", 0), vec![of]);
-    let node = match axes {
-        None => node,
-        // No axes to reduce would mean all of them: the numbers are kept as they are.
-        Some(axes) if axes.is_empty() => Op::new("Identity", ""),
-        Some(axes) if opset < 18 => node.with("axes", axes),
-        Some(axes) => {
-            inputs.push(graph.add_initializer(&format!("{name}_axes"), Tensor::ints(axes)));
-            node
-        }
-    };
-    graph.add_node(node, &inputs, &name, Some(ty))
 }
 
 impl Measure for Measurer {

@@ -54,11 +54,22 @@ pub(crate) fn errors<T>(
     make: impl Fn(&T) -> Result<Model>,
     cx: &Context<'_>,
 ) -> Result<Vec<f64>> {
+    let samples = affordable(model, changes.len(), cx)?.max(1);
+    errors_on(samples, model, changes, make, cx)
+}
+
+/// See [`errors`]: on the first so many samples.
+pub(crate) fn errors_on<T>(
+    samples: usize,
+    model: &Model,
+    changes: &[T],
+    make: impl Fn(&T) -> Result<Model>,
+    cx: &Context<'_>,
+) -> Result<Vec<f64>> {
     let g = &model.graph;
     let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
     let bytes: usize = g.initializers().map(|(_, t)| t.byte_len()).sum();
     let together = (MOST_BYTES / bytes.max(1)).clamp(1, MOST_MODELS);
-    let samples = affordable(model, changes.len(), cx)?.max(1);
     let mut errors = Vec::with_capacity(changes.len());
     for changes in changes.chunks(together) {
         cx.check_cancelled()?;

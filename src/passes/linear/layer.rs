@@ -236,10 +236,9 @@ impl Layer {
                 bias.extend(self.has_bias().then(|| matrix[(inputs, k)] as f32));
             }
         }
-        let finite = |t: &Tensor| t.to_f32().is_some_and(|t| t.iter().all(|x| x.is_finite()));
-        let weights = Tensor::from_f32(dtype, shape, weights).filter(finite)?;
+        let weights = Tensor::from_f32(dtype, shape, weights).filter(is_finite)?;
         if self.has_bias() {
-            self.set_bias(g, bias, dtype, finite)?;
+            self.set_bias(g, bias, dtype)?;
         }
         g.value_mut(self.weight).origin = Origin::Initializer(weights);
         Some(())
@@ -253,19 +252,23 @@ impl Layer {
             None => Layer { bias: Bias::Absent, ..self.clone() }.set(g, &zeros),
         }
     }
-    fn set_bias(
-        &self,
-        g: &mut Graph,
-        bias: Vec<f32>,
-        dtype: DType,
-        finite: impl Fn(&Tensor) -> bool,
-    ) -> Option<()> {
+    /// Adds a number to what each output is; a bias that others read too stays as it is for them. `None` where there is no
+    /// place for a bias.
+    pub(crate) fn shift(&self, g: &mut Graph, by: &[f64]) -> Option<()> {
+        let old = self.bias_value(g).and_then(|v| g.constant(v)?.to_f32());
+        let bias = |(k, by): (usize, &f64)| (old.as_ref().map_or(0.0, |old| f64::from(old[k])) + by) as f32;
+        let bias: Vec<f32> = by.iter().enumerate().map(bias).collect();
+        let dtype = g.dtype(self.weight)?;
+        (self.has_bias() && bias.len() == self.outputs * self.groups).then_some(())?;
+        self.set_bias(g, bias, dtype)
+    }
+    fn set_bias(&self, g: &mut Graph, bias: Vec<f32>, dtype: DType) -> Option<()> {
         let old = self.bias_value(g);
         let shape = match old {
             Some(v) => g.constant(v)?.shape().to_vec(),
             None => vec![bias.len()],
         };
-        let tensor = Tensor::from_f32(dtype, shape, bias).filter(finite)?;
+        let tensor = Tensor::from_f32(dtype, shape, bias).filter(is_finite)?;
         match old {
             Some(v) if g.initializer(v).is_some() && g.sole_use(v).is_some() => {
                 g.value_mut(v).origin = Origin::Initializer(tensor);
@@ -311,6 +314,10 @@ fn behind(g: &Graph, output: ValueId, outputs: usize) -> Bias {
 /// Whether a tensor holds one number for each of `n` outputs, along its last axis.
 fn is_vector(tensor: &Tensor, n: usize) -> bool {
     is_real(tensor.dtype()) && tensor.len() == n && tensor.shape().last() == Some(&n)
+}
+
+fn is_finite(tensor: &Tensor) -> bool {
+    tensor.to_f32().is_some_and(|numbers| numbers.iter().all(|x| x.is_finite()))
 }
 
 /// Whether numbers of this type are read and written as reals.

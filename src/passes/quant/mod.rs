@@ -5,6 +5,7 @@
 
 mod activations;
 mod alone;
+mod bias;
 mod budget;
 mod dynamic;
 mod form;
@@ -22,7 +23,9 @@ mod scales;
 mod target;
 mod weights;
 
-use super::{Changed, Context, Named, Needs, Options, Pass, globs, pass::changed_options};
+use super::{
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, pass::changed_options,
+};
 use crate::{
     error::Result,
     ir::{Graph, Model, OpId, ValueId, Where},
@@ -89,6 +92,7 @@ impl Quant {
         cx: &mut Context<'_>,
     ) -> Result<()> {
         let samples = cx.has_samples();
+        let float = alone::float(model, layers);
         let mut placement = Placement::usual(&self.options, samples);
         let rounded = |learn: bool| -> Vec<ValueId> {
             let rounds = |v: &&ValueId| match (self.options.method, &layers.integers[v]) {
@@ -111,6 +115,22 @@ impl Quant {
         if widest.is_static() {
             schemes = activations::schemes(self, model, layers, &widest, cx)?;
         }
+        let original = model.clone();
+        let unlearned = layers.weights.iter().filter(|v| !learned.contains(v));
+        let unlearned: Vec<ValueId> = unlearned.copied().collect();
+        let repaired = |model: &mut Model, layers: &Layers, placement: &Placement, cx: &Context<'_>| {
+            let placed = |model: &Model| {
+                let mut model = model.clone();
+                self.place(&mut model, layers, placement, &schemes);
+                model
+            };
+            match samples && self.options.repair == Repair::Auto {
+                true => bias::correct(model, &float, &unlearned, layers, placed, cx),
+                false => Ok(None),
+            }
+        };
+        let all = &layers.ops;
+        let mut repair = repaired(model, layers, &widest, cx)?;
         let layers = &match widest.is_static() {
             true => noisy::left_out(self, model, layers, &widest, &schemes, cx)?,
             false => layers.clone(),
@@ -123,6 +143,11 @@ impl Quant {
             Some(fastest) => placement = fastest,
             None => placement.tell(&model.graph, &layers.ops, cx),
         }
+        if placement != widest || layers.ops != *all {
+            *model = original;
+            repair = repaired(model, layers, &placement, cx)?;
+        }
+        repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
         let (activations, said) = self.place(model, layers, &placement, &schemes);
         said.into_iter().for_each(|(at, why)| cx.missed(at, why));
         cx.count("activations", activations);

@@ -3,7 +3,7 @@
 use super::{placement::How, target::Target};
 use crate::{
     error::{Error, Result},
-    passes::choices,
+    passes::choices::{self, Repair},
 };
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +114,8 @@ pub struct QuantOptions {
     pub latency: Latency,
     /// How weights are rounded.
     pub method: Method,
+    /// Whether biases make up for the mean error of rounding, as samples tell it.
+    pub repair: Repair,
     /// How the range of a static activation follows from the samples.
     pub observer: Observer,
     /// Whether weights that integer kernels multiply keep to seven bits, for processors whose sums overflow with eight;
@@ -138,6 +140,7 @@ impl Default for QuantOptions {
             symmetric: None,
             latency: Latency::Guard,
             method: Method::Auto,
+            repair: Repair::Auto,
             observer: Observer::Percentile,
             reduce_range: None,
             per_channel: true,

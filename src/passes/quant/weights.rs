@@ -183,11 +183,9 @@ pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>)
 pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx: &mut Context<'_>) {
     for v in &layers.weights {
         let name = graph.name_of(*v).to_owned();
-        let Some((form, dtype)) = graph.value(*v).quant.as_ref().map(|s| (s.form, s.dtype)) else { continue };
-        let linked = form == QuantForm::Dynamic
-            || graph.uses(*v).iter().any(|at| computes_in_integers(graph, at.op()));
-        let len = graph.constant(*v).map_or(0, |t| t.len());
-        if len < worth(8) && !linked {
+        let Some(dtype) = graph.value(*v).quant.as_ref().map(|s| s.dtype) else { continue };
+        if !gains(graph, *v) {
+            let len = graph.constant(*v).map_or(0, |t| t.len());
             graph.value_mut(*v).quant = None;
             cx.missed(Where::Value(name), too_few(len, dtype));
             continue;
@@ -208,6 +206,13 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
             );
         }
     }
+}
+
+/// Whether a weight that has its form is worth its nodes: a small one is where an integer kernel reads it.
+pub(super) fn gains(graph: &Graph, v: ValueId) -> bool {
+    graph.constant(v).is_some_and(|t| t.len() >= worth(8))
+        || graph.value(v).quant.as_ref().is_some_and(|scheme| scheme.form == QuantForm::Dynamic)
+        || graph.uses(v).iter().any(|at| computes_in_integers(graph, at.op()))
 }
 
 fn too_few(len: usize, dtype: DType) -> String {

@@ -1,0 +1,30 @@
+//! Reductions as the operator set at hand spells them.
+
+use crate::ir::{DType, Dim, Graph, Op, Tensor, Type, ValueId};
+
+/// Adds a reduction (ReduceMin, ReduceMax, ReduceMean, whose axes became an input with operator set 18) of float32 to a
+/// scalar, or to one number for each index of `kept` = (axis, rank); returns its output.
+pub(crate) fn reduce(
+    graph: &mut Graph,
+    opset: i64,
+    op: &str,
+    of: ValueId,
+    kept: Option<(usize, usize)>,
+) -> ValueId {
+    let name = format!("{}_{op}", graph.name_of(of));
+    let ty = Type::tensor(DType::F32, kept.map(|_| Dim::Unknown));
+    let axes: Option<Vec<i64>> =
+        kept.map(|(axis, rank)| (0..rank).filter(|k| *k != axis).map(|k| k as i64).collect());
+    let (node, mut inputs) = (Op::new(op, "").with("keepdims", 0), vec![of]);
+    let node = match axes {
+        None => node,
+        // No axes to reduce would mean all of them: the numbers are kept as they are.
+        Some(axes) if axes.is_empty() => Op::new("Identity", ""),
+        Some(axes) if opset < 18 => node.with("axes", axes),
+        Some(axes) => {
+            inputs.push(graph.add_initializer(&format!("{name}_axes"), Tensor::ints(axes)));
+            node
+        }
+    };
+    graph.add_node(node, &inputs, &name, Some(ty))
+}
