@@ -120,7 +120,8 @@ fn biases_make_up_for_what_rounding_adds_on_average() {
     set(&mut model, "b1", Tensor::from_vec([64], bell(64, 9)));
     infer_types(&mut model).unwrap();
     // Inputs that are much alike: most of the error is the same for all.
-    let input = |k: usize| Tensor::from_vec([16, 64], bell(1024, 50 + k).iter().map(|x| 3.0 + x / 8.0).collect());
+    let input =
+        |k: usize| Tensor::from_vec([16, 64], bell(1024, 50 + k).iter().map(|x| 3.0 + x / 8.0).collect());
     let samples = Samples::from_batches((0..8).map(|k| -> Batch { vec![("x".to_owned(), input(k))] }));
     let biases = |m: &Model| {
         let layers = m.graph.ops().filter(|op| m.graph.op(*op).is("Gemm"));

@@ -57,7 +57,12 @@ pub(super) fn correct(
 
 /// The float model, in which each layer is computed once more, rounded as in `placed`, and the name of the mean of what
 /// that takes from each of its outputs.
-fn twice(float: &Model, placed: &Model, weights: &[ValueId], layers: &Layers) -> (Model, Vec<(Layer, String)>) {
+fn twice(
+    float: &Model,
+    placed: &Model,
+    weights: &[ValueId],
+    layers: &Layers,
+) -> (Model, Vec<(Layer, String)>) {
     let (mut model, opset) = (float.clone(), float.opset());
     let (g, mut computed) = (&mut model.graph, Vec::new());
     for op in float.graph.order() {
