@@ -6,6 +6,8 @@ use crate::{
     ir::Model,
 };
 
+/// The bytes of weights of models that are timed side by side, unless one alone takes more.
+const MOST_BYTES: usize = 512 << 20;
 /// Models that are timed until the mildest change that is fast enough is found.
 const TIMED: usize = 7;
 
@@ -15,9 +17,9 @@ pub(super) fn unreachable(doing: &str, share: f64, what: &str, least: f64) -> Er
     Error::BelowBar(format!("{doing} cannot reach {wanted:.1} % of the {what}; the nearest is {least:.1} %"))
 }
 
-/// The mildest choice, by multiply-accumulates, whose model takes at most `share` of the time of `model`, on one sample
-/// and on a batch. `strongest` leaves the share `least` of the multiply-accumulates; `at` finds the mildest choice for a
-/// share of them, and `make` its model.
+/// The mildest choice, by what it is thought to cost, whose model takes at most `share` of the time of `model`, on one
+/// sample and on a batch. `strongest` leaves the share `least` of the cost; `at` finds the mildest choice for a share of
+/// it, and `make` its model.
 pub(super) fn in_time<T>(
     doing: &str,
     share: f64,
@@ -34,10 +36,10 @@ pub(super) fn in_time<T>(
     let (mut low, mut high, mut best) = (least, 1.0, strongest);
     for _ in 1..TIMED {
         cx.check_cancelled()?;
-        let macs = f64::midpoint(low, high);
-        match at(macs) {
-            Ok(choice) if slowest(model, &make(&choice)?, cx)? <= share => (low, best) = (macs, choice),
-            _ => high = macs,
+        let cost = f64::midpoint(low, high);
+        match at(cost) {
+            Ok(choice) if slowest(model, &make(&choice)?, cx)? <= share => (low, best) = (cost, choice),
+            _ => high = cost,
         }
     }
     Ok(best)
@@ -52,6 +54,12 @@ fn slowest(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f64> {
             "give some with `--calib`, or use `macs`",
         )
     })
+}
+
+/// How many changed models are timed side by side with the whole one.
+pub(super) fn timed_together(model: &Model) -> usize {
+    let bytes: usize = model.graph.initializers().map(|(_, t)| t.byte_len()).sum();
+    (MOST_BYTES / bytes.max(1)).clamp(2, 16) - 1
 }
 
 /// Times of changed models.

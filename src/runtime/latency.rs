@@ -3,7 +3,10 @@
 use super::Session;
 use crate::{error::Result, measure::Batch};
 use serde::Serialize;
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 /// Run times of one batch in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -83,7 +86,7 @@ const ROUND_BUDGET: Duration = Duration::from_millis(700);
 /// The least seconds of several runs of each session, in turns; infinite for one that cannot run.
 pub(super) fn least_seconds(sessions: &[Option<Session>], batch: &Batch) -> Vec<f64> {
     let mut least = vec![f64::INFINITY; sessions.len()];
-    let mut running: Vec<usize> = (0..sessions.len()).filter(|k| sessions[*k].is_some()).collect();
+    let mut running: VecDeque<usize> = (0..sessions.len()).filter(|k| sessions[*k].is_some()).collect();
     // The first round sets up buffers.
     let run = |k: usize| sessions[k].as_ref().is_some_and(|session| session.run(batch).is_ok());
     running.retain(|k| run(*k));
@@ -94,6 +97,10 @@ pub(super) fn least_seconds(sessions: &[Option<Session>], batch: &Batch) -> Vec<
             let start = Instant::now();
             run(*k);
             least[*k] = least[*k].min(start.elapsed().as_secs_f64());
+        }
+        // Each begins some rounds: what runs right after the last one finds other caches.
+        if let Some(first) = running.pop_front() {
+            running.push_back(first);
         }
         rounds += 1;
     }

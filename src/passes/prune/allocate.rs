@@ -50,7 +50,7 @@ impl Plan<'_> {
         }
     }
     /// What all cuts of a choice do to the outputs together.
-    fn damage(&self, choice: &Choice) -> f64 {
+    pub(super) fn damage(&self, choice: &Choice) -> f64 {
         let cut = self.candidates.iter().zip(&choice.kept).filter_map(|(c, n)| Some(c.after((*n)?)));
         let gone = self.branches.iter().zip(&choice.dropped).filter(|(_, dropped)| **dropped);
         cut.sum::<f64>() + gone.map(|(branch, _)| branch.damage).sum::<f64>()

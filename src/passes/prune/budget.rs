@@ -4,11 +4,12 @@ use super::{
     super::{Scope, targets},
     Context,
     select::{Choice, Plan},
+    timetable::{self, Timetable},
 };
 use crate::{
     error::{Error, Result},
     ir::Model,
-    ops::{axes::Flow, infer_types},
+    ops::axes::Flow,
 };
 
 /// What may be left: a share of something.
@@ -71,7 +72,7 @@ pub(super) fn choose(plan: &Plan<'_>, budget: Budget) -> Result<Choice> {
             let least = || plan.least_damage(target, |choice| plan.positions(choice)).ok();
             by_damage(plan).then(least).flatten().unwrap_or_else(|| plan.at_level(1.0 - share))
         }
-        Budget { of, share } => met(plan, of, share)?,
+        Budget { of, share } => met(plan, of.name(), share, |choice| of.cost(plan, choice))?,
     };
     cutting(plan, choice)
 }
@@ -86,7 +87,9 @@ fn cutting(plan: &Plan<'_>, choice: Choice) -> Result<Choice> {
     Ok(choice)
 }
 
-/// The mildest choice, by multiply-accumulates, that takes at most this share of the time, on one sample and on a batch.
+/// The mildest choice that takes at most this share of the time, on one sample and on a batch. Where damage is known, there
+/// are two to choose from: cuts that do least of it for each multiply-accumulate, and cuts that do so for the time that
+/// they are seen to save.
 pub(super) fn in_time(
     plan: &Plan<'_>,
     share: f64,
@@ -94,19 +97,33 @@ pub(super) fn in_time(
     flow: &Flow<'_>,
     cx: &Context<'_>,
 ) -> Result<Choice> {
-    let strongest = cutting(plan, plan.at_level(1.0))?;
-    let least = plan.macs(&strongest) as f64 / plan.macs(&plan.whole()).max(1) as f64;
-    let at = |macs: f64| choose(plan, Budget { of: Of::Macs, share: macs });
-    let cut = |choice: &Choice| {
-        let mut cut = model.clone();
-        flow.cut(plan.keep(choice)).apply(&mut cut)?;
-        for branch in plan.dropped(choice) {
-            branch.drop_from(&mut cut.graph);
-        }
-        infer_types(&mut cut)?;
-        Ok(cut)
+    let by_work = mildest(plan, share, |choice| plan.macs(choice), model, flow, cx)?;
+    let table = match by_damage(plan) {
+        true => Timetable::measure(plan, model, flow, cx)?,
+        false => None,
     };
-    targets::in_time(DOING, share, (least, strongest), at, cut, model, cx)
+    let by_time = table.map(|table| mildest(plan, share, |choice| table.time(plan, choice), model, flow, cx));
+    Ok(match by_time {
+        Some(Ok(by_time)) if plan.damage(&by_time) < plan.damage(&by_work) => by_time,
+        Some(Err(cancelled @ Error::Cancelled)) => return Err(cancelled),
+        _ => by_work,
+    })
+}
+
+/// The mildest choice by `cost` that is fast enough.
+fn mildest(
+    plan: &Plan<'_>,
+    share: f64,
+    cost: impl Fn(&Choice) -> u64,
+    model: &Model,
+    flow: &Flow<'_>,
+    cx: &Context<'_>,
+) -> Result<Choice> {
+    let strongest = cutting(plan, plan.at_level(1.0))?;
+    let least = cost(&strongest) as f64 / cost(&plan.whole()).max(1) as f64;
+    let at = |share: f64| cutting(plan, met(plan, Of::Latency.name(), share, &cost)?);
+    let make = |choice: &Choice| timetable::cut(choice, plan, model, flow);
+    targets::in_time(DOING, share, (least, strongest), at, make, model, cx)
 }
 
 fn by_damage(plan: &Plan<'_>) -> bool {
@@ -114,8 +131,7 @@ fn by_damage(plan: &Plan<'_>) -> bool {
 }
 
 /// The best choice that leaves at most this share of a cost, or the error that says what can be had.
-fn met(plan: &Plan<'_>, of: Of, share: f64) -> Result<Choice> {
-    let (what, cost) = (of.name(), |choice: &Choice| of.cost(plan, choice));
+fn met(plan: &Plan<'_>, what: &str, share: f64, cost: impl Fn(&Choice) -> u64) -> Result<Choice> {
     let before = cost(&plan.whole());
     if before == 0 {
         return Err(Error::BelowBar(format!("there are no {what} of known number")));

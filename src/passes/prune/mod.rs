@@ -20,6 +20,7 @@ mod rounding;
 mod score;
 mod select;
 mod survey;
+mod timetable;
 mod unprune;
 
 pub use branch::Branch;

@@ -155,7 +155,8 @@ impl Plan<'_> {
         };
         self.weights.iter().filter(|w| !gone(w)).map(left).sum()
     }
-    fn by_factor(&self, kept: &[Option<usize>]) -> HashMap<Factor, usize> {
+    /// The counts of what a choice cuts.
+    pub(super) fn by_factor(&self, kept: &[Option<usize>]) -> HashMap<Factor, usize> {
         let pairs = self.candidates.iter().zip(kept);
         pairs.filter_map(|(c, n)| Some((c.group.factor, (*n)?))).collect()
     }

@@ -18,8 +18,6 @@ use std::collections::BTreeMap;
 
 /// Times closer than this are alike.
 const NOISE: f64 = 0.05;
-/// The bytes of weights of models that are timed side by side, unless one alone takes more.
-const MOST_BYTES: usize = 512 << 20;
 
 /// The form of a split, and the shapes of weights and inputs of the layer.
 type Likeness = (Form, Vec<usize>, Vec<Option<usize>>);
@@ -50,8 +48,7 @@ pub(super) fn slower(
     cx: &Context<'_>,
 ) -> Result<Vec<(usize, f64)>> {
     let mut kinds = kinds(model, candidates, chosen);
-    let bytes: usize = model.graph.initializers().map(|(_, t)| t.byte_len()).sum();
-    let together = (MOST_BYTES / bytes.max(1)).clamp(2, 16) - 1;
+    let together = targets::timed_together(model);
     let alone = |kind: &Kind| {
         let only = (0..chosen.len()).map(|k| chosen[k].filter(|_| kind.members.contains(&k)));
         stand_in(model, candidates, &only.collect::<Chosen>())
