@@ -6,7 +6,11 @@ mod support;
 use onnx_compress::{
     ir::{Model, Op, OpsetImport},
     lower,
-    ops::axes::{Flow, Keep},
+    ops::{
+        axes::{Flow, Keep},
+        infer_types,
+    },
+    passes::prune::Branch,
 };
 use proptest::prelude::*;
 use support::{
@@ -82,6 +86,38 @@ fn check(model: &Model, seed: u64) {
     let keep: Keep = groups.iter().map(|g| (g.factor, halves_or_fewer(g.size, seed))).collect();
     let difference = oracle.cut_against_zero(model, flow, keep);
     assert!(difference <= 1e-4, "the outputs differ by {difference} of their size");
+}
+
+/// Without its branches a model gives what it gives with their last layers at zero; how many there were.
+fn without_branches(model: &Model) -> usize {
+    let mut model = model.clone();
+    infer_types(&mut model).unwrap();
+    let branches = Branch::all(&model);
+    let (mut dropped, mut zeroed) = (model.clone(), model.clone());
+    for branch in &branches {
+        branch.drop_from(&mut dropped.graph);
+        branch.zero(&mut zeroed.graph);
+    }
+    dropped.verify().unwrap();
+    let fewer = dropped.graph.ops().count() < model.graph.ops().count();
+    assert_eq!(fewer, !branches.is_empty(), "what serves a branch alone goes with it");
+    let difference = Oracle::new().difference(&dropped, &zeroed);
+    assert!(difference <= 1e-4, "the outputs differ by {difference} of their size");
+    branches.len()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn dropping_branches_equals_zeroing_them(
+        blocks in proptest::collection::vec(block(), 0..6),
+        head in head(),
+        seed in any::<u64>(),
+    ) {
+        let residual = blocks.iter().any(|b| matches!(b, Block::Residual));
+        let found = without_branches(&build(&blocks, head, seed));
+        prop_assert!(found > 0 || !residual);
+    }
 }
 
 proptest! {

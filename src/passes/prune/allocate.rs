@@ -61,7 +61,12 @@ impl Plan<'_> {
             let current = now.kept[k].unwrap_or(self.candidates[k].group.size);
             counts.iter().filter(move |n| **n < current).map(move |n| now.with(k, Some(*n)))
         });
-        let stay = self.branches.iter().enumerate().filter(|(k, _)| !now.dropped[*k]);
+        // Of a sum one operand must stay.
+        let stay = self
+            .branches
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| self.dropped(now).all(|d| d.sum != b.branch.sum));
         fewer.chain(stay.map(|(k, branch)| {
             let mut next = now.clone();
             next.dropped[k] = true;

@@ -53,7 +53,7 @@ pub(super) fn droppable(
 /// An operand of an Add of two computed values of the same shape, at the end of which is a linear layer.
 #[derive(Clone, Debug)]
 pub struct Branch {
-    sum: OpId,
+    pub(super) sum: OpId,
     /// Which operand.
     slot: usize,
     /// With zero weights, this makes the operand zero.
@@ -64,8 +64,9 @@ pub struct Branch {
 }
 
 impl Branch {
-    /// Every one of the main graph that takes a layer with it, and no quantized weights.
-    pub(super) fn all(model: &Model) -> Vec<Branch> {
+    /// Every one of the main graph that takes a layer with it, and no quantized weights. The model's types must have been
+    /// inferred.
+    pub fn all(model: &Model) -> Vec<Branch> {
         let g = &model.graph;
         let sums = g.order().into_iter().filter(|op| g.op(*op).is("Add"));
         let branches = sums.flat_map(|sum| [0, 1].map(|slot| Branch::at(model, sum, slot)));
