@@ -1,7 +1,8 @@
 //! The bipartite graph of ops and values.
 
 use super::{
-    Annotation, Carried, DType, Op, QuantScheme, Shape, SparseTensor, Tensor, TensorType, Type, Where,
+    Annotation, Carried, DType, Moments, Op, QuantScheme, Shape, SparseTensor, Tensor, TensorType, Type,
+    Where,
 };
 use petgraph::{
     Direction::{self, Incoming, Outgoing},
@@ -45,6 +46,8 @@ pub struct Value {
     pub origin: Origin,
     /// What it is to be quantized to when the model is written; only float32 values have one.
     pub quant: Option<QuantScheme>,
+    /// What is known of its distribution; as long as its channels, where there is any.
+    pub moments: Option<Box<Moments>>,
     /// What the file said beyond that.
     pub carried: Carried,
 }

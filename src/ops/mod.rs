@@ -5,6 +5,7 @@
 //! - [`fold`]: exact evaluation of shape arithmetic and of moving constants about;
 //! - [`cost`]: multiply-accumulates, parameters and bytes;
 //! - [`half`]: which operators compute in half precision;
+//! - [`moments`]: the distribution of values, as far as the model itself tells;
 //! - [`quantized`]: which constants are stored in few bits and computed back;
 //! - `reduce`: reductions as the operator set at hand spells them.
 //!
@@ -16,6 +17,7 @@ pub mod fold;
 pub mod half;
 pub mod infer;
 mod macs;
+pub mod moments;
 pub mod quantized;
 mod reduce;
 

@@ -19,6 +19,8 @@ pub struct Cut {
     arena: Arena,
     rewrites: Rewrites,
     weights: Stays,
+    /// Which channels stay of values whose distribution is known.
+    channels: Vec<(ValueId, Vec<usize>)>,
     keep: Keep,
 }
 
@@ -99,7 +101,16 @@ impl Flow<'_> {
                 weights.insert(v, axes);
             }
         }
-        Cut { weights: Stays(weights), arena: self.arena.clone(), rewrites: Rewrites::of(self), keep }
+        let known = self.graph.values().filter(|v| self.graph.value(*v).moments.is_some());
+        let channels =
+            known.filter_map(|v| Some((v, self.arena.positions(*self.known_dims(v).get(1)?, &lookup))));
+        Cut {
+            weights: Stays(weights),
+            channels: channels.collect(),
+            arena: self.arena.clone(),
+            rewrites: Rewrites::of(self),
+            keep,
+        }
     }
 }
 
@@ -116,6 +127,10 @@ impl Cut {
         let kept = |f: Factor| self.keep.get(&f).map(Vec::len);
         let size = |f: Factor| self.arena.extent(f, &kept);
         self.rewrites.apply(graph, &self.arena, &size);
+        for (v, stay) in &self.channels {
+            let value = graph.value_mut(*v);
+            value.moments = value.moments.take().and_then(|m| m.take(stay).map(Box::new));
+        }
         graph.sweep();
         Ok(())
     }

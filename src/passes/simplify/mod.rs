@@ -29,6 +29,7 @@ mod recognize;
 mod recurrent;
 mod share;
 mod sink;
+mod statistics;
 mod weights;
 
 use super::{
@@ -190,6 +191,7 @@ impl Work {
                 cx.count("attention", attention as u64);
                 recognized = attention + RECOGNIZED.apply(&mut model.graph, opset, cx, &mut self.misses);
             }
+            statistics::note(&mut model.graph);
             let ruled = recognized + RULES.apply(&mut model.graph, opset, cx, &mut self.misses);
             let branched = branches::maps(&mut model.graph, opset);
             let carried = carry::scales(&mut model.graph, opset);
