@@ -91,6 +91,31 @@ pub(super) fn input<'a>(name: &str, tensor: &'a Tensor) -> Result<SessionInputVa
     }
 }
 
+/// A copy of a tensor of numbers as a value of ONNX Runtime; nothing for other types.
+pub(super) fn copied(name: &str, tensor: &Tensor) -> Result<Option<DynValue>> {
+    fn plain<T>(name: &str, tensor: &Tensor) -> Result<Option<DynValue>>
+    where
+        T: Element + PrimitiveTensorElementType + Debug + Clone + 'static,
+    {
+        let data = tensor.view::<T>().ok_or_else(|| uncovered(name, tensor.dtype()))?.into_owned();
+        let whole = |e: ort::Error| failed(&format!("weight `{name}`"), &e);
+        Ok(Some(OrtTensor::from_array((tensor.shape().to_vec(), data)).map_err(whole)?.into_dyn()))
+    }
+    match tensor.dtype() {
+        DType::F32 => plain::<f32>(name, tensor),
+        DType::F64 => plain::<f64>(name, tensor),
+        DType::F16 => plain::<f16>(name, tensor),
+        DType::BF16 => plain::<bf16>(name, tensor),
+        DType::I8 => plain::<i8>(name, tensor),
+        DType::I16 => plain::<i16>(name, tensor),
+        DType::I32 => plain::<i32>(name, tensor),
+        DType::I64 => plain::<i64>(name, tensor),
+        DType::U8 => plain::<u8>(name, tensor),
+        DType::U16 => plain::<u16>(name, tensor),
+        _ => Ok(None),
+    }
+}
+
 /// From this size on (64 KiB) a result is not copied. Smaller ones are: they would keep a whole session in memory.
 const LARGE: usize = 1 << 16;
 

@@ -12,6 +12,7 @@ mod samples;
 mod session;
 mod synthesize;
 mod validate;
+mod weights;
 
 pub use crate::numpy::read_labels;
 pub use accuracy::Accuracy;

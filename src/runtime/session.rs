@@ -1,6 +1,6 @@
 //! A model ready to run.
 
-use super::{Runtime, convert, failed};
+use super::{Runtime, convert, failed, weights};
 use crate::{
     error::{Error, Result},
     ir::{DType, Model, Tensor},
@@ -88,6 +88,10 @@ const REFUSED: &str = "the model was refused";
 impl Session {
     /// Loads a model. One too large for a single message goes through a temporary file with external data.
     pub fn new(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session> {
+        // A rewritten graph that is written down needs its weights.
+        if options.optimized_model.is_none() {
+            return Session::sharing(runtime, model, options);
+        }
         let weights: usize = model.graph.initializers().map(|(_, tensor)| tensor.byte_len()).sum();
         if weights < LARGEST_MESSAGE {
             return Session::from_bytes(runtime, &lower::to_bytes(model)?, options);
@@ -99,6 +103,15 @@ impl Session {
         let mut session = Session::from_file(runtime, &path, options)?;
         session.folder = Some(folder);
         Ok(session)
+    }
+    /// Loads a model whose large weights it reads where other sessions do.
+    fn sharing(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session> {
+        let (mut builder, weights) = (prepare(runtime, options)?, weights::apart(model)?);
+        let bytes = lower::to_bytes_without(model, &|name| weights.contains_key(name))?;
+        for (name, value) in weights {
+            builder = builder.with_external_initializer(name, value).map_err(|why| failed(REFUSED, &why))?;
+        }
+        Ok(Session::over(builder.commit_from_memory(&bytes).map_err(|why| failed(REFUSED, &why))?))
     }
     /// Loads a serialized model that holds all its data.
     pub fn from_bytes(runtime: &Runtime, model: &[u8], options: &SessionOptions) -> Result<Session> {

@@ -83,7 +83,7 @@ fn encode(model: &Model, name: &str, external: ExternalData) -> (Rope, Option<Da
             return (rope, None);
         }
     }
-    let mut writer = Writer { data_file: Some(DataFile::new(format!("{name}.data"))) };
+    let mut writer = Writer { data_file: Some(DataFile::new(format!("{name}.data"))), ..Writer::default() };
     let rope = writer.model(model);
     (rope, writer.data_file)
 }

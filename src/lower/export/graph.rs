@@ -12,7 +12,7 @@ use crate::{
 use prost::Message as _;
 use std::collections::HashSet;
 
-impl Writer {
+impl Writer<'_> {
     /// A graph or a body.
     pub(super) fn graph(&mut self, graph: &Graph) -> Rope {
         let mut out = Rope::default();

@@ -32,6 +32,14 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
     Ok(rope.to_vec())
 }
 
+/// The model as one message without the data of those tensors of the main graph that `apart` names: a runtime is given them
+/// otherwise.
+pub(crate) fn to_bytes_without(model: &Model, apart: &dyn Fn(&str) -> bool) -> Result<Vec<u8>> {
+    let rope = Writer { apart: Some(apart), ..Writer::default() }.model(model);
+    check_size(&rope)?;
+    Ok(rope.to_vec())
+}
+
 /// The bytes that the whole model takes as one message, weights inside, without encoding any.
 pub fn byte_len(model: &Model) -> u64 {
     Writer::default().model(model).len() as u64
@@ -55,11 +63,13 @@ fn check_size(rope: &Rope) -> Result<()> {
 
 /// What all writers of one model share: the file that takes large tensors, if they do not go into the model.
 #[derive(Default)]
-struct Writer {
+struct Writer<'a> {
     data_file: Option<DataFile>,
+    /// Which constants of the main graph are left out, by name.
+    apart: Option<&'a dyn Fn(&str) -> bool>,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn model(&mut self, model: &Model) -> Rope {
         let mut out = Rope::default();
         out.carried(&model.carried);

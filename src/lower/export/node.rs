@@ -15,7 +15,7 @@ use crate::{
 use prost::Message as _;
 use std::borrow::Cow;
 
-impl Writer {
+impl Writer<'_> {
     /// A node with the names of its inputs and outputs.
     pub(super) fn node(&mut self, op: &Op, inputs: &[&str], outputs: &[&str]) -> Rope {
         let mut out = Rope::default();

@@ -57,7 +57,7 @@ impl DataFile {
     }
 }
 
-impl Writer {
+impl Writer<'_> {
     /// A tensor; `name` is its value's, or `None` where it has none or carries it.
     pub(super) fn tensor(&mut self, tensor: &Tensor, name: Option<&str>, external: bool) -> Rope {
         let mut out = Rope::default();
@@ -70,6 +70,11 @@ impl Writer {
         out.int(t::DATA_TYPE, i64::from(tensor.dtype().onnx()));
         if let Some(name) = name {
             out.text(t::NAME, name);
+        }
+        if external && name.zip(self.apart).is_some_and(|(name, apart)| apart(name)) {
+            out.bytes(t::EXTERNAL_DATA, &encode_pair(&("location".to_owned(), "apart".to_owned())));
+            out.int(t::DATA_LOCATION, DataLocation::External as i64);
+            return out;
         }
         let file = self.data_file.as_mut().filter(|_| external && tensor.byte_len() >= MIN_EXTERNAL);
         match (tensor.data(), file) {

@@ -17,6 +17,8 @@ const MOST_WORK: u64 = 400_000_000_000;
 /// The bytes of weights of models that are run side by side, unless one alone takes more.
 const MOST_BYTES: usize = 256 << 20;
 const MOST_MODELS: usize = 4;
+/// The bytes of a model's outputs that are kept while others are compared with them; of larger ones it runs again.
+const MOST_KEPT: usize = 64 << 20;
 
 /// How many samples each of so many changes to a model can be looked at with.
 pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
@@ -71,17 +73,33 @@ pub(crate) fn errors_on<T>(
     let bytes: usize = g.initializers().map(|(_, t)| t.byte_len()).sum();
     let together = (MOST_BYTES / bytes.max(1)).clamp(1, MOST_MODELS);
     let mut errors = Vec::with_capacity(changes.len());
-    for changes in changes.chunks(together) {
+    let (mut kept, mut left): (Vec<Vec<Tensor>>, _) = (Vec::new(), Some(MOST_KEPT));
+    for (k, changes) in changes.chunks(together).enumerate() {
         cx.check_cancelled()?;
         let models = changes.iter().map(&make).collect::<Result<Vec<_>>>()?;
-        let probes: Vec<_> =
-            [model].into_iter().chain(&models).map(|model| Probe { model, fetch: &fetch }).collect();
+        let known = k > 0 && left.is_some();
+        let run = (!known).then_some(model).into_iter().chain(&models);
+        let probes: Vec<_> = run.map(|model| Probe { model, fetch: &fetch }).collect();
         let mut sums = vec![vec![[0.0; 2]; fetch.len()]; changes.len()];
         cx.sweep(&probes, samples, &mut |seen: Seen<'_>| {
-            let Some((original, changed)) = seen.values.split_first() else { return Ok(()) };
+            let split = match known {
+                true => kept.get(seen.batch).zip(Some(seen.values)),
+                false => seen.values.split_first(),
+            };
+            let Some((original, changed)) = split else { return Ok(()) };
             for (sums, changed) in sums.iter_mut().zip(changed) {
                 for ((sum, a), b) in sums.iter_mut().zip(original).zip(changed) {
                     add(sum, a, b);
+                }
+            }
+            if k == 0 {
+                let bytes: usize = original.iter().map(Tensor::byte_len).sum();
+                left = left.and_then(|left| left.checked_sub(bytes));
+                // What ONNX Runtime lends would keep a session in memory.
+                let own = |t: &Tensor| Tensor::new(t.dtype(), t.shape(), t.bytes().to_vec());
+                match left {
+                    Some(_) => kept.push(original.iter().map(own).collect::<Result<_>>()?),
+                    None => kept.clear(),
                 }
             }
             Ok(())

@@ -1,7 +1,7 @@
 //! What weights do to the outputs when they alone are rounded, all else in float.
 
 use super::{
-    learned,
+    learned, scales,
     weights::{Layers, Plan},
 };
 use crate::{
@@ -22,6 +22,19 @@ pub(super) fn float(model: &Model, layers: &Layers) -> Model {
     let mut model = model.clone();
     layers.weights.iter().for_each(|v| model.graph.value_mut(*v).quant = None);
     model
+}
+
+/// The model with all these weights as the floats that their integers stand for.
+pub(super) fn settled(model: &Model, layers: &Layers) -> Result<Model> {
+    let mut settled = model.clone();
+    for v in &layers.weights {
+        let scheme = settled.graph.value_mut(*v).quant.take();
+        let weight = scheme.zip(model.graph.constant(*v)).ok_or_else(|| unfit(model, *v))?;
+        let weight =
+            scales::rounded(weight.1, &weight.0, layers.integers[v]).ok_or_else(|| unfit(model, *v))?;
+        settled.graph.value_mut(*v).origin = Origin::Initializer(weight);
+    }
+    Ok(settled)
 }
 
 /// The weights rounded to the nearest with so many bits each, in their order.

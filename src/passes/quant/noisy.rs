@@ -5,6 +5,9 @@
 //! others together are quiet enough: an outlier among a hundred thousand elements, or a sum that cancels, spoils few
 //! layers but may spoil the outputs. Where all layers are alike, none is to blame.
 //!
+//! To save runs, layers are looked at in groups first: where a group makes less noise than one of its layers alone may, none
+//! of them is looked at by itself.
+//!
 //! Weights are looked at first, with the activations float; without samples on inputs that are made up.
 
 use super::{
@@ -19,6 +22,7 @@ use crate::{
     ir::{Model, OpId, Where},
     passes::{Context, RemarkKind, linear::effect},
 };
+use std::ops::Range;
 
 /// With less noise than this nothing is left float.
 const LEAST_SQNR: f64 = 30.0;
@@ -55,9 +59,12 @@ pub(super) fn widened(
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers);
     }
-    let noise = alone::errors(&float, &rounded.chunks(1).collect::<Vec<_>>(), cx)?;
     let sizes: Vec<usize> = rounded.iter().map(|r| r.weight.len()).collect();
-    let loud = too_loud(&noise, &sizes, most);
+    let of = |groups: &[Range<usize>]| {
+        alone::errors(&float, &groups.iter().map(|group| &rounded[group.clone()]).collect::<Vec<_>>(), cx)
+    };
+    let noise = noise(&sizes, all.iter().sum(), of)?;
+    let loud = too_loud(&noise, &sizes, all.iter().sum(), most);
     let wider = (plan.bits < 8).then_some(8);
     for k in &loud {
         let becomes = wider.map_or_else(|| "stays float".into(), |bits| format!("has {bits} bits"));
@@ -82,16 +89,19 @@ pub(super) fn left_out(
     schemes: &Schemes,
     cx: &mut Context<'_>,
 ) -> Result<Layers> {
-    let placed = |ops: Vec<OpId>, placement: &Placement| {
-        let mut model = model.clone();
-        pass.place(&mut model, &Layers { ops, ..layers.clone() }, placement, schemes);
-        Ok(cx.written(&model)?.0)
+    // Weights are rounded once: those whose layer is not looked at need no integers.
+    let float = alone::settled(model, layers)?;
+    let placed = |ops: Vec<OpId>| {
+        let mut placed = float.clone();
+        for v in ops.iter().flat_map(|op| model.graph.inputs_of(*op)).flatten() {
+            placed.graph.value_mut(v).quant = model.graph.value(v).quant.clone();
+        }
+        pass.place(&mut placed, &Layers { ops, ..layers.clone() }, placement, schemes);
+        Ok(cx.written(&placed)?.0)
     };
-    let float = placed(Vec::new(), &Placement::FLOAT)?;
     let (rounded, others): (Vec<OpId>, Vec<OpId>) =
         layers.ops.iter().partition(|op| placement.of(&model.graph, **op) == How::Static);
-    let all =
-        effect::errors(&float, std::slice::from_ref(&rounded), |ops| placed(ops.clone(), placement), cx)?;
+    let all = effect::errors(&float, std::slice::from_ref(&rounded), |ops| placed(ops.clone()), cx)?;
     let most = power(LEAST_SQNR);
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
         return Ok(layers.clone());
@@ -101,8 +111,12 @@ pub(super) fn left_out(
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers.clone());
     }
-    let noise = effect::errors(&float, &rounded, |op| placed(vec![*op], placement), cx)?;
-    let loud = too_loud(&noise, &vec![1; noise.len()], most);
+    let of = |groups: &[Range<usize>]| {
+        effect::errors(&float, groups, |group| placed(rounded[group.clone()].to_vec()), cx)
+    };
+    let alike = vec![1; rounded.len()];
+    let noise = noise(&alike, all.iter().sum(), of)?;
+    let loud = too_loud(&noise, &alike, all.iter().sum(), most);
     for k in &loud {
         let why = format!(
             "stays float: rounding what it reads and writes alone costs the outputs {}",
@@ -127,17 +141,44 @@ fn costs(noise: &[f64], k: usize) -> String {
     format!("{:.1} %, {:.0} times its share", 100.0 * noise[k].sqrt(), noise[k] / share)
 }
 
+/// Layers that are looked at together first.
+const GROUP: usize = 4;
+
+/// The noise of layers of these sizes that together make `all`, by that of groups of them; in a quiet group each makes as
+/// much as the others.
+fn noise(sizes: &[usize], all: f64, of: impl Fn(&[Range<usize>]) -> Result<Vec<f64>>) -> Result<Vec<f64>> {
+    let starts = (0..sizes.len()).step_by(GROUP);
+    let groups: Vec<Range<usize>> = starts.map(|k| k..(k + GROUP).min(sizes.len())).collect();
+    let (mut noise, mut open) = (vec![0.0; sizes.len()], Vec::new());
+    let found = of(&groups)?;
+    let all = all.min(found.iter().sum());
+    for (group, together) in groups.iter().zip(found) {
+        if group.clone().any(|k| together > SHARES * share(sizes, k) * all) {
+            open.extend(group.clone().map(|k| k..k + 1));
+        } else {
+            noise[group.clone()].fill(together / group.len() as f64);
+        }
+    }
+    for (one, alone) in open.iter().zip(of(&open)?) {
+        noise[one.start] = alone;
+    }
+    Ok(noise)
+}
+
+/// The share of the noise that a layer may be expected to make: that of all alike, or that of its size.
+fn share(sizes: &[usize], k: usize) -> f64 {
+    (1.0 / sizes.len() as f64).max(sizes[k] as f64 / sizes.iter().sum::<usize>() as f64)
+}
+
 /// Which of these powers of noise are to go, the largest first, so that those that are left sum up to at most `most`: none
-/// that makes less than several times its share, be it that of all alike or that of its size.
-fn too_loud(noise: &[f64], sizes: &[usize], most: f64) -> Vec<usize> {
+/// that makes less than several times its share of what all make together, be it that of all alike or that of its size.
+fn too_loud(noise: &[f64], sizes: &[usize], together: f64, most: f64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..noise.len()).collect();
     order.sort_by(|a, b| noise[*b].total_cmp(&noise[*a]));
-    let all: f64 = noise.iter().sum();
-    let size: usize = sizes.iter().sum();
-    let share = |k: usize| (1.0 / noise.len() as f64).max(sizes[k] as f64 / size as f64);
-    let mut left = all;
+    let mut left: f64 = noise.iter().sum();
+    let all = left.min(together);
     order.retain(|k| {
-        let goes = left > most && noise[*k] > SHARES * share(*k) * all;
+        let goes = left > most && noise[*k] > SHARES * share(sizes, *k) * all;
         left -= if goes { noise[*k] } else { 0.0 };
         goes
     });
@@ -147,18 +188,33 @@ fn too_loud(noise: &[f64], sizes: &[usize], most: f64) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
 
+    #[test]
+    fn only_groups_that_may_hold_an_outlier_are_looked_into() {
+        let mut each = vec![1e-5; 20];
+        each[6] = 0.5;
+        let looked = RefCell::new(Vec::new());
+        let of = |groups: &[Range<usize>]| {
+            looked.borrow_mut().extend(groups.iter().cloned());
+            Ok(groups.iter().map(|group| each[group.clone()].iter().sum()).collect())
+        };
+        let found = noise(&[1; 20], each.iter().sum(), of).unwrap();
+        let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+        assert!(found.iter().zip(&each).all(close), "{found:?}");
+        assert_eq!(looked.into_inner(), [0..4, 4..8, 8..12, 12..16, 16..20, 4..5, 5..6, 6..7, 7..8]);
+    }
     #[test]
     fn outliers_go_until_the_rest_is_quiet() {
         let alike = [1; 20];
-        assert!(too_loud(&[0.01; 20], &alike, 0.001).is_empty(), "all are alike");
+        assert!(too_loud(&[0.01; 20], &alike, 0.2, 0.001).is_empty(), "all are alike");
         let mut noise = vec![1e-5; 20];
         (noise[3], noise[7]) = (0.02, 0.01);
-        assert_eq!(too_loud(&noise, &alike, 0.001), [3, 7]);
-        assert_eq!(too_loud(&noise, &alike, 0.011), [3]);
-        assert!(too_loud(&noise, &alike, 0.1).is_empty());
+        assert_eq!(too_loud(&noise, &alike, 0.03, 0.001), [3, 7]);
+        assert_eq!(too_loud(&noise, &alike, 0.03, 0.011), [3]);
+        assert!(too_loud(&noise, &alike, 0.03, 0.1).is_empty());
         let mut sizes = alike;
         sizes[3] = 5;
-        assert_eq!(too_loud(&noise, &sizes, 0.001), [7], "a fifth of all may make most of the noise");
+        assert_eq!(too_loud(&noise, &sizes, 0.03, 0.001), [7], "a fifth of all may make most of the noise");
     }
 }
