@@ -2,12 +2,12 @@
 //! the axes of what it captures are those of the graph around it.
 
 use super::{
-    attention, einsum,
+    attention, contrib, einsum,
     factor::{Arena, Factor, Factors},
     rewrite::Rewrite,
     rule, structural, table,
 };
-use crate::ir::{Graph, Model, OpId, Origin, ValueId};
+use crate::ir::{Graph, Model, OpId, Origin, Tensor, ValueId};
 use std::collections::{HashMap, HashSet};
 
 /// The axes of a model. Types must have been inferred: axes of values without a known rank are not followed.
@@ -24,6 +24,8 @@ pub struct Flow<'g> {
     pub(super) shapes: HashMap<ValueId, Factors>,
     /// What a body captures that is an initializer outside.
     pub(super) weights: HashSet<ValueId>,
+    /// What a body captures that is constant outside.
+    constants: HashMap<ValueId, &'g Tensor>,
     /// The bodies of each op that has any, in order.
     pub(super) bodies: Vec<(OpId, Vec<Flow<'g>>)>,
 }
@@ -38,8 +40,8 @@ impl<'g> Flow<'g> {
         flow
     }
     fn over(graph: &'g Graph, opset: i64) -> Flow<'g> {
-        let (arena, rewrites, sums, dims, shapes, weights, bodies) = Default::default();
-        Flow { graph, opset, arena, rewrites, sums, dims, shapes, weights, bodies }
+        let (arena, rewrites, sums, dims, shapes, weights, constants, bodies) = Default::default();
+        Flow { graph, opset, arena, rewrites, sums, dims, shapes, weights, constants, bodies }
     }
     fn walk(&mut self, input: &str, output: &str) {
         let graph = self.graph;
@@ -55,7 +57,10 @@ impl<'g> Flow<'g> {
     }
     fn visit(&mut self, op: OpId) {
         let node = self.graph.op(op);
-        let of_its_own = attention::apply(self, op).or_else(|| einsum::apply(self, op)).is_some();
+        let of_its_own = attention::apply(self, op)
+            .or_else(|| einsum::apply(self, op))
+            .or_else(|| contrib::apply(self, op))
+            .is_some();
         let known = of_its_own
             || node.is_standard()
                 && match table::find(node, self.opset) {
@@ -79,6 +84,7 @@ impl<'g> Flow<'g> {
             if self.is_weight(outer) {
                 body.weights.insert(v);
             }
+            body.constants.extend(self.constant(outer).map(|tensor| (v, tensor)));
         }
         std::mem::swap(&mut self.arena, &mut body.arena);
         body.walk("goes into a control-flow body", "comes out of a control-flow body");
@@ -124,6 +130,10 @@ impl<'g> Flow<'g> {
     }
     /// The integers of a constant input; `None` where it is absent or computed.
     pub(super) fn ints(&self, op: OpId, slot: usize) -> Option<Vec<i64>> {
-        self.graph.constant(self.graph.input(op, slot)?)?.to_i64()
+        self.constant(self.graph.input(op, slot)?)?.to_i64()
+    }
+    /// The constant that a value is, here or outside.
+    pub(super) fn constant(&self, v: ValueId) -> Option<&'g Tensor> {
+        self.graph.constant(v).or_else(|| self.constants.get(&v).copied())
     }
 }

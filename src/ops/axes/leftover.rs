@@ -105,6 +105,7 @@ impl Flow<'_> {
             _ if !node.is_standard() => Leaves::new(),
             name if keeps_zero(name) => of(input(0)),
             "Add" | "Sub" | "Sum" | "Mean" | "Max" | "Min" => all(&inputs),
+            "ScatterElements" | "ScatterND" => of(input(0)).intersection(&of(input(2))).copied().collect(),
             "Mul" => inputs.iter().flat_map(|v| of(Some(*v))).collect(),
             // Scaled and shifted at the end.
             "BatchNormalization"
@@ -177,6 +178,12 @@ pub fn keeps_zero(op_type: &str) -> bool {
             | "Ceil"
             | "Round"
             | "Sin"
+            | "Tan"
+            | "Sinh"
+            | "Asin"
+            | "Atan"
+            | "Asinh"
+            | "Atanh"
             | "Sqrt"
             | "Div"
             | "Transpose"
@@ -187,6 +194,15 @@ pub fn keeps_zero(op_type: &str) -> bool {
             | "Split"
             | "Slice"
             | "Gather"
+            | "GatherElements"
+            | "GatherND"
+            | "Tile"
+            | "DepthToSpace"
+            | "SpaceToDepth"
+            | "CumSum"
+            | "Trilu"
+            | "QuantizeLinear"
+            | "DequantizeLinear"
             | "Expand"
             | "Resize"
             | "Upsample"

@@ -7,15 +7,19 @@
 
 mod apply;
 mod attention;
+mod contrib;
 mod cost;
 mod einsum;
 mod factor;
 mod flow;
 mod groups;
+mod indexed;
 mod leftover;
+mod repeat;
 mod reshape;
 mod rewrite;
 mod rule;
+mod scaled;
 mod slice;
 mod solve;
 mod structural;

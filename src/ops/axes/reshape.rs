@@ -84,8 +84,7 @@ pub(super) fn written(flow: &Flow<'_>, shape: ValueId, n: usize) -> Option<Vec<O
     Some(pairs.map(|((a, b), first)| if first != 0 { a } else { b }).collect())
 }
 fn listed(flow: &Flow<'_>, shape: ValueId, n: usize) -> Option<Vec<Option<i64>>> {
-    let constant =
-        |v: ValueId| Some(flow.graph.constant(v)?.to_i64()?.into_iter().map(Some).collect::<Vec<_>>());
+    let constant = |v: ValueId| Some(flow.constant(v)?.to_i64()?.into_iter().map(Some).collect::<Vec<_>>());
     let mut elements = Vec::new();
     match constant(shape) {
         Some(all) => elements = all,

@@ -1,4 +1,5 @@
-//! Slice: between constant bounds, an axis is what is before them, what is taken, and what is after.
+//! Slice: between constant bounds, an axis is what is before them, what is taken, and what is after. With a step `s` from end
+//! to end, it is `(n s)`, of which one of each `s` is taken.
 
 use super::{
     factor::Factors,
@@ -58,13 +59,24 @@ pub(super) fn slice(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
             flow.arena.unify(x[k], y[k]);
             continue;
         }
-        if steps[j] != 1 || taken == 0 {
+        let start = if starts[j] < 0 { starts[j].saturating_add(size as i64).max(0) } else { starts[j] };
+        let before = usize::try_from(start).ok()?;
+        let step = usize::try_from(steps[j]).unwrap_or(0);
+        let from_left = starts[j] >= 0 || before == 0;
+        if step > 1 && from_left && before < step && taken.checked_mul(step) == Some(size) {
+            // One of each `step`, from end to end.
+            let inside = flow.arena.leaf(Some(step));
+            flow.arena.freeze(inside, "sliced with a step");
+            let nested = flow.arena.product(&[y[k], inside]);
+            flow.arena.unify(x[k], nested);
+            to[j] = Extent::of(x[k]);
+            continue;
+        }
+        if step != 1 || taken == 0 {
             flow.arena.freeze(x[k], "sliced with a step");
             flow.arena.freeze(y[k], "sliced with a step");
             continue;
         }
-        let start = if starts[j] < 0 { starts[j].saturating_add(size as i64).max(0) } else { starts[j] };
-        let before = usize::try_from(start).ok()?;
         let after = size.checked_sub(before)?.checked_sub(taken)?;
         let (pre, post) = (flow.arena.leaf(Some(before)), flow.arena.leaf(Some(after)));
         let whole = flow.arena.concat(&[pre, y[k], post]);

@@ -3,9 +3,9 @@
 use super::{
     factor::{Factor, Factors, WORKED_ALONG},
     flow::Flow,
-    reshape,
+    indexed, repeat, reshape,
     rewrite::{Extent, Rewrite},
-    slice,
+    scaled, slice,
 };
 use crate::ir::{Dim, OpId, Use};
 use crate::ops::fold::moves::permutation;
@@ -14,8 +14,10 @@ use crate::ops::fold::moves::permutation;
 /// bounds), whose elements have meanings of their own.
 #[rustfmt::skip]
 const READS_ALL: &[&str] = &[
-    "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Pow", "Where", "Max", "Min", "PRelu", "Mod", "And", "Or",
-    "Xor", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Gemm", "LayerNormalization", "RMSNormalization", "Concat", "Gather",
+    "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Pow", "Where", "Max", "Min", "PRelu", "Mod", "And", "Or", "Xor", "Equal",
+    "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor",
+    "Gemm", "LayerNormalization", "RMSNormalization", "Concat", "Gather", "GatherElements", "GatherND",
+    "ScatterElements", "ScatterND", "QuantizeLinear", "DequantizeLinear",
 ];
 
 /// Applies the rule of an op's operator. `None`: there is none, or this op is not of the form it covers.
@@ -33,7 +35,10 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "Relu" | "LeakyRelu" | "Sigmoid" | "Tanh" | "Erf" | "Clip" | "Dropout" | "Identity" | "Sqrt"
         | "Exp" | "Log" | "Neg" | "Cast" | "HardSwish" | "HardSigmoid" | "Gelu" | "Elu" | "Selu" | "Celu"
         | "Softplus" | "Softsign" | "Mish" | "ThresholdedRelu" | "Abs" | "Reciprocal" | "Floor" | "Ceil"
-        | "Round" | "Sign" | "Not" | "Swish" | "Sin" | "Cos" | "Shrink" => unary(flow, op),
+        | "Round" | "Sign" | "Not" | "Swish" | "Sin" | "Cos" | "Tan" | "Sinh" | "Cosh" | "Asin" | "Acos"
+        | "Atan" | "Asinh" | "Acosh" | "Atanh" | "IsNaN" | "IsInf" | "BitwiseNot" | "Shrink" => {
+            unary(flow, op)
+        }
         "Gemm" => gemm(flow, op),
         "LayerNormalization" | "RMSNormalization" => layer_norm(flow, op),
         "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" => softmax(flow, op),
@@ -43,7 +48,19 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "Concat" => concat(flow, op),
         "Split" => split(flow, op),
         "Slice" => slice::slice(flow, op),
-        "Gather" => gather(flow, op),
+        "Gather" => indexed::gather(flow, op),
+        "GatherElements" => indexed::gather_elements(flow, op),
+        "GatherND" => indexed::gather_nd(flow, op),
+        "ScatterElements" => indexed::scatter_elements(flow, op),
+        "ScatterND" => indexed::scatter_nd(flow, op),
+        "TopK" => indexed::top_k(flow, op),
+        "OneHot" => indexed::one_hot(flow, op),
+        "CumSum" => indexed::cumulative(flow, op),
+        "Trilu" => indexed::triangle(flow, op),
+        "Tile" => repeat::tile(flow, op),
+        "DepthToSpace" => repeat::depth_to_space(flow, op),
+        "SpaceToDepth" => repeat::space_to_depth(flow, op),
+        "QuantizeLinear" | "DequantizeLinear" => scaled::scaled(flow, op),
         "Pad" => pad(flow, op),
         "Resize" | "Upsample" => resize(flow, op),
         "Expand" => expand(flow, op),
@@ -65,14 +82,14 @@ pub(super) fn axis(n: i64, rank: usize) -> Option<usize> {
 }
 
 /// Lines up axes from the right; an axis of extent 1 repeats and corresponds to none.
-fn broadcast(flow: &mut Flow<'_>, dims: &[Factor], out: &[Factor]) {
+pub(super) fn broadcast(flow: &mut Flow<'_>, dims: &[Factor], out: &[Factor]) {
     for (x, y) in dims.iter().rev().zip(out.iter().rev()) {
         if flow.arena.size(*x) != Some(1) || flow.arena.size(*y) == Some(1) {
             flow.arena.unify(*x, *y);
         }
     }
 }
-fn same(flow: &mut Flow<'_>, a: &[Factor], b: &[Factor]) -> Option<()> {
+pub(super) fn same(flow: &mut Flow<'_>, a: &[Factor], b: &[Factor]) -> Option<()> {
     if a.len() != b.len() {
         return None;
     }
@@ -80,7 +97,7 @@ fn same(flow: &mut Flow<'_>, a: &[Factor], b: &[Factor]) -> Option<()> {
     Some(())
 }
 /// Input and output of equal shape; outputs without a known shape (an unused mask) do not matter.
-fn unary(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+pub(super) fn unary(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
     same(flow, &x, &y)?;
     if let Some(mask) = flow.output(op, 1) {
@@ -100,7 +117,7 @@ fn elementwise(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     }
     Some(())
 }
-fn gemm(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+pub(super) fn gemm(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (a, b, y) = (flow.input(op, 0)?, flow.input(op, 1)?, flow.output(op, 0)?);
     let ([a0, a1], [b0, b1], [y0, y1]) = (&a[..], &b[..], &y[..]) else { return None };
     let node = flow.graph.op(op);
@@ -218,17 +235,6 @@ fn split(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let extents = parts.iter().map(|p| Extent::of(p[at])).collect();
     flow.rewrites.push(Rewrite::Split { op, extents, as_input: flow.opset >= 13 });
     Some(())
-}
-fn gather(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
-    let (x, i, y) = (flow.input(op, 0)?, flow.input(op, 1)?, flow.output(op, 0)?);
-    let at = axis(flow.graph.op(op).int("axis").unwrap_or(0), x.len())?;
-    if y.len() + 1 != x.len() + i.len() {
-        return None;
-    }
-    flow.arena.freeze(x[at], "gathered by position");
-    same(flow, &x[..at], &y[..at])?;
-    same(flow, &i, &y[at..at + i.len()])?;
-    same(flow, &x[at + 1..], &y[at + i.len()..])
 }
 fn pad(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
