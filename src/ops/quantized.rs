@@ -1,8 +1,79 @@
 //! Constants that a model stores in few bits and computes back: by DequantizeLinear, or by Cast and arithmetic that a
 //! runtime does once, when it loads the model.
 
-use crate::ir::{DType, Graph, OpId, ValueId};
+use crate::ir::{DType, Grain, Graph, OpId, QuantForm, QuantScheme, Tensor, Use, ValueId};
 use std::collections::HashSet;
+
+/// What a constant is to the QuantizeLinear or DequantizeLinear that reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The integers that this DequantizeLinear makes reals of.
+    Integers(OpId),
+    /// Scales or zero points.
+    Scales,
+}
+
+/// What a constant is to the first QuantizeLinear or DequantizeLinear that reads it; `None` where none does.
+pub fn part(g: &Graph, v: ValueId) -> Option<Part> {
+    g.uses(v).iter().find_map(|at| {
+        let Use::Input(op, slot) = *at else { return None };
+        match (&*g.op(op).op_type, slot) {
+            ("DequantizeLinear", 0) => Some(Part::Integers(op)),
+            ("DequantizeLinear" | "QuantizeLinear", 1 | 2) => Some(Part::Scales),
+            _ => None,
+        }
+    })
+}
+
+/// The scheme by which a DequantizeLinear makes reals of a constant; `None` where a scale is computed, or there is none for
+/// this type.
+pub fn scheme(g: &Graph, op: OpId) -> Option<QuantScheme> {
+    let constant = |slot| g.constant(g.input(op, slot)?);
+    let (integers, scales, node) = (constant(0)?, constant(1)?, g.op(op));
+    let axis = || {
+        let axis = node.int("axis").unwrap_or(1);
+        let axis = if axis < 0 { axis + integers.rank() as i64 } else { axis };
+        usize::try_from(axis).ok().filter(|n| *n < integers.rank())
+    };
+    let grain = match node.int("block_size").and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0) {
+        Some(size) => Grain::Blocks { first: axis()?, end: axis()? + 1, size },
+        None if scales.len() == 1 => Grain::Tensor,
+        None => Grain::Axis(axis()?),
+    };
+    let zero_points = match g.input(op, 2) {
+        Some(_) => {
+            let tensor = constant(2)?;
+            let narrow = || tensor.unpacked().map(|zs| zs.into_iter().map(i64::from).collect());
+            let wide = tensor.to_i64().or_else(narrow)?;
+            wide.into_iter().map(|z| i32::try_from(z).ok()).collect::<Option<_>>()?
+        }
+        None => vec![0; scales.len()],
+    };
+    let (dtype, scales) = (integers.dtype(), scales.to_f32()?.into_owned());
+    let scheme = QuantScheme { dtype, grain, scales, zero_points, form: QuantForm::Qdq };
+    scheme.check(Some(integers.shape())).ok().map(|()| scheme)
+}
+
+/// The reals that a constant stands for: its own, or those of the integers that it holds. `None` for scales and zero
+/// points, for what is not known, and for constants of other types.
+pub fn reals(g: &Graph, v: ValueId) -> Option<Tensor> {
+    let tensor = g.constant(v)?;
+    match part(g, v) {
+        Some(Part::Integers(op)) => scheme(g, op)?.dequantize(tensor).ok(),
+        Some(Part::Scales) => None,
+        None => tensor.dtype().is_float().then(|| tensor.clone()),
+    }
+}
+
+/// Whether the integers of a constant stand for reals that are known, and can be taken apart.
+pub fn is_readable(g: &Graph, v: ValueId) -> bool {
+    let whole = |t: &Tensor| t.dtype().bits() >= 8;
+    match part(g, v) {
+        Some(Part::Integers(op)) => g.constant(v).is_some_and(whole) && scheme(g, op).is_some(),
+        Some(Part::Scales) => g.constant(v).is_some_and(whole),
+        None => false,
+    }
+}
 
 /// The values that such constants are computed back to, and what depends on them and other constants alone.
 ///
@@ -47,6 +118,18 @@ mod tests {
     use super::*;
     use crate::ir::{Op, Tensor};
 
+    #[test]
+    fn integers_stand_for_reals() {
+        let mut g = Graph::new("g");
+        let q = g.add_initializer("q", Tensor::from_vec([2, 2], vec![1i8, 3, -3, 5]));
+        let s = g.add_initializer("s", Tensor::from_vec([2], vec![0.5f32, 2.0]));
+        let z = g.add_initializer("z", Tensor::from_vec([2], vec![1i8, -1]));
+        let y = g.add_node(Op::new("DequantizeLinear", "d").with("axis", 0), &[q, s, z], "y", None);
+        g.outputs.push(y);
+        assert_eq!(reals(&g, q).unwrap(), Tensor::from_vec([2, 2], vec![0f32, 1.0, -4.0, 12.0]));
+        assert!(reals(&g, s).is_none() && reals(&g, z).is_none());
+        assert!([q, s, z].iter().all(|v| is_readable(&g, *v)));
+    }
     #[test]
     fn contents_count_and_dimensions_do_not() {
         let mut g = Graph::new("g");

@@ -8,8 +8,9 @@ use super::{
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, OpId, Origin, Tensor, Use, ValueId, Where},
+    ops::quantized::{self, Part},
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Which positions of each group stay, sorted. Groups not listed stay whole.
 pub type Keep = BTreeMap<Factor, Vec<usize>>;
@@ -135,21 +136,19 @@ impl Cut {
         Ok(())
     }
     /// Sets the weights at the removed positions to zero: for exact groups the model then computes what the cut one
-    /// does. Divisors stay, as dividing by zero would say nothing.
+    /// does. Integers become those that stand for zero. Divisors and scales stay, as dividing by zero would say nothing.
     pub fn zero(&self, model: &mut Model) -> Result<()> {
         let graph = &mut model.graph;
-        let divisors: HashSet<ValueId> =
-            self.weights.0.keys().copied().filter(|v| divides(graph, *v)).collect();
+        let blanks: HashMap<ValueId, Tensor> =
+            self.weights.0.keys().filter_map(|v| Some((*v, blank(graph, *v)?))).collect();
         self.each_axis(graph, |v, tensor, axis, keep| {
-            if divisors.contains(&v) {
-                return Some(tensor.clone());
-            }
             let mut stays = vec![false; tensor.shape()[axis]];
             keep.iter().for_each(|k| stays[*k] = true);
-            blocks(tensor, axis, |k, block| {
-                if !stays[k] {
-                    block.fill(0);
-                }
+            let blank = blanks.get(&v).map(Tensor::bytes);
+            blocks(tensor, axis, |k, place, block| match blank {
+                _ if stays[k] => {}
+                Some(blank) => block.copy_from_slice(&blank[place..place + block.len()]),
+                None => block.fill(0),
             })
         })
     }
@@ -173,13 +172,26 @@ impl Cut {
     }
 }
 
+/// What an initializer is where it is cut: `None` for zeros; divisors and scales are what they are.
+fn blank(graph: &Graph, v: ValueId) -> Option<Tensor> {
+    let tensor = graph.initializer(v)?;
+    match quantized::part(graph, v) {
+        Some(Part::Integers(op)) => {
+            let zeros = Tensor::from_vec(tensor.shape(), vec![0f32; tensor.len()]);
+            quantized::scheme(graph, op)?.quantize(&zeros).ok()
+        }
+        Some(Part::Scales) => Some(tensor.clone()),
+        None => divides(graph, v).then(|| tensor.clone()),
+    }
+}
+
 /// Whether something is divided by a value: zeros there would say nothing.
 fn divides(graph: &Graph, v: ValueId) -> bool {
     graph.uses(v).iter().any(|at| matches!(at, Use::Input(op, 1) if graph.op(*op).is("Div")))
 }
 
 /// The tensor of which `small` is left when an axis keeps only these positions (`None`: all): zero where it was cut, or,
-/// where `v` divides, as it is in `graph`. `None` where the two do not belong together.
+/// where `v` divides or scales, as it is in `graph`. `None` where the two do not belong together.
 pub fn put_back(graph: &Graph, v: ValueId, small: &Tensor, kept: &[Option<&[usize]>]) -> Option<Tensor> {
     let whole = graph.initializer(v)?;
     let fits = |axis: usize| match kept.get(axis).copied().flatten() {
@@ -191,7 +203,7 @@ pub fn put_back(graph: &Graph, v: ValueId, small: &Tensor, kept: &[Option<&[usiz
     if small.shape() == whole.shape() {
         return Some(small.clone());
     }
-    let mut bytes = if divides(graph, v) { whole.bytes().to_vec() } else { vec![0; whole.byte_len()] };
+    let mut bytes = blank(graph, v).map_or_else(|| vec![0; whole.byte_len()], |b| b.bytes().to_vec());
     let cut = kept.iter().rposition(Option::is_some)?;
     let row = small.shape()[cut + 1..].iter().product::<usize>() * width(small)?;
     if row > 0 {
@@ -227,13 +239,13 @@ fn take(tensor: &Tensor, axis: usize, keep: &[usize]) -> Option<Tensor> {
     Tensor::new(tensor.dtype(), shape, bytes::Bytes::from(bytes)).ok()
 }
 
-/// The tensor after `f` changed the bytes at each position of an axis.
-fn blocks(tensor: &Tensor, axis: usize, f: impl Fn(usize, &mut [u8])) -> Option<Tensor> {
+/// The tensor after `f` changed the bytes at each position of an axis, given with the place of the first.
+fn blocks(tensor: &Tensor, axis: usize, f: impl Fn(usize, usize, &mut [u8])) -> Option<Tensor> {
     let shape = tensor.shape();
     let row = shape[axis + 1..].iter().product::<usize>() * width(tensor)?;
     let mut bytes = tensor.bytes().to_vec();
     for (k, block) in bytes.chunks_exact_mut(row).enumerate() {
-        f(k % shape[axis], block);
+        f(k % shape[axis], k * row, block);
     }
     Tensor::new(tensor.dtype(), shape, bytes::Bytes::from(bytes)).ok()
 }

@@ -88,6 +88,8 @@ impl<'g> Flow<'g> {
         }
         std::mem::swap(&mut self.arena, &mut body.arena);
         body.walk("goes into a control-flow body", "comes out of a control-flow body");
+        // Only what the main graph holds is cut.
+        graph.initializers().for_each(|(v, _)| body.freeze_value(v, "a constant of a control-flow body"));
         std::mem::swap(&mut self.arena, &mut body.arena);
         body
     }

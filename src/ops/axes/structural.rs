@@ -69,7 +69,12 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "Flatten" => reshape::flatten(flow, op),
         "Squeeze" | "Unsqueeze" => reshape::squeeze(flow, op),
         "Shape" => shape(flow, op),
-        "Constant" => Some(()),
+        "Constant" => {
+            flow.output(op, 0)?
+                .iter()
+                .for_each(|f| flow.arena.freeze(*f, "a constant that is no initializer"));
+            Some(())
+        }
         name if READS_ALL.contains(&name) => elementwise(flow, op),
         _ => None,
     }

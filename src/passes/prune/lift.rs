@@ -1,6 +1,9 @@
 //! Weights of control-flow bodies in the main graph, where what is cut is found.
 
-use crate::ir::{Graph, Model, OpId, Origin, Tensor, Use, ValueId};
+use crate::{
+    ir::{Graph, Model, OpId, Origin, Tensor, Use, ValueId},
+    ops::quantized::part,
+};
 use std::collections::HashMap;
 
 /// Operators whose floating-point parameters are no weights.
@@ -49,13 +52,17 @@ fn lifted(g: &mut Graph, defined: &HashMap<String, usize>) -> Vec<(String, Tenso
     weights
 }
 
-/// The ops that read a value and the slots they read it in, those in bodies too, with the graph they are in.
+/// The ops that read a value, or the reals that its integers stand for, and the slots they read it in, those in bodies too,
+/// with the graph they are in.
 pub(super) fn readers(g: &Graph, v: ValueId) -> Vec<(&Graph, OpId, usize)> {
     let inside = |op: OpId| {
         let bodies = g.op(op).bodies();
         bodies.filter_map(|body| Some(readers(body, body.find(g.name_of(v))?))).flatten()
     };
     let read = |at: &Use| match at {
+        Use::Input(op, _) if g.op(*op).op_type == "DequantizeLinear" => {
+            g.output(*op, 0).map(|reals| readers(g, reals)).unwrap_or_default()
+        }
         Use::Input(op, slot) => vec![(g, *op, *slot)],
         Use::Capture(op) => inside(*op).collect(),
     };
@@ -65,7 +72,8 @@ pub(super) fn readers(g: &Graph, v: ValueId) -> Vec<(&Graph, OpId, usize)> {
 /// Whether a value is a constant whose positions something could be cut at.
 fn is_weight(g: &Graph, v: ValueId) -> bool {
     let reads = |at: &Use| !matches!(at, Use::Input(op, _) if PARAMETERS.contains(&&*g.op(*op).op_type));
-    let wide = |t: &Tensor| t.dtype().is_float() && t.rank() > 0 && t.len() > 1;
+    let quantized = || part(g, v).is_some();
+    let wide = |t: &Tensor| (t.dtype().is_float() || quantized()) && t.rank() > 0 && t.len() > 1;
     g.initializer(v).is_some_and(wide) && !g.is_output(v) && g.uses(v).iter().all(reads)
 }
 

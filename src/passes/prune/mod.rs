@@ -35,14 +35,13 @@ use crate::{
     ops::{
         axes::{Factors, Flow, Group, Keep, Stays},
         infer_types,
-        quantized::is_narrow,
+        quantized::{is_narrow, is_readable},
     },
 };
 use budget::{Budget, Of};
 use globset::GlobSet;
 pub use lift::lift;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
-use reasons::QUANTIZED;
 use record::Record;
 use select::{Candidate, Plan, Weight};
 use std::collections::HashSet;
@@ -248,8 +247,8 @@ impl Prune {
                 left_alone.push((group, "excluded by name"));
             } else if !group.exact && !self.options.lossy {
                 left_alone.push((group, "a statistic runs over these positions; `lossy=true` cuts them too"));
-            } else if group.members.iter().any(|m| is_quantized(&model.graph, m.value)) {
-                left_alone.push((group, QUANTIZED));
+            } else if let Some(why) = reasons::refusal(&model.graph, &group) {
+                left_alone.push((group, why));
             } else if let Some(scores) =
                 score::of_group(&model.graph, &flow.arena, &group, self.options.criterion, &mut random)
             {
@@ -291,9 +290,10 @@ fn weights(model: &Model, flow: &Flow<'_>) -> Vec<Weight> {
     model.graph.initializers().map(weight).chain([bodies]).collect()
 }
 
-/// Whether a weight is integers already, or will be when the model is written.
+/// Whether a weight will be integers when the model is written, or is of which nobody here knows what they stand for.
 fn is_quantized(g: &Graph, v: ValueId) -> bool {
-    g.value(v).quant.is_some() || g.initializer(v).is_some_and(|t| is_narrow(t.dtype()))
+    let narrow = g.initializer(v).is_some_and(|t| is_narrow(t.dtype()));
+    g.value(v).quant.is_some() || narrow && !is_readable(g, v)
 }
 
 /// The op that reads the group's first weight of two or more axes, else the first member.

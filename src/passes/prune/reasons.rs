@@ -1,9 +1,9 @@
 //! Why something was not cut.
 
-use super::select::Candidate;
+use super::{is_quantized, select::Candidate};
 use crate::{
     error::Error,
-    ir::{Model, Where},
+    ir::{Graph, Model, Where},
     ops::{
         axes::{Flow, Group, Price, WORKED_ALONG},
         quantized::dequantized,
@@ -11,8 +11,13 @@ use crate::{
 };
 use std::collections::{BTreeMap, HashSet};
 
-/// Integers do not tell what matters: their scales stand elsewhere.
-pub(super) const QUANTIZED: &str = "its weights are quantized: prune first, then quantize";
+/// Integers do not tell what matters where their scales stand elsewhere.
+const QUANTIZED: &str = "its weights are quantized: prune first, then quantize";
+
+/// Why a group that could shrink does not.
+pub(super) fn refusal(g: &Graph, group: &Group) -> Option<&'static str> {
+    group.members.iter().any(|m| is_quantized(g, m.value)).then_some(QUANTIZED)
+}
 
 /// Layers no axis of which can shrink, with the reasons.
 pub(super) fn locked(model: &Model, flow: &Flow<'_>, open: &[Candidate]) -> Vec<(Where, String)> {
@@ -22,14 +27,16 @@ pub(super) fn locked(model: &Model, flow: &Flow<'_>, open: &[Candidate]) -> Vec<
     for op in flow.prices().iter().map(|Price { op, .. }| *op) {
         let g = &model.graph;
         let weights = g.inputs_of(op).into_iter().flatten().chain(g.captures_of(op));
-        if weights.clone().any(|v| quantized.contains(&v)) {
-            locked.push((model.graph.place(op), QUANTIZED.to_owned()));
+        let weights: Vec<_> = weights
+            .filter(|v| quantized.contains(v) || g.initializer(*v).is_some_and(|t| t.rank() > 1))
+            .collect();
+        let dims = weights.iter().flat_map(|v| flow.known_dims(*v));
+        let leaves: Vec<_> = dims.flat_map(|f| flow.arena.leaves(*f)).collect();
+        if leaves.iter().any(|l| open.contains(l)) {
             continue;
         }
-        let weights = weights.filter(|v| model.graph.initializer(*v).is_some_and(|t| t.rank() > 1));
-        let leaves: Vec<_> =
-            weights.flat_map(|v| flow.known_dims(v)).flat_map(|f| flow.arena.leaves(*f)).collect();
-        if leaves.iter().any(|l| open.contains(l)) {
+        if weights.iter().any(|v| quantized.contains(v)) {
+            locked.push((g.place(op), QUANTIZED.to_owned()));
             continue;
         }
         let reasons = leaves.iter().filter(|l| flow.arena.size(**l) != Some(1));

@@ -1,4 +1,5 @@
-//! How much each position of a group matters, by its weights in all members of the group.
+//! How much each position of a group matters, by its weights in all members of the group; by what integers stand for where
+//! they are quantized.
 //!
 //! With `w` the `n` weights of a position: `l1 = sum |w| / n`, `l2 = sqrt(sum w^2 / n)`, and `fpgm` is the mean distance
 //! `|w - v|` to the weights `v` of the other positions. These are divided by their mean over the group, so that groups of
@@ -8,7 +9,10 @@
 use super::Criterion;
 use crate::{
     ir::{Graph, Use},
-    ops::axes::{Arena, Group, Member},
+    ops::{
+        axes::{Arena, Group, Member},
+        quantized::reals,
+    },
 };
 use faer::Mat;
 use rand::{RngExt, rngs::ChaCha8Rng};
@@ -55,7 +59,7 @@ fn weights<'a>(
 ) -> Option<Vec<Vec<f32>>> {
     let mut found = vec![Vec::new(); group.size];
     for member in members {
-        let Some(tensor) = g.initializer(member.value) else { continue };
+        let Some(tensor) = reals(g, member.value) else { continue };
         let Some(weights) = tensor.to_f32() else { continue };
         let labels = arena.labels(member.factor, group.factor);
         let row: usize = tensor.shape()[member.axis + 1..].iter().product();

@@ -1,6 +1,6 @@
 //! What there is to prune in a model, without pruning it.
 
-use super::{lift::lift, place};
+use super::{lift::lift, place, reasons};
 use crate::{
     error::Result,
     ir::{DType, Model},
@@ -86,6 +86,7 @@ pub fn survey(model: &mut Model) -> Result<Survey> {
         }
         let exact = !flow.arena.is_statistic(factor);
         let group = Group { factor, size, members, exact };
+        let reason = reason.or_else(|| reasons::refusal(&model.graph, &group).map(str::to_owned));
         groups.push(GroupSummary {
             layer: place(model, &group).name().to_owned(),
             positions: size,
@@ -100,7 +101,8 @@ pub fn survey(model: &mut Model) -> Result<Survey> {
             members: group.members.iter().map(|m| named(model, m)).collect(),
         });
     }
-    let exact: HashSet<Factor> = flow.groups().iter().filter(|g| g.exact).map(|g| g.factor).collect();
+    let open = |g: &&Group| g.exact && reasons::refusal(&model.graph, g).is_none();
+    let exact: HashSet<Factor> = flow.groups().iter().filter(open).map(|g| g.factor).collect();
     let none = |f: Factor| exact.contains(&f).then_some(0);
     let cuttable = prices.iter().map(|p| p.touched(&flow.arena, &none)).fold(0, u64::saturating_add);
     Ok(Survey { groups, macs: whole, cuttable })
