@@ -33,10 +33,17 @@ const RECURRENT: [Head; 4] = [
     Head::Steps(Recurrent::Lstm, 2),
 ];
 
-fn block() -> impl Strategy<Value = Block> {
+/// Every block but convolutions by their number of channels.
+const PLAIN: [Block; 13] = {
     use Block::*;
-    let plain = [Norm, Residual, Depthwise, Grouped, Concat, Split, Slice, Squeeze, Transposed, Pool];
-    prop_oneof![(4usize..20).prop_map(Conv), proptest::sample::select(plain.to_vec())]
+    [
+        Norm, Residual, Depthwise, Grouped, Concat, Split, Slice, Squeeze, Transposed, Shuffle, GroupNorm,
+        Fold, Pool,
+    ]
+};
+
+fn block() -> impl Strategy<Value = Block> {
+    prop_oneof![(4usize..20).prop_map(Block::Conv), proptest::sample::select(PLAIN.to_vec())]
 }
 fn head() -> impl Strategy<Value = Head> {
     let attention = Attention::ALL.map(Head::Tokens);
@@ -134,8 +141,7 @@ proptest! {
 
 #[test]
 fn every_block_and_every_head_holds_on_its_own() {
-    use Block::*;
-    for kind in [Norm, Residual, Depthwise, Grouped, Concat, Split, Slice, Squeeze, Transposed, Pool] {
+    for kind in PLAIN {
         check(&build(&[kind], Head::Flatten, 1), 1);
     }
     for kind in Attention::ALL {
@@ -170,12 +176,29 @@ fn attention_falls_apart_into_heads_and_widths() {
     assert_eq!(sizes(Attention::Separate), [3, 3, 4]);
     assert_eq!(sizes(Attention::Fused), [3, 3, 4]);
     assert_eq!(sizes(Attention::FiveAxes), [3, 4], "one axis holds queries, keys and values");
+    for shared in [Attention::SharedByExpand, Attention::SharedByTile] {
+        assert_eq!(sizes(shared), [2, 2, 3, 3], "heads of keys, and the heads of queries that each serves");
+    }
     assert_eq!(sizes(Attention::OneSquashed), [3, 3, 4]);
     assert_eq!(
         sizes(Attention::BothSquashed),
         [3, 4],
         "removed queries and keys would leave something behind"
     );
+}
+
+/// Of grouped convolutions whole groups can go, or as many channels of each.
+#[test]
+fn grouped_convolutions_fall_apart_into_groups_and_channels() {
+    let sizes = |kind| {
+        let mut sizes: Vec<usize> =
+            Flow::of(&build(&[kind], Head::Flatten, 5)).groups().iter().map(|g| g.size).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    assert_eq!(sizes(Block::Grouped), [4, 4, 6, 8, 8], "four groups of 4 channels in and 6 out");
+    assert_eq!(sizes(Block::Shuffle), [2, 4, 8, 8]);
+    assert_eq!(sizes(Block::GroupNorm), [3, 4, 8], "a statistic runs over the three");
 }
 
 /// The oracle can fail: another set of positions gives other outputs.

@@ -54,6 +54,20 @@ fn weights_of_bodies_go_back() {
     let difference = Oracle::new().difference(&pruned, &full);
     assert!(difference <= 1e-4, "outputs differ by {difference} of their size");
 }
+/// What was cut of integers is what stands for zero.
+#[test]
+fn quantized_weights_go_back() {
+    let float = lower::load(&zoo("resnet20")).unwrap();
+    let mut original = float.clone();
+    let quant: Pipeline = "simplify,quant(activations=none,form=qdq)".parse().unwrap();
+    let _ = quant.run(&mut original, &mut Context::new()).unwrap();
+    lower::schemes::materialize(&mut original).unwrap();
+    let pruned = compressed(&original, "prune(macs=0.75)");
+    let full = restored(&pruned, &original).unwrap();
+    assert!(work(&pruned) < work(&original) && work(&full) == work(&original));
+    let difference = difference(&pruned, &full);
+    assert!(difference <= 1e-4, "outputs differ by {difference} of their size");
+}
 fn work(model: &Model) -> u64 {
     let mut model = model.clone();
     ops::infer_types(&mut model).unwrap();

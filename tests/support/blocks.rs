@@ -151,6 +151,31 @@ impl Builder {
                 let w = self.weight(&[c, 10, 1, 1]);
                 self.op(Op::new("ConvTranspose", ""), &[x.value, w], &[10, map[0], map[1]])
             }
+            Block::Shuffle => {
+                let x = self.conv(x, 16, 1, 1);
+                let y = self.conv(&x, 16, 1, 2);
+                let y = self.reshape(&y, &[2, 8, map[0], map[1]]);
+                let y = self.transpose(&y, &[0, 2, 1, 3, 4]);
+                let y = self.reshape(&y, &[16, map[0], map[1]]);
+                let y = self.conv(&y, 16, 3, 16);
+                let y = self.conv(&y, 16, 1, 2);
+                self.add(&x, &y)
+            }
+            Block::GroupNorm => {
+                let x = self.conv(x, 12, 1, 1);
+                let (scale, bias) = (self.weight(&[4]), self.weight(&[4]));
+                let op = Op::new("GroupNormalization", "").with("num_groups", 4);
+                self.op(op, &[x.value, scale, bias], &x.shape)
+            }
+            Block::Fold => {
+                let fold = |op: &str| Op::new(op, "").with("blocksize", 2);
+                let half = [map[0] / 2, map[1] / 2];
+                let y = self.op(fold("SpaceToDepth"), &[x.value], &[4 * c, half[0], half[1]]);
+                let y = self.conv(&y, 24, 1, 1);
+                let unfold =
+                    fold("DepthToSpace").with("mode", if c.is_multiple_of(2) { "CRD" } else { "DCR" });
+                self.op(unfold, &[y.value], &[6, map[0], map[1]])
+            }
             Block::Pool => {
                 let op = Op::new("MaxPool", "").with("kernel_shape", vec![3, 3]).with("pads", vec![1; 4]);
                 self.op(op, &[x.value], &x.shape)
@@ -179,6 +204,21 @@ impl Builder {
                 let all = self.linear(x, 3 * inner);
                 let parts = self.split(&all, 2, 3);
                 [0, 1, 2].map(|k| heads_of(self, &parts[k]))
+            }
+            Attention::SharedByExpand | Attention::SharedByTile => {
+                let q = self.linear(x, inner);
+                let q = heads_of(self, &q);
+                let [k, v] = [0; 2].map(|_| {
+                    let y = self.linear(x, 2 * d);
+                    let y = self.reshape(&y, &[t, 2, d]);
+                    let y = self.transpose(&y, &[0, 2, 1, 3]);
+                    let (axes, times) = (self.ints(&[2]), self.ints(&[1, 1, 2, 1, 1]));
+                    let y = self.op(Op::new("Unsqueeze", ""), &[y.value, axes], &[2, 1, t, d]);
+                    let repeat = if matches!(kind, Attention::SharedByTile) { "Tile" } else { "Expand" };
+                    let y = self.op(Op::new(repeat, ""), &[y.value, times], &[2, 2, t, d]);
+                    self.reshape(&y, &[heads, t, d])
+                });
+                [q, k, v]
             }
             Attention::FiveAxes => {
                 let all = self.linear(x, 3 * inner);
@@ -262,6 +302,11 @@ pub(crate) enum Block {
     Slice,
     Squeeze,
     Transposed,
+    /// Channels change groups between two grouped convolutions.
+    Shuffle,
+    GroupNorm,
+    /// Blocks of the map become channels and map again.
+    Fold,
     Pool,
 }
 #[derive(Clone, Copy, Debug)]
@@ -271,10 +316,13 @@ pub(crate) enum Attention {
     FiveAxes,
     OneSquashed,
     BothSquashed,
+    /// Two heads of keys and values, each for two of queries.
+    SharedByExpand,
+    SharedByTile,
 }
 impl Attention {
-    pub(crate) const ALL: [Attention; 5] = {
+    pub(crate) const ALL: [Attention; 7] = {
         use Attention::*;
-        [Separate, Fused, FiveAxes, OneSquashed, BothSquashed]
+        [Separate, Fused, FiveAxes, OneSquashed, BothSquashed, SharedByExpand, SharedByTile]
     };
 }

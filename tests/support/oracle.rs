@@ -37,7 +37,8 @@ impl Oracle {
     }
     pub(crate) fn run(&self, model: &Model, inputs: &Batch) -> Batch {
         let bytes = lower::to_bytes(model).unwrap();
-        let session = Session::from_bytes(&self.runtime, &bytes, &SessionOptions::default()).unwrap();
+        let options = SessionOptions { exact_qdq: true, ..SessionOptions::default() };
+        let session = Session::from_bytes(&self.runtime, &bytes, &options).unwrap();
         session.run(inputs).unwrap()
     }
     /// The largest difference of any output between two models on random inputs.

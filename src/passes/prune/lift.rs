@@ -1,4 +1,5 @@
-//! Weights of control-flow bodies in the main graph, where what is cut is found.
+//! Weights where a cut finds them, and tied only where they are: those of control-flow bodies in the main graph, and vectors
+//! that are alike by chance, one for each op.
 
 use crate::{
     ir::{Graph, Model, OpId, Origin, Tensor, Use, ValueId},
@@ -9,8 +10,8 @@ use std::collections::HashMap;
 /// Operators whose floating-point parameters are no weights.
 const PARAMETERS: &[&str] = &["Resize", "Upsample"];
 
-/// Moves the weights that bodies define to the main graph, from which the bodies capture them. A name that several bodies
-/// use stays.
+/// Moves the weights that bodies define to the main graph, from which the bodies capture them, and gives each op its own of
+/// the vectors of equal elements that several read. A name that several bodies use stays.
 pub fn lift(model: &mut Model) {
     let mut defined: HashMap<String, usize> = HashMap::new();
     model.graph.for_each_nested(&mut |g| {
@@ -20,6 +21,28 @@ pub fn lift(model: &mut Model) {
     for (name, tensor) in lifted(&mut model.graph, &defined) {
         if let Some(v) = model.graph.find(&name) {
             model.graph.value_mut(v).origin = Origin::Initializer(tensor);
+        }
+    }
+    untie(&mut model.graph);
+}
+
+/// Zero points, zero biases, unit scales: equal constants are stored once, though nothing ties the layers that read them.
+fn untie(g: &mut Graph) {
+    let equal = |t: &Tensor| {
+        let width = t.byte_len() / t.len().max(1);
+        let mut elements = t.bytes().chunks_exact(width.max(1));
+        let first = elements.next();
+        t.rank() == 1 && t.len() > 1 && width > 0 && elements.all(|x| Some(x) == first)
+    };
+    let is_vector = |v: ValueId| g.initializer(v).filter(|_| is_weight(g, v) && !g.inputs.contains(&v));
+    let vectors = g.values().filter(|v| is_vector(*v).is_some_and(equal));
+    for v in vectors.collect::<Vec<_>>() {
+        for at in g.uses(v).into_iter().skip(1) {
+            if let (Use::Input(op, slot), Some(tensor)) = (at, g.initializer(v).cloned()) {
+                let name = g.name_of(v).to_owned();
+                let own = g.add_initializer(&name, tensor);
+                g.set_input(op, slot, Some(own));
+            }
         }
     }
 }
@@ -82,6 +105,24 @@ mod tests {
     use super::*;
     use crate::ir::text;
 
+    #[test]
+    fn vectors_of_equal_elements_tie_nothing() {
+        let mut model = text::parse(
+            "<ir_version: 8, opset_import: [\"\" : 17]>
+             m (float[2] x) => (float[2] y) <float[2] zero = {0, 0}, float[2] w = {1, 2}> {
+               a = Add (x, zero)
+               b = Mul (a, w)
+               c = Add (b, zero)
+               y = Mul (c, w)
+             }",
+        )
+        .unwrap();
+        lift(&mut model);
+        let g = &model.graph;
+        let weights: Vec<_> =
+            g.initializers().map(|(v, _)| (g.name_of(v).to_owned(), g.uses(v).len())).collect();
+        assert_eq!(weights, [("zero", 1), ("w", 2), ("zero_1", 1)].map(|(n, k)| (n.to_owned(), k)));
+    }
     #[test]
     fn weights_are_captured_from_the_main_graph_and_their_readers_found() {
         let mut model = text::parse(

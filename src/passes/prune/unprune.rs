@@ -11,6 +11,7 @@ use crate::{
     ops::{
         axes::{Flow, Group, Keep, put_back},
         infer_types,
+        quantized::part,
     },
     passes::{linear::Layer, simplify::Simplify},
 };
@@ -256,9 +257,10 @@ fn misfit(name: &str) -> Error {
     unlike(format!("`{name}` does not have the shape that is left of the original's"))
 }
 
-/// Whether both are floating-point numbers: integers (shapes, indices) stay the original's.
+/// Whether both are floating-point numbers, or integers that stand for such: others (shapes, indices) stay the original's.
 fn is_weight(g: &Graph, whole: ValueId, small: &Tensor) -> bool {
-    g.initializer(whole).is_some_and(|t| t.dtype().is_float()) && small.dtype().is_float()
+    let is_float = g.initializer(whole).is_some_and(|t| t.dtype().is_float());
+    is_float && small.dtype().is_float() || part(g, whole).is_some()
 }
 
 /// Takes the constants of a body, in which nothing is cut, from the pruned model's.
