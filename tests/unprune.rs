@@ -57,8 +57,7 @@ fn weights_of_bodies_go_back() {
 /// What was cut of integers is what stands for zero.
 #[test]
 fn quantized_weights_go_back() {
-    let float = lower::load(&zoo("resnet20")).unwrap();
-    let mut original = float.clone();
+    let mut original = lower::load(&zoo("resnet20")).unwrap();
     let quant: Pipeline = "simplify,quant(activations=none,form=qdq)".parse().unwrap();
     let _ = quant.run(&mut original, &mut Context::new()).unwrap();
     lower::schemes::materialize(&mut original).unwrap();

@@ -74,8 +74,8 @@ pub(super) fn groups(path: &Path, json: bool) -> Result<()> {
     if json {
         return out(&serde_json::to_string_pretty(&groups).expect("a list of groups is plain data"));
     }
-    let mut rows = table::table(&["layer", "positions", "parameters", "MACs", "cut"]);
-    if let Some(cut) = rows.column_mut(4) {
+    let mut rows = table::table(&["layer", "positions", "weights", "parameters", "MACs", "cut"]);
+    if let Some(cut) = rows.column_mut(5) {
         cut.set_cell_alignment(CellAlignment::Left);
     }
     for group in &groups {
@@ -84,8 +84,9 @@ pub(super) fn groups(path: &Path, json: bool) -> Result<()> {
             (Standing::Lossy, _) => "lossy".to_owned(),
             (Standing::Refused, why) => format!("no: {}", why.as_deref().unwrap_or("not known")),
         };
-        let (parameters, macs) = (table::count(group.parameters), table::count(group.macs));
-        rows.add_row([group.layer.clone(), group.positions.to_string(), parameters, macs, cut]);
+        let numbers = [group.positions, group.weights()].map(|n| n.to_string());
+        let figures = [group.parameters, group.macs].map(table::count);
+        rows.add_row([group.layer.clone()].into_iter().chain(numbers).chain(figures).chain([cut]));
     }
     let count = |standing| groups.iter().filter(|g| g.standing == standing).count();
     let (exact, lossy, refused) = (count(Standing::Exact), count(Standing::Lossy), count(Standing::Refused));

@@ -52,6 +52,13 @@ pub struct GroupSummary {
     pub macs: u64,
 }
 
+impl GroupSummary {
+    /// How many weights they are positions of.
+    pub fn weights(&self) -> usize {
+        self.members.iter().map(|m| &m.weight).collect::<HashSet<_>>().len()
+    }
+}
+
 /// What there is to prune.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
