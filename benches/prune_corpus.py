@@ -7,10 +7,10 @@ without repair; beside it what onnxsim's structured pruning cuts of the same mod
 
 Without arguments: every model that `cargo xtask setup` fetched, and the zoo's. Inputs are made up, 48 to repair by (8 where a
 run takes more than 2.5 billion multiply-accumulates) and 16 others to compare by, so cosines say what a cut does to the
-function, not to a task; behind them is the time of one run as a share of the original's, medians of runs in turns.
-`cuttable` is the share of the multiply-accumulates in layers that exact groups make smaller. onnxsim gets models that our
-`simplify` has simplified, as ours does, and cuts 30 % of the channels of what it matches; what is left is counted by our
-table.
+function, not to a task; behind them is the time of one run as a share of that of the simplified model, medians of runs in
+turns. `cuttable` is the share of the multiply-accumulates in layers that exact groups make smaller. onnxsim gets models that
+our `simplify` has simplified, as `prune` does, and cuts 30 % of the channels of what it matches; what is left is counted by
+our table.
 """
 
 import sys
@@ -26,7 +26,8 @@ REPAIR, FEWER, LARGE, COMPARE = 48, 8, 2.5e9, 16
 
 def row(path, folder):
     stem, declared = name(path), made_up.session(path).get_inputs()
-    before, cells = total(path, "macs"), []
+    before, cells, simple = total(path, "macs"), [], f"{folder}/simple.onnx"
+    run(PROGRAM, path, "-p", "simplify", "-o", simple, "--no-validate", "--quiet")
     repair = FEWER if before > LARGE else REPAIR
     made = made_up.batches(stem, declared, repair + COMPARE, 0)
     calib = made_up.write(made[:repair], declared, f"{folder}/calib")
@@ -36,13 +37,11 @@ def row(path, folder):
         if done.returncode:
             cells += ["-", {3: "refused", 124: "too long"}.get(done.returncode, "fails")]
         else:
-            cells += [f"{100 * total(out, 'macs') / max(before, 1):.0f} %", compared(path, out, test)]
-    simple = f"{folder}/simple.onnx"
-    run(PROGRAM, path, "-p", "simplify", "-o", simple, "--no-validate", "--quiet")
+            cells += [f"{100 * total(out, 'macs') / max(before, 1):.0f} %", compared(simple, out, test)]
     if run(sys.executable, "-c", PEER, simple, out).returncode:
         return cells + ["-", "fails"]
     left = total(out, 'macs') / max(before, 1)
-    return cells + [f"{100 * left:.0f} %", compared(path, out, test) if left < 1 else "nothing cut"]
+    return cells + [f"{100 * left:.0f} %", compared(simple, out, test) if left < 1 else "nothing cut"]
 
 
 def main():
