@@ -8,6 +8,7 @@ mod alone;
 mod bias;
 mod budget;
 mod dynamic;
+mod equalize;
 mod form;
 mod gptq;
 mod guard;
@@ -20,6 +21,7 @@ mod options;
 mod placement;
 mod saturation;
 mod scales;
+mod seam;
 mod target;
 mod weights;
 
@@ -36,7 +38,8 @@ use options::Budget;
 use placement::{How, Kind, Placement};
 use weights::{Layers, Plan};
 
-pub use options::{Activations, Form, Latency, Method, Observer, QuantOptions};
+pub use options::{Activations, Equalize, Form, Latency, Method, Observer, QuantOptions};
+pub use seam::move_scales;
 pub use target::Target;
 
 /// Quantizes weights to integers of few bits, and activations to uint8 where samples are at hand.
@@ -206,6 +209,7 @@ impl Pass for Quant {
         };
         let mut layers = weights::annotate(&plan, &mut model.graph, cx);
         cx.check_cancelled()?;
+        layers = equalize::equalized(&plan, model, layers, cx)?;
         match self.budget {
             None => {
                 layers = noisy::widened(&plan, model, layers, cx)?;

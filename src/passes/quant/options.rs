@@ -77,6 +77,17 @@ pub enum Method {
     Gptq,
 }
 
+/// Whether scales are moved between layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Equalize {
+    /// Where rounding is predicted to cost less so, and the outputs on samples or made-up inputs agree.
+    #[default]
+    Auto,
+    /// Never.
+    None,
+}
+
 /// What the bits of weights have to meet together.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Budget {
@@ -114,6 +125,8 @@ pub struct QuantOptions {
     pub latency: Latency,
     /// How weights are rounded.
     pub method: Method,
+    /// Whether scales are moved across values that leave them free. See `docs/quant.md`.
+    pub equalize: Equalize,
     /// Whether biases make up for the mean error of rounding, as samples tell it.
     pub repair: Repair,
     /// How the range of a static activation follows from the samples.
@@ -140,6 +153,7 @@ impl Default for QuantOptions {
             symmetric: None,
             latency: Latency::Guard,
             method: Method::Auto,
+            equalize: Equalize::Auto,
             repair: Repair::Auto,
             observer: Observer::Percentile,
             reduce_range: None,

@@ -40,6 +40,10 @@ impl Plan<'_> {
         let weight = graph.constant(v)?;
         scales::fit(weight, self.grain(weight, lie), self.integers(), |_| 1.0)
     }
+    /// Which elements of a weight share a scale.
+    pub(super) fn grain_of(&self, graph: &Graph, v: ValueId) -> Option<Grain> {
+        Some(self.grain(graph.constant(v)?, lie(graph, v)?))
+    }
     fn grain(&self, weight: &Tensor, lie: Lie) -> Grain {
         let Lie { outputs, first, end } = lie;
         match self.pass.options.block(self.bits) {

@@ -1,0 +1,310 @@
+//! Scales moved across values, for what is rounded on either side of them to lose less.
+//!
+//! Integers that span the largest channel of an activation, or the largest column of a weight, leave few steps to the small
+//! ones. Wherever scales are free (see [`seams`]) some ways of choosing them are tried, with `a` the largest element of a
+//! channel, `q` the root of its mean square, `w` the largest weight that reads it and `p` the largest that makes it:
+//!
+//! - `sqrt(p / w)`: both weights get equal ranges (cross-layer equalization, Nagel et al. 2019);
+//! - `a^k / w^(1 - k)`: part of an activation's range goes over into the weights (SmoothQuant, Xiao et al. 2023);
+//! - `q^k`: weights that much goes through get finer steps (AWQ, Lin et al. 2024).
+//!
+//! That one is taken whose predicted error is smallest, or none. For a layer of weights `W`, rounded `W'`, that reads channels
+//! of mean square `m`, all of them scaled, with steps `d` where the activation is rounded too, it is
+//!
+//! ```text
+//! (sum m[i] (W' - W)[i,k]^2 + d^2 / 12 sum W[i,k]^2) / sum m[i] W[i,k]^2
+//! ```
+//!
+//! summed over the layers that read the channels, and those that make them where one scale is for a whole weight. Samples,
+//! or made-up inputs where there are none, tell `a` and `q`, and the outputs on them decide in the end.
+
+use super::{
+    Equalize, activations, alone, learned,
+    placement::{How, Placement},
+    scales,
+    seam::{Meets, Seam, Touch, channels, ends, seams},
+    weights::{Layers, Plan},
+};
+use crate::{
+    error::Result,
+    ir::{Graph, Model, Op, Tensor, ValueId},
+    measure::Probe,
+    ops::reduce,
+    passes::{Context, RemarkKind, linear::effect},
+};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+
+/// `k` of what is taken from activations.
+const SHARES: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 1.0];
+/// A predicted error has to fall to this share, or nothing changes: it is predicted from little.
+const WORTH: f64 = 0.9;
+/// How far scales go.
+const LARGEST: f32 = 1e3;
+/// The steps that span an activation.
+const STEPS: f32 = 255.0;
+/// Where seams meet in a layer that has one scale, each changes what is best for the other.
+const ROUNDS: usize = 2;
+
+/// What a channel of a value is like.
+#[derive(Clone, Copy, Debug)]
+struct Channel {
+    /// The mean square.
+    power: f32,
+    low: f32,
+    high: f32,
+}
+
+type Seen = BTreeMap<ValueId, Vec<Channel>>;
+
+/// Moves scales to where rounding is predicted to cost less, and keeps that where it does on the inputs at hand. Weights have the schemes
+/// that suit them then.
+pub(super) fn equalized(
+    plan: &Plan<'_>,
+    model: &mut Model,
+    layers: Layers,
+    cx: &mut Context<'_>,
+) -> Result<Layers> {
+    // What is only predicted is no reason: the outputs have to agree.
+    if plan.pass.options.equalize == Equalize::None || layers.weights.is_empty() || !cx.has_inputs() {
+        return Ok(layers);
+    }
+    let float = alone::float(model, &layers);
+    let seams = seams(&float);
+    if seams.is_empty() {
+        return Ok(layers);
+    }
+    let placement = Placement::usual(&plan.pass.options, cx.has_samples());
+    let mut seen = observed(&float, &seams, cx)?;
+    let mut scaled = float.clone();
+    let mut moved = vec![false; seams.len()];
+    for _ in 0..if plan.pass.options.per_channel { 1 } else { ROUNDS } {
+        for (seam, moved) in seams.iter().zip(&mut moved) {
+            cx.check_cancelled()?;
+            let judge = Judge { plan, g: &scaled.graph, layers: &layers, placement: &placement, seen: &seen };
+            let Some(scales) = judge.best(seam) else { continue };
+            let mut new = scaled.clone();
+            if seam.scale(&mut new.graph, &scales).is_some() {
+                (scaled, *moved) = (new, true);
+                rescale(&mut seen, seam, &scales);
+            }
+        }
+    }
+    let count = moved.iter().filter(|moved| **moved).count();
+    if count == 0 {
+        return Ok(layers);
+    }
+    let bits = vec![Some(plan.bits); layers.weights.len()];
+    let new = layers.with_bits(plan, &mut scaled.graph, &bits);
+    let both = [(&*model, &layers), (&scaled, &new)];
+    let [before, after] = both.map(|(model, layers)| rounded(plan, model, layers, &placement, cx));
+    let errors = effect::errors(&float, &[before?, after?], |model| Ok(model.clone()), cx)?;
+    let [before, after] = [0, 1].map(|k| errors.get(k).copied().unwrap_or_default().sqrt() * 100.0);
+    if after >= before {
+        return Ok(layers);
+    }
+    let text = format!(
+        "scales moved across {count} of {} values where they are free; error of the outputs {before:.2} % -> {after:.2} %",
+        seams.len()
+    );
+    cx.remark(RemarkKind::Note, (), text);
+    *model = scaled;
+    Ok(new)
+}
+
+/// The model as it would be written with everything rounded that may be.
+fn rounded(
+    plan: &Plan<'_>,
+    model: &Model,
+    layers: &Layers,
+    placement: &Placement,
+    cx: &Context<'_>,
+) -> Result<Model> {
+    let mut model = model.clone();
+    learned::to_nearest(layers, &mut model.graph, &layers.weights);
+    let schemes = match placement.is_static() {
+        true => activations::schemes(plan.pass, &model, layers, placement, cx)?,
+        false => activations::Schemes::new(),
+    };
+    plan.pass.place(&mut model, layers, placement, &schemes);
+    Ok(cx.written(&model)?.0)
+}
+
+/// What the layers at the seams read, without repetition.
+fn read(g: &Graph, seams: &[Seam]) -> Vec<ValueId> {
+    let touches = seams.iter().flat_map(|seam| &seam.touches);
+    let linear = touches.filter(|t| matches!(t.meets, Meets::Reads | Meets::Makes));
+    let mut read: Vec<ValueId> = linear.filter_map(|t| g.input(t.op, 0)).collect();
+    read.sort_unstable();
+    read.dedup();
+    read
+}
+
+/// What the inputs tell of the channels that are read at the seams.
+fn observed(model: &Model, seams: &[Seam], cx: &Context<'_>) -> Result<Seen> {
+    let (mut probe, opset) = (model.clone(), model.opset());
+    let g = &mut probe.graph;
+    let mut of = Vec::new();
+    let mut fetch = Vec::new();
+    for v in read(g, seams) {
+        let reader = g.uses(v).into_iter().map(|at| at.op()).find(|op| g.input(*op, 0) == Some(v));
+        let (Some(rank), Some(reader)) = (g.rank(v), reader) else { continue };
+        let kept = Some((channels(g.op(reader), rank), rank));
+        let ty = g.value(v).ty.clone();
+        let square = g.add_node(Op::new("Mul", ""), &[v, v], "square", ty);
+        for (op, x) in [("ReduceMean", square), ("ReduceMin", v), ("ReduceMax", v)] {
+            let reduced = reduce(g, opset, op, x, kept);
+            fetch.push(g.name_of(reduced).to_owned());
+        }
+        of.push(v);
+    }
+    let most = effect::affordable(model, 1, cx)?.max(1);
+    let mut all: Vec<(f32, Vec<Channel>)> = vec![(0.0, Vec::new()); of.len()];
+    cx.sweep(&[Probe { model: &probe, fetch: &fetch }], most, &mut |batch| {
+        let values: Vec<_> = batch.values.iter().flatten().map(|t| t.to_f32().unwrap_or_default()).collect();
+        for ((count, channels), found) in all.iter_mut().zip(values.chunks_exact(3)) {
+            let none = Channel { power: 0.0, low: 0.0, high: 0.0 };
+            channels.resize(found[0].len(), none);
+            *count += 1.0;
+            for (k, channel) in channels.iter_mut().enumerate() {
+                channel.power += (found[0][k] - channel.power) / *count;
+                (channel.low, channel.high) = (channel.low.min(found[1][k]), channel.high.max(found[2][k]));
+            }
+        }
+        cx.check_cancelled()
+    })?;
+    Ok(of.into_iter().zip(all).map(|(v, (_, channels))| (v, channels)).collect())
+}
+
+/// What becomes of the channels where the scales of a seam are moved.
+fn rescale(seen: &mut Seen, seam: &Seam, scales: &[f32]) {
+    for (v, positions) in &seam.values {
+        let Some(channels) = seen.get_mut(v).filter(|c| c.len() == positions.len()) else { continue };
+        for (channel, i) in channels.iter_mut().zip(positions) {
+            *channel = i.map_or(*channel, |i| divided(*channel, scales[i]));
+        }
+    }
+}
+
+fn divided(c: Channel, by: f32) -> Channel {
+    Channel { power: c.power / by / by, low: c.low / by, high: c.high / by }
+}
+
+/// Predicts what scales are worth.
+struct Judge<'a> {
+    plan: &'a Plan<'a>,
+    g: &'a Graph,
+    layers: &'a Layers,
+    placement: &'a Placement,
+    seen: &'a Seen,
+}
+
+impl Judge<'_> {
+    /// The scales with the smallest predicted error; `None` where it is not worth it.
+    fn best(&self, seam: &Seam) -> Option<Vec<f32>> {
+        let candidates = self.candidates(seam);
+        let before = self.error(seam, &vec![1.0; seam.size])?;
+        let errors =
+            candidates.into_par_iter().filter_map(|scales| Some((self.error(seam, &scales)?, scales)));
+        let errors: Vec<_> = errors.collect();
+        let (error, scales) = errors.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
+        (error < WORTH * before).then_some(scales)
+    }
+    fn candidates(&self, seam: &Seam) -> Vec<Vec<f32>> {
+        let zeros = || vec![0f32; seam.size];
+        let (mut a, mut q, mut w, mut p) = (zeros(), zeros(), zeros(), zeros());
+        for touch in &seam.touches {
+            let largest = match touch.meets {
+                Meets::Reads => &mut w,
+                Meets::Makes => &mut p,
+                _ => continue,
+            };
+            let Some(tensor) = self.g.input(touch.op, touch.slot).and_then(|v| self.g.constant(v)) else {
+                continue;
+            };
+            let (Some(position), Some(values)) = (touch.position(self.g, tensor), tensor.view::<f32>())
+            else {
+                continue;
+            };
+            for (at, x) in values.iter().enumerate() {
+                if let Some(i) = position(at) {
+                    largest[i] = largest[i].max(x.abs());
+                }
+            }
+        }
+        for (v, positions) in &seam.values {
+            let channels = self.seen.get(v).filter(|c| c.len() == positions.len());
+            for (channel, i) in channels.into_iter().flatten().zip(positions) {
+                if let Some(i) = *i {
+                    a[i] = a[i].max(channel.high).max(-channel.low);
+                    q[i] = q[i].max(channel.power.sqrt());
+                }
+            }
+        }
+        let of = |scale: &dyn Fn(usize) -> f32| normal((0..seam.size).map(scale).collect());
+        let mut found = vec![of(&|i| (p[i] / w[i]).sqrt())];
+        for k in SHARES {
+            found.push(of(&|i| a[i].powf(k) / w[i].powf(1.0 - k)));
+            found.push(of(&|i| q[i].powf(k)));
+        }
+        found
+    }
+    /// The predicted error of the layers at a seam; `None` where none is rounded.
+    fn error(&self, seam: &Seam, scales: &[f32]) -> Option<f64> {
+        let whole = !self.plan.pass.options.per_channel;
+        let judged = |touch: &&Touch| touch.meets == Meets::Reads || whole && touch.meets == Meets::Makes;
+        let errors = seam.touches.iter().filter(judged).filter_map(|touch| self.of_layer(touch, scales));
+        errors.reduce(|a, b| a + b)
+    }
+    fn of_layer(&self, touch: &Touch, scales: &[f32]) -> Option<f64> {
+        let (g, v) = (self.g, self.g.input(touch.op, 1)?);
+        let integers = self.layers.integers.get(&v)?;
+        let weight = g.constant(v)?;
+        let old = weight.view::<f32>()?;
+        let (position, ends) = (touch.position(g, weight)?, ends(g.op(touch.op), weight.shape())?);
+        let reads = touch.meets == Meets::Reads;
+        let by = |at: usize| match position(at) {
+            Some(i) if reads => scales[i],
+            Some(i) => scales[i].recip(),
+            None => 1.0,
+        };
+        let new: Vec<f32> = old.iter().enumerate().map(|(at, x)| x * by(at)).collect();
+        let new = Tensor::from_vec(weight.shape(), new);
+        let quick = scales::Integers { clip: false, ..*integers };
+        let scheme = scales::fit(&new, self.plan.grain_of(g, v)?, quick, |_| 1.0)?;
+        let rounded = scales::rounded(&new, &scheme, quick)?;
+        let (rounded, new) = (rounded.view::<f32>()?, new.view::<f32>()?);
+        let channels = self.seen.get(&g.input(touch.op, 0)?)?;
+        // The channels as the layer reads them with these scales.
+        let mut now = channels.clone();
+        if reads {
+            for (channel, i) in now.iter_mut().zip(&touch.positions) {
+                *channel = i.map_or(*channel, |i| divided(*channel, scales[i]));
+            }
+        }
+        let span = |end: fn(f32, f32) -> f32, of: fn(&Channel) -> f32| now.iter().map(of).fold(0.0, end);
+        let step = (span(f32::max, |c| c.high) - span(f32::min, |c| c.low)) / STEPS;
+        let rounds = self.placement.of(g, touch.op) != How::Float && self.layers.ops.contains(&touch.op);
+        let noise = if rounds { f64::from(step).powi(2) / 12.0 } else { 0.0 };
+        let (mut error, mut size) = (0f64, 0f64);
+        for (at, (x, y)) in new.iter().zip(rounded.iter()).enumerate() {
+            let power = f64::from(now.get(ends(at)[0])?.power);
+            let back = if reads { 1.0 } else { f64::from(by(at)).powi(-2) };
+            let square = f64::from(*x).powi(2);
+            error += back * (power * f64::from(x - y).powi(2) + noise * square);
+            size += back * power * square;
+        }
+        (size > 0.0).then_some(error / size)
+    }
+}
+
+/// Scales about 1, none of them extreme; where there is nothing to tell, 1.
+fn normal(mut scales: Vec<f32>) -> Vec<f32> {
+    let usable = |s: &f32| s.is_finite() && *s > 0.0;
+    let logs: Vec<f32> = scales.iter().filter(|s| usable(s)).map(|s| s.ln()).collect();
+    let mean = (logs.iter().sum::<f32>() / logs.len().max(1) as f32).exp();
+    for s in &mut scales {
+        *s = if usable(s) { (*s / mean).clamp(LARGEST.recip(), LARGEST) } else { 1.0 };
+    }
+    scales
+}
