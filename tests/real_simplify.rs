@@ -7,7 +7,7 @@ use onnx_compress::{
     ir::{DType, Dim, Model, Tensor},
     lower,
     measure::{Batch, Measure},
-    ops::infer_types,
+    ops::{infer_types, moments::Estimates},
     passes::{
         Changed, Context, Named, Pass,
         simplify::{Simplify, SimplifyOptions},
@@ -272,4 +272,15 @@ fn conformance(pass: &Simplify) {
     assert!(failed.is_empty(), "{} of {}:\n{failed:#?}", failed.len(), tests.len());
     let compared: usize = results.iter().flatten().sum();
     assert!(compared > 1000, "only {compared} data sets could be compared");
+}
+
+#[test]
+fn what_batch_normalization_tells_is_known_of_every_later_layer() {
+    let mut model = lower::load(&support::zoo("resnet20_raw")).unwrap();
+    let _ = Simplify::default().run(&mut model, &mut Context::new()).unwrap();
+    let _ = infer_types(&mut model).unwrap();
+    let (g, estimates) = (&model.graph, Estimates::of(&model.graph));
+    let read: Vec<_> = g.ops().filter(|op| g.op(*op).is("Conv")).filter_map(|op| g.input(op, 0)).collect();
+    let unknown: Vec<_> = read.iter().filter(|x| estimates.get(**x).is_none()).collect();
+    assert_eq!(unknown, [&g.inputs[0]], "all but the input itself");
 }

@@ -23,6 +23,7 @@ mod saturation;
 mod scales;
 mod seam;
 mod target;
+mod unseen;
 mod weights;
 
 use super::{
@@ -151,6 +152,15 @@ impl Quant {
             repair = repaired(model, layers, &placement, cx)?;
         }
         repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
+        if !samples && self.options.repair == Repair::Auto {
+            let corrected = unseen::correct(model, &unlearned, layers);
+            if corrected > 0 {
+                let text = format!(
+                    "biases that make up for the mean error of rounding: {corrected}, by what BatchNormalization tells"
+                );
+                cx.remark(RemarkKind::Note, (), text);
+            }
+        }
         let (activations, said) = self.place(model, layers, &placement, &schemes);
         said.into_iter().for_each(|(at, why)| cx.missed(at, why));
         cx.count("activations", activations);

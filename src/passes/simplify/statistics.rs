@@ -4,7 +4,7 @@
 //! deviation and the mean of what it puts out (Nagel et al. 2019, data-free quantization).
 
 use super::weights::floats;
-use crate::ir::{Graph, Moments, OpId};
+use crate::ir::{Graph, Moments, OpId, ValueId};
 
 /// Notes the moments of what each BatchNormalization puts out.
 pub(super) fn note(graph: &mut Graph) {
@@ -19,7 +19,7 @@ fn moments(graph: &Graph, op: OpId) -> Option<Moments> {
     if graph.op(op).int("training_mode").unwrap_or(0) != 0 {
         return None;
     }
-    let constant = |slot| graph.input(op, slot).and_then(|v| graph.constant(v)).and_then(|t| floats(t).ok());
+    let constant = |slot| floats(graph.constant(source(graph, graph.input(op, slot)?))?).ok();
     let (scale, mean, variance) = (constant(1)?, constant(2)?, constant(4)?);
     let epsilon = f64::from(graph.op(op).float("epsilon").unwrap_or(1e-5));
     // A channel of less variance than epsilon comes out with less than its scale.
@@ -27,6 +27,15 @@ fn moments(graph: &Graph, op: OpId) -> Option<Moments> {
     let deviation: Vec<f64> = scale.iter().zip(&variance).map(shrunk).collect();
     let whole = deviation.len() == mean.len() && scale.len() == variance.len();
     (whole && mean.iter().chain(&deviation).all(|x| x.is_finite())).then_some(Moments { mean, deviation })
+}
+
+/// What a value is a copy of: exporters share equal statistics of layers through Identity.
+fn source(graph: &Graph, mut v: ValueId) -> ValueId {
+    while let Some(x) = graph.producer(v).filter(|(op, _)| graph.op(*op).is("Identity")) {
+        let Some(before) = graph.input(x.0, 0) else { break };
+        v = before;
+    }
+    v
 }
 
 #[cfg(test)]
@@ -43,7 +52,7 @@ mod tests {
             g (float[1,1,4,4] x) => (float[1,2,4,4] y)
             <float[2,1,1,1] w = {1, 2}, float[2] s = {-3, 1}, float[2] b = {5, 6}, float[2] m = {0, 1},
              float[2] v = {1, 0}>
-            { c = Conv(x, w)  y = BatchNormalization<epsilon = 0.25>(c, s, b, m, v) }",
+            { c = Conv(x, w)  i = Identity(s)  y = BatchNormalization<epsilon = 0.25>(c, i, b, m, v) }",
         )
         .unwrap();
         let _ = Simplify::default().run(&mut model, &mut Context::new()).unwrap();
