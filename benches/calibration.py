@@ -21,7 +21,7 @@ import onnxruntime as ort
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 PROGRAM = f"{ROOT}/target/release/onnx-compress"
 REPEATS, BATCH = 5, 32
-OBSERVERS = ["minmax", "percentile", "mse", "entropy"]
+OBSERVERS = ["minmax", "average", "percentile", "mse", "entropy"]
 
 
 def seconds_of(command):

@@ -145,7 +145,7 @@ fn products_round_what_they_multiply_as_they_run() {
 fn every_observer_keeps_the_accuracy() {
     for name in ["resnet20", "vit"] {
         let original = load(&zoo(name));
-        for observer in ["minmax", "mse", "entropy"] {
+        for observer in ["minmax", "average", "mse", "entropy"] {
             let quantized = calibrated(&original, &format!("quant(latency=any,observer={observer})"));
             let (lost, sqnr) = cost(&original, &quantized);
             assert!(lost <= 0.3 && sqnr > 24.0, "{name}, {observer}: {lost} points, {sqnr} dB");

@@ -23,6 +23,9 @@ pub(super) struct Histogram {
     /// The smallest and the largest element, or zero.
     low: f32,
     high: f32,
+    /// The sums of what these were in each batch, and how many batches there were.
+    ends: (f64, f64),
+    batches: usize,
     width: f32,
     /// Bin `k` begins at `(k - SIDE) * width`. Zeros, exact in every span, are not counted.
     counts: Vec<u64>,
@@ -32,13 +35,21 @@ pub(super) struct Histogram {
 
 impl Histogram {
     pub(super) fn new() -> Histogram {
-        Histogram { low: 0.0, high: 0.0, width: 0.0, counts: vec![0; BINS], finite: true }
+        Histogram {
+            low: 0.0,
+            high: 0.0,
+            ends: (0.0, 0.0),
+            batches: 0,
+            width: 0.0,
+            counts: vec![0; BINS],
+            finite: true,
+        }
     }
     /// The smallest and the largest element, or zero; `None` where some were not finite.
     pub(super) fn range(&self) -> Option<(f32, f32)> {
         self.finite.then_some((self.low, self.high))
     }
-    /// Counts elements too.
+    /// Counts the elements of one more batch.
     pub(super) fn add(&mut self, elements: &[f32]) {
         let (low, high, finite) = ends(elements);
         self.finite &= finite;
@@ -46,6 +57,8 @@ impl Histogram {
             return;
         }
         (self.low, self.high) = (self.low.min(low), self.high.max(high));
+        (self.ends.0, self.ends.1) = (self.ends.0 + f64::from(low), self.ends.1 + f64::from(high));
+        self.batches += 1;
         self.widen();
         // Where all are zero, or so small that their bins have no width.
         if !self.width.is_normal() {
@@ -104,6 +117,10 @@ impl Histogram {
         }
         match observer {
             Observer::MinMax => (f64::from(self.low), f64::from(self.high)),
+            Observer::Average => {
+                let batches = self.batches as f64;
+                (self.ends.0 / batches, self.ends.1 / batches)
+            }
             Observer::Percentile => self.without_outermost(),
             Observer::Mse => self.cheapest(|low, high| self.squared_error(low, high)),
             Observer::Entropy => self.cheapest(|low, high| self.divergence(low, high)),
@@ -295,6 +312,17 @@ mod tests {
             let (low, high) = histogram.span(observer);
             assert!(low == 0.0 && (3.0..25.0).contains(&high), "{observer:?}: {low} to {high}");
         }
+    }
+    #[test]
+    fn the_average_is_that_of_the_ends_of_batches() {
+        let mut histogram = of(&[-1.0, 0.5, 2.0]);
+        assert_eq!(histogram.span(Observer::Average), histogram.span(Observer::MinMax), "of one batch");
+        // A batch that does not reach below zero ends there, as zero is in every span.
+        histogram.add(&[1.0, 4.0]);
+        histogram.add(&[-2.0, 6.0]);
+        assert_eq!(histogram.span(Observer::Average), (-1.0, 4.0));
+        let (least, most) = histogram.span(Observer::MinMax);
+        assert_eq!((least, most), (-2.0, 6.0));
     }
     #[test]
     fn even_elements_keep_their_whole_span() {

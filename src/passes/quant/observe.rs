@@ -5,6 +5,7 @@
 //! are not counted:
 //!
 //! - `minmax`: from end to end.
+//! - `average`: from the mean of the batches' lower ends to that of their upper ends, every batch counting alike.
 //! - `percentile`: without the 1/100,000 of the elements that lie outermost on either side.
 //! - `mse`: the one with the smallest mean squared error, of rounding inside and saturation outside.
 //! - `entropy`: the one whose integers lose the least information: with `P` the shares of the bins inside, what lies

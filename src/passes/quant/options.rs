@@ -44,6 +44,8 @@ pub enum Form {
 pub enum Observer {
     /// From the smallest to the largest element.
     MinMax,
+    /// From the mean of the batches' smallest elements to that of their largest.
+    Average,
     /// Without the outermost elements, 1 in 100,000 on either side.
     #[default]
     Percentile,
