@@ -17,5 +17,5 @@ pub(crate) use fit::{Refit, System, fit};
 pub(crate) use layer::Layer;
 pub(crate) use plan::{Task, Tasks, Wave, tasks};
 pub(crate) use recurrent::{Kept, Recurrent, moments};
-pub(crate) use spread::{Spread, damped_inverse};
+pub(crate) use spread::{Spread, damped, damped_inverse};
 pub(crate) use sums::Sums;

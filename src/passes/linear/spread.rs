@@ -18,13 +18,18 @@ const DAMPING: f64 = 0.01;
 /// Inputs that are changed before their errors are spread over all behind them at once.
 const BLOCK: usize = 64;
 
-/// The inverse of the damped second moments; `None` where the inputs carry nothing. With `bias`, the last input is a one.
-pub(crate) fn damped_inverse(gram: &Mat<f64>, bias: bool) -> Option<Mat<f64>> {
+/// The damped second moments: no input carries nothing. With `bias`, the last input is a one.
+pub(crate) fn damped(gram: &Mat<f64>, bias: bool) -> Mat<f64> {
     let n = gram.nrows();
     let inputs = n - usize::from(bias);
     let mean = (0..inputs).map(|i| gram[(i, i)]).sum::<f64>() / inputs.max(1) as f64;
-    let damped = Mat::from_fn(n, n, |i, j| gram[(i, j)] + if i == j { DAMPING * mean } else { 0.0 });
-    Some(Llt::new(damped.as_ref(), Side::Lower).ok()?.solve(Mat::identity(n, n)))
+    Mat::from_fn(n, n, |i, j| gram[(i, j)] + if i == j { DAMPING * mean } else { 0.0 })
+}
+
+/// The inverse of the damped second moments; `None` where the inputs carry nothing.
+pub(crate) fn damped_inverse(gram: &Mat<f64>, bias: bool) -> Option<Mat<f64>> {
+    let n = gram.nrows();
+    Some(Llt::new(damped(gram, bias).as_ref(), Side::Lower).ok()?.solve(Mat::identity(n, n)))
 }
 
 /// The weights of a layer while they change: a row for each input and a column for each output.

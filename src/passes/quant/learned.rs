@@ -2,7 +2,7 @@
 //! ones before it put out, and is brought near what the float model puts out there before it is rounded itself.
 
 use super::{
-    gptq,
+    descent, gptq,
     scales::{self, Integers},
     weights::Layers,
 };
@@ -133,6 +133,7 @@ fn by_what_it_sees(
         };
         let new = gptq::round(near, &system.gram, layer.has_bias(), grid);
         let new = new.ok_or("its inputs are all nothing on the samples")?;
+        let new = descent::refined(&new, near, &system.gram, layer.has_bias(), grid);
         error += system.error(&new);
         size += system.squares;
         rounded.push(new);

@@ -7,6 +7,7 @@ mod activations;
 mod alone;
 mod bias;
 mod budget;
+mod descent;
 mod dynamic;
 mod equalize;
 mod form;
