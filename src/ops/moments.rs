@@ -45,8 +45,8 @@ impl Estimates {
             "Identity" | "Dropout" | "AveragePool" | "GlobalAveragePool" => known(0).cloned(),
             "ReduceMean" if spatial(graph, op) => known(0).cloned(),
             "Flatten" | "Reshape" | "Squeeze" => spread(graph, op, known(0)?),
-            "Concat" => concat(graph, op, |slot| known(slot)),
-            "Add" | "Sub" | "Mul" => joined(graph, op, |slot| known(slot)),
+            "Concat" => concat(graph, op, known),
+            "Add" | "Sub" | "Mul" => joined(graph, op, known),
             "PRelu" => {
                 let slopes = for_channels(graph, op, 1, known(0)?.channels())?;
                 Some(map(known(0)?, |channel, x| if x < 0.0 { x * slopes[channel] } else { x }))

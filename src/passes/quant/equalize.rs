@@ -39,6 +39,9 @@ use std::collections::BTreeMap;
 const SHARES: [f32; 6] = [0.25, 0.4, 0.5, 0.6, 0.75, 1.0];
 /// A predicted error has to fall to this share, or nothing changes: it is predicted from little.
 const WORTH: f64 = 0.9;
+/// The outputs' error has to fall to this share: layers that are left float later, or keep more bits, also make up for what
+/// single channels cost, and those that stay loud would no longer stand out.
+const NEARER: f64 = 0.5;
 /// How far scales go.
 const LARGEST: f32 = 1e3;
 /// The steps that span an activation.
@@ -100,7 +103,7 @@ pub(super) fn equalized(
     let [before, after] = both.map(|(model, layers)| rounded(plan, model, layers, &placement, cx));
     let errors = effect::errors(&float, &[before?, after?], |model| Ok(model.clone()), cx)?;
     let [before, after] = [0, 1].map(|k| errors.get(k).copied().unwrap_or_default().sqrt() * 100.0);
-    if after >= before {
+    if after > NEARER * before {
         return Ok(layers);
     }
     let text = format!(

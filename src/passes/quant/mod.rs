@@ -154,7 +154,7 @@ impl Quant {
         }
         repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
         if !samples && self.options.repair == Repair::Auto {
-            let corrected = unseen::correct(model, &unlearned, layers);
+            let corrected = unseen::correct(model, &float, &unlearned, layers);
             if corrected > 0 {
                 let text = format!(
                     "biases that make up for the mean error of rounding: {corrected}, by what BatchNormalization tells"

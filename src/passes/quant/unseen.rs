@@ -15,11 +15,12 @@ use crate::{
     passes::linear::Layer,
 };
 
-/// Corrects the biases of the layers of these weights where the means of their inputs are known; returns how many.
-pub(super) fn correct(model: &mut Model, weights: &[ValueId], layers: &Layers) -> usize {
-    let (estimates, opset) = (Estimates::of(&model.graph), model.opset());
+/// Corrects the biases of the layers of these weights where the means of what they read in the float model are known;
+/// returns how many.
+pub(super) fn correct(model: &mut Model, float: &Model, weights: &[ValueId], layers: &Layers) -> usize {
+    let estimates = Estimates::of(&float.graph);
     let g = &model.graph;
-    let linear = g.order().into_iter().filter_map(|op| Layer::of(g, op, opset)?.ok());
+    let linear = g.order().into_iter().filter_map(|op| Layer::of(&float.graph, op, float.opset())?.ok());
     let shifts: Vec<(Layer, Vec<f64>)> = linear
         .filter(|layer| layer.has_bias() && weights.contains(&layer.weight) && gains(g, layer.weight))
         .filter_map(|layer| {
