@@ -8,14 +8,17 @@
 //! | `Inputs` | `P C` | a pointwise layer to fewer channels, then the old kernel |
 //! | `Spatial` | `P C` | along the height to fewer channels, then along the width |
 //! | `Tucker` | `P C B` | a pointwise layer to fewer channels, the old kernel to fewer outputs, a pointwise layer |
+//! | `Depthwise` | `P C` | a few kernels for each channel alone, then a pointwise layer |
 //!
 //! `P` makes fewer of the channels (`Spatial`: of the channels under a column of the kernel) at every kernel position
-//! (at every column) alike. It spans the directions that matter most where positions are taken to be independent; `C` is
-//! then the best there is behind it, and `A B` and `C B` the best of their rank: what a split loses is known exactly.
+//! (at every column) alike; or (`Depthwise`) of the positions of the kernel in every channel by itself. It spans the
+//! directions that matter most where positions (`Depthwise`: channels) are taken to be independent; `C` is then the best
+//! there is behind it, and `A B` and `C B` the best of their rank: what a split loses is known exactly.
 
 use super::{
+    first::{First, Reach},
     metric::{Metric, inner},
-    spectrum::{Spectrum, Values},
+    spectrum::{Spectrum, Values, balance},
 };
 use faer::Mat;
 
@@ -25,6 +28,7 @@ pub(super) enum Form {
     Inputs,
     Spatial,
     Tucker,
+    Depthwise,
 }
 
 impl Form {
@@ -32,18 +36,22 @@ impl Form {
     pub(super) fn of(kernel: &[usize]) -> &'static [Form] {
         match kernel {
             [height, width] if *height > 1 && *width > 1 => {
-                &[Form::Outputs, Form::Inputs, Form::Spatial, Form::Tucker]
+                &[Form::Outputs, Form::Inputs, Form::Spatial, Form::Tucker, Form::Depthwise]
             }
-            _ if kernel.iter().product::<usize>() > 1 => &[Form::Outputs, Form::Inputs, Form::Tucker],
+            _ if kernel.iter().product::<usize>() > 1 => {
+                &[Form::Outputs, Form::Inputs, Form::Tucker, Form::Depthwise]
+            }
             _ => &[Form::Outputs],
         }
     }
-    /// Kernel positions at which `P` is the same; `None` where there is none.
-    pub(super) fn free(self, kernel: &[usize]) -> Option<usize> {
+    /// What `P` works on; `None` where there is none.
+    pub(super) fn first(self, kernel: &[usize]) -> Option<Reach> {
+        let area = kernel.iter().product();
         match self {
             Form::Outputs => None,
-            Form::Spatial => kernel.last().copied(),
-            Form::Inputs | Form::Tucker => Some(kernel.iter().product()),
+            Form::Spatial => kernel.last().map(|width| Reach::Across(*width)),
+            Form::Inputs | Form::Tucker => Some(Reach::Across(area)),
+            Form::Depthwise => Some(Reach::Within(area)),
         }
     }
     /// Whether a pointwise layer comes last.
@@ -118,7 +126,7 @@ impl Part<'_> {
     fn losses(&self, form: Form, inner: &[usize], outer: &[usize]) -> Result<Vec<(Ranks, f64)>, String> {
         let size = self.metric.square(self.weights);
         let mut found = Vec::new();
-        let Some(free) = form.free(self.kernel) else {
+        let Some(reach) = form.first(self.kernel) else {
             let values = match &self.known {
                 Known::These(known) => known.values.clone(),
                 _ => Values::of(self.weights, self.metric)?,
@@ -127,9 +135,9 @@ impl Part<'_> {
             return Ok(found);
         };
         let most_inner = inner.last().copied().unwrap_or(0);
-        let directions = self.directions(free, most_inner)?;
-        for p in directions.spectrum.values.ranks(inner) {
-            let behind = self.behind(&directions, free, p)?;
+        let first = First::of(reach, self.weights, self.metric, most_inner, self.seed)?;
+        for p in first.ranks(inner) {
+            let behind = self.behind(reach, first.kernel(p))?;
             let lost = (size - behind.square).max(0.0);
             if form.ends_pointwise() {
                 let values = Values::of(&behind.weights, &behind.metric)?;
@@ -141,7 +149,7 @@ impl Part<'_> {
         Ok(found)
     }
     fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
-        let Some(free) = form.free(self.kernel) else {
+        let Some(reach) = form.first(self.kernel) else {
             let near = match self.known {
                 Known::These(known) => return Ok(pointwise(self.weights, known.first(b))),
                 Known::Nearly(known) => Some(known),
@@ -150,8 +158,9 @@ impl Part<'_> {
             let spectrum = Spectrum::near(near, self.weights, self.metric, b, self.seed)?;
             return Ok(pointwise(self.weights, spectrum.first(b)));
         };
-        let behind = self.behind(&self.directions(free, p)?, free, p)?;
-        let mut kernels = vec![behind.map];
+        let first = First::of(reach, self.weights, self.metric, p, self.seed)?;
+        let behind = self.behind(reach, first.kernel(p))?;
+        let mut kernels = vec![behind.first];
         match form.ends_pointwise() {
             true => kernels.extend(self.pointwise(&behind.weights, &behind.metric, b)?),
             false => kernels.push(behind.weights),
@@ -162,35 +171,19 @@ impl Part<'_> {
     fn pointwise(&self, weights: &Mat<f64>, metric: &Metric, rank: usize) -> Result<Vec<Mat<f64>>, String> {
         Ok(pointwise(weights, Spectrum::of(weights, metric, rank, self.seed)?.first(rank)))
     }
-    /// The directions of the outputs of all kernel positions together: `P` is what leads to the first of them.
-    fn directions(&self, free: usize, most: usize) -> Result<Directions, String> {
-        let w = self.weights;
-        let (rows, outputs) = (w.nrows() / free, w.ncols());
-        let unfolded = Mat::from_fn(rows, free * outputs, |q, j| w[(q * free + j / outputs, j % outputs)]);
-        let spectrum = Spectrum::of(&unfolded, &self.metric.folded(free), most, self.seed)?;
-        Ok(Directions { unfolded, spectrum })
-    }
-    /// The best weights behind `P` of this rank.
-    fn behind(&self, directions: &Directions, free: usize, rank: usize) -> Result<Behind, String> {
-        let mut z = directions.spectrum.first(rank);
-        let mut map = &directions.unfolded * &z;
-        balance(&mut map, &mut z);
-        let (metric, moments) = self.metric.behind(&map, free);
+    /// The best weights behind this `P`.
+    fn behind(&self, reach: Reach, first: Mat<f64>) -> Result<Behind, String> {
+        let inputs = self.weights.nrows();
+        let (metric, moments) = self.metric.behind(inputs, |m| reach.transposed_times(&first, m));
         let right = moments * self.weights;
-        let weights = metric.solve(&right).ok_or("it cannot be solved behind fewer channels")?;
+        let weights = metric.solve(&right).ok_or("it cannot be solved behind its first kernel")?;
         let square = inner(&weights, &right);
-        Ok(Behind { map, weights, metric, square })
+        Ok(Behind { first, weights, metric, square })
     }
-}
-
-struct Directions {
-    /// The weights with a row for each input of `P` and a column for each kernel position and output.
-    unfolded: Mat<f64>,
-    spectrum: Spectrum,
 }
 
 struct Behind {
-    map: Mat<f64>,
+    first: Mat<f64>,
     weights: Mat<f64>,
     metric: Metric,
     /// The squares that are not lost.
@@ -204,26 +197,10 @@ fn pointwise(weights: &Mat<f64>, mut directions: Mat<f64>) -> Vec<Mat<f64>> {
     vec![first, directions.transpose().to_owned()]
 }
 
-/// The weights that the kernels of a split make together.
-pub(super) fn product(form: Form, kernel: &[usize], kernels: &[Mat<f64>]) -> Mat<f64> {
-    let Some(free) = form.free(kernel) else { return &kernels[0] * &kernels[1] };
-    let map = &kernels[0];
-    let expanded = Mat::from_fn(map.nrows() * free, map.ncols() * free, |i, j| {
-        if i % free == j % free { map[(i / free, j / free)] } else { 0.0 }
-    });
-    kernels[1..].iter().fold(expanded, |product, k| product * k)
-}
-
-/// Divides each column of `a` by a number that makes it as long as that of `b` times it.
-fn balance(a: &mut Mat<f64>, b: &mut Mat<f64>) {
-    for k in 0..a.ncols() {
-        let (size, other) = (a.col(k).norm_l2(), b.col(k).norm_l2());
-        if size > 0.0 && other > 0.0 {
-            let root = (size / other).sqrt();
-            a.col_mut(k).iter_mut().for_each(|x| *x /= root);
-            b.col_mut(k).iter_mut().for_each(|x| *x *= root);
-        }
-    }
+/// The weights, of so many inputs, that the kernels of a split make together.
+pub(super) fn product(form: Form, kernel: &[usize], inputs: usize, kernels: &[Mat<f64>]) -> Mat<f64> {
+    let Some(reach) = form.first(kernel) else { return &kernels[0] * &kernels[1] };
+    kernels[1..].iter().fold(reach.whole(&kernels[0], inputs), |product, k| product * k)
 }
 
 #[cfg(test)]
@@ -264,14 +241,18 @@ mod tests {
             for (metric, seen) in [(Metric::plain(), None), (Metric::of(&sums, false), Some(&x))] {
                 let whole = Whole(vec![part(&weights, &metric, &kernel)]);
                 for form in Form::of(&kernel) {
-                    let side = form.free(&kernel).map_or(0, |f| (inputs / f).min(f * outputs));
+                    let side = match form.first(&kernel) {
+                        Some(Reach::Across(free)) => (inputs / free).min(free * outputs),
+                        Some(Reach::Within(area)) => area,
+                        None => 0,
+                    };
                     let full = [side, if form.ends_pointwise() { inputs.min(outputs) } else { 0 }];
                     for ranks in [full, [ranks[0].min(full[0]), ranks[1].min(full[1])]] {
                         let lost = whole.losses(*form, &[ranks[0]], &[ranks[1]]).unwrap();
                         let found = lost[0].0;
                         prop_assert!(found[0] <= ranks[0] && found[1] <= ranks[1], "{:?} of {:?}", found, ranks);
                         let kernels = whole.split(*form, ranks).unwrap().remove(0);
-                        let difference = &weights - product(*form, &kernel, &kernels);
+                        let difference = &weights - product(*form, &kernel, inputs, &kernels);
                         let found = metric.square(&difference) / metric.square(&weights);
                         prop_assert!((found - lost[0].1).abs() < 1e-6, "{:?} {:?}: {} for {}", form, ranks, found, lost[0].1);
                         if ranks == full {
@@ -281,7 +262,7 @@ mod tests {
                             // The data's own error is no larger than with weights chosen without it.
                             let alone = Metric::plain();
                             let plain = part(&weights, &alone, &kernel).split(*form, ranks).unwrap();
-                            let plain = product(*form, &kernel, &plain);
+                            let plain = product(*form, &kernel, inputs, &plain);
                             let error = |w: &Mat<f64>| (x * w).squared_norm_l2();
                             let (here, there) = (error(&difference), error(&(&weights - plain)));
                             prop_assert!(here <= there * (1.0 + 1e-3) + 2e-4 * error(&weights), "{} {}", here, there);
@@ -298,7 +279,12 @@ mod tests {
         weights[1] = Mat::from_fn(18, 6, |i, j| (i as f64 - 7.0) * (j as f64 + 1.0));
         let metric = Metric::plain();
         let whole = Whole(weights.iter().map(|w| part(w, &metric, &[3, 3])).collect());
-        for (form, ranks) in [(Form::Outputs, [0, 3]), (Form::Inputs, [2, 0]), (Form::Tucker, [2, 3])] {
+        for (form, ranks) in [
+            (Form::Outputs, [0, 3]),
+            (Form::Inputs, [2, 0]),
+            (Form::Tucker, [2, 3]),
+            (Form::Depthwise, [4, 0]),
+        ] {
             let (found, lost) = whole.losses(form, &[ranks[0]], &[ranks[1]]).unwrap()[0];
             assert_eq!(found, ranks);
             let parts = whole.split(form, ranks).unwrap();
@@ -308,7 +294,7 @@ mod tests {
             let error = weights
                 .iter()
                 .zip(&parts)
-                .map(|(w, kernels)| (w - product(form, &[3, 3], kernels)).squared_norm_l2());
+                .map(|(w, kernels)| (w - product(form, &[3, 3], 18, kernels)).squared_norm_l2());
             let size: f64 = weights.iter().map(|w| w.squared_norm_l2()).sum();
             assert!((error.sum::<f64>() / size - lost).abs() < 1e-9);
         }

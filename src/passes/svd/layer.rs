@@ -2,6 +2,7 @@
 
 use super::{
     Svd,
+    first::Reach,
     form::{Form, Ranks},
 };
 use crate::{
@@ -184,12 +185,15 @@ impl Candidate {
     /// Inputs and outputs of each kernel that a part becomes, kernel positions among them.
     pub(super) fn kernels(&self, form: Form, [p, b]: Ranks) -> Vec<(usize, usize)> {
         let (channels, area, outputs) = (self.layer.channels, self.area(), self.layer.outputs);
-        let free = form.free(&self.kernel).unwrap_or(1);
         match form {
             Form::Outputs => vec![(channels * area, b), (b, outputs)],
             Form::Inputs => vec![(channels, p), (p * area, outputs)],
-            Form::Spatial => vec![(channels * area / free, p), (p * free, outputs)],
+            Form::Spatial => {
+                let width = self.kernel.last().copied().unwrap_or(1);
+                vec![(channels * area / width, p), (p * width, outputs)]
+            }
             Form::Tucker => vec![(channels, p), (p * area, b), (b, outputs)],
+            Form::Depthwise => vec![(area, channels * p), (channels * p, outputs)],
         }
     }
     /// What it costs in a form.
@@ -197,7 +201,7 @@ impl Candidate {
         let [at_input, between, at_output] = self.positions;
         let first = match form {
             _ if self.kind == Kind::Lookup => 0,
-            Form::Outputs => at_output,
+            Form::Outputs | Form::Depthwise => at_output,
             Form::Inputs | Form::Tucker => at_input,
             Form::Spatial => between,
         };
@@ -216,8 +220,9 @@ impl Candidate {
         let mut found = Vec::new();
         // What is split by what was known before is split by the directions of its outputs.
         for form in Form::of(&self.kernel).iter().filter(|form| self.is_fitted() || **form == Form::Outputs) {
-            let inner = match form.free(&self.kernel) {
-                Some(free) => spaced((inputs / free).min(free * outputs), round),
+            let inner = match form.first(&self.kernel) {
+                Some(Reach::Across(free)) => spaced((inputs / free).min(free * outputs), round),
+                Some(Reach::Within(area)) => few(area),
                 None => vec![0],
             };
             let outer = match form.ends_pointwise() {
@@ -251,4 +256,9 @@ fn spaced(side: usize, round: usize) -> Vec<usize> {
     let all = ranks(side, round);
     let stride = all.len().div_ceil(STEPS);
     all.into_iter().skip(stride - 1).step_by(stride).collect()
+}
+
+/// Some numbers up to this one, each a third or half more than the one before.
+fn few(most: usize) -> Vec<usize> {
+    (1..=most).filter(|n| n.is_power_of_two() || n % 3 == 0 && (n / 3).is_power_of_two()).collect()
 }

@@ -111,14 +111,25 @@ impl Metric {
         };
         Metric(self.moments().map_or(Moments::None, |gram| Moments::Whole(fold(&gram))))
     }
-    /// For inputs `(q, f)` of which only `(k, f) = sum of map[q, k] (q, f)` are left: the same for those, and `P'G` with
-    /// `P` the map.
-    pub(super) fn behind(&self, map: &Mat<f64>, free: usize) -> (Metric, Mat<f64>) {
+    /// For inputs `(q, f)`, `f` the faster one below `free`: the same for those of one `q`.
+    pub(super) fn part(&self, q: usize, free: usize) -> Metric {
+        let range = q * free..(q + 1) * free;
+        Metric(match &self.0 {
+            Moments::None => Moments::None,
+            Moments::Whole(gram) => {
+                Moments::Whole(gram.submatrix(range.start, range.start, free, free).to_owned())
+            }
+            Moments::Diagonal(counts) => Moments::Diagonal(counts[range].to_vec()),
+            Moments::Few(x, floor) => Moments::Few(x.subcols(range.start, free).to_owned(), *floor),
+        })
+    }
+    /// For `inputs` of which only the sums `P'x` are left: the same for those, and `P'G`. `map` makes `P'M` of a matrix.
+    pub(super) fn behind(&self, inputs: usize, map: impl Fn(&Mat<f64>) -> Mat<f64>) -> (Metric, Mat<f64>) {
         let moments = match self.moments() {
-            Some(gram) => mapped(map, free, &gram),
-            None => mapped(map, free, &Mat::identity(map.nrows() * free, map.nrows() * free)),
+            Some(gram) => map(&gram),
+            None => map(&Mat::identity(inputs, inputs)),
         };
-        (Metric(Moments::Whole(mapped(map, free, &moments.transpose().to_owned()))), moments)
+        (Metric(Moments::Whole(map(&moments.transpose().to_owned()))), moments)
     }
     /// The weights `C` with the least error `tr (W - PC)'G(W - PC)`, from `G` behind `P` and `P'GW`.
     pub(super) fn solve(&self, right: &Mat<f64>) -> Option<Mat<f64>> {
@@ -143,19 +154,6 @@ pub(super) fn means(sums: &Sums) -> Mat<f64> {
     let gram = sums.gram();
     let last = gram.nrows() - 1;
     Mat::from_fn(1, last, |_, i| gram[(i, last)] / rows)
-}
-
-/// `P'M`, a row `(k, f)` the sum of `map[q, k]` times row `(q, f)`.
-fn mapped(map: &Mat<f64>, free: usize, m: &Mat<f64>) -> Mat<f64> {
-    let mut result = Mat::zeros(map.ncols() * free, m.ncols());
-    for f in 0..free {
-        let rows = Mat::from_fn(map.nrows(), m.ncols(), |q, j| m[(q * free + f, j)]);
-        let part = map.transpose() * rows;
-        for j in 0..m.ncols() {
-            (0..map.ncols()).for_each(|k| result[(k * free + f, j)] = part[(k, j)]);
-        }
-    }
-    result
 }
 
 /// The sum of the products of all elements.

@@ -4,6 +4,7 @@
 //! See `form` for the ways to split a layer, `spectrum` for the mathematics and `ranks` for what decides the rank.
 
 mod budget;
+mod first;
 mod form;
 mod guard;
 mod judge;
@@ -203,6 +204,8 @@ impl fmt::Display for Planned<'_> {
             Form::Inputs => write!(f, "{p} of {} inputs", layer.channels)?,
             Form::Spatial => write!(f, "height and width with {p} channels between")?,
             Form::Tucker => write!(f, "{p} of {} inputs, {b} of {} outputs", layer.channels, layer.outputs)?,
+            Form::Depthwise if p == 1 => write!(f, "a kernel for each of {} inputs", layer.channels)?,
+            Form::Depthwise => write!(f, "{p} kernels for each of {} inputs", layer.channels)?,
         }
         if whole.macs > 0 {
             write!(f, ", {macs:.0} % of its multiply-accumulates")?;

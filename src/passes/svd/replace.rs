@@ -49,7 +49,7 @@ pub(super) fn replace(
             Form::Spatial if last => vec![1, spatial[1]],
             Form::Spatial => vec![spatial[0], 1],
             Form::Inputs if last => spatial.to_vec(),
-            Form::Outputs if !last && *kind == Kind::Solved => spatial.to_vec(),
+            Form::Outputs | Form::Depthwise if !last && *kind == Kind::Solved => spatial.to_vec(),
             Form::Tucker if k == 1 => spatial.to_vec(),
             _ => ones,
         };
@@ -83,12 +83,12 @@ fn rewire(g: &mut Graph, layer: &Layer, kind: Kind, form: Form, weights: &[Value
         };
         before.name = unused_name(g, &format!("{}_{}", op.name, k + 1));
         before.carried = Default::default();
-        shape_to(&mut before, form, k, n);
+        shape_to(&mut before, layer, form, k, n);
         let inputs = if kind == Kind::Lookup { [*kernel, input] } else { [input, *kernel] };
         input = g.add_node(before, &inputs, &format!("{hint}_{}", k + 1), None);
     }
     match kind {
-        Kind::Solved => shape_to(g.op_mut(layer.op), form, n - 1, n),
+        Kind::Solved => shape_to(g.op_mut(layer.op), layer, form, n - 1, n),
         Kind::Fed => {}
         Kind::Lookup => {
             let product = Op { name: op.name, carried: op.carried, ..Op::new("MatMul", "") };
@@ -128,15 +128,18 @@ fn tensor(dtype: DType, parts: &[&Mat<f64>], extents: &[usize], turned: bool) ->
 }
 
 /// Gives layer `k` of `n` what of a convolution's attributes concerns it.
-fn shape_to(op: &mut Op, form: Form, k: usize, n: usize) {
+fn shape_to(op: &mut Op, layer: &Layer, form: Form, k: usize, n: usize) {
     let keeps = match form {
-        Form::Outputs => k == 0,
+        Form::Outputs | Form::Depthwise => k == 0,
         Form::Inputs => k + 1 == n,
         Form::Tucker => k == 1,
         Form::Spatial => return along(op, k),
     };
     if !keeps && op.is("Conv") {
         OF_KERNEL.iter().for_each(|attr| drop(op.unset(attr)));
+    }
+    if form == Form::Depthwise && k == 0 {
+        op.set("group", (layer.groups * layer.channels) as i64);
     }
 }
 

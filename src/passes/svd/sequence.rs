@@ -124,7 +124,8 @@ impl Sequence<'_> {
             for (((all, weights), kernels), [train, held]) in
                 all.iter_mut().zip(weights).zip(&kernels).zip(found)
             {
-                let mean = means(&train.clone().plus(held)) * (weights - product(form, kernel, kernels));
+                let left = &weights - product(form, kernel, weights.nrows(), kernels);
+                let mean = means(&train.clone().plus(held)) * left;
                 let last = all.nrows() - 1;
                 (0..all.ncols()).for_each(|k| all[(last, k)] += mean[(0, k)]);
             }

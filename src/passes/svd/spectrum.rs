@@ -30,7 +30,7 @@ const SETTLED: f64 = 1e-3;
 const NOTHING: f64 = 1e-10;
 /// Eigenvalues below this share of the first one are noise of rounding.
 const NOISE: f64 = 1e-13;
-const NO_NUMBERS: &str = "its weights or what it sees are no finite numbers";
+pub(super) const NO_NUMBERS: &str = "its weights or what it sees are no finite numbers";
 
 /// Eigenvalues, the largest first, and their vectors, a column each.
 type Pairs = (Vec<f64>, Mat<f64>);
@@ -143,6 +143,18 @@ fn whole(m: &Mat<f64>) -> Result<Pairs, String> {
         m.is_all_finite().then(|| m.self_adjoint_eigen(Side::Lower).ok()).flatten().ok_or(NO_NUMBERS)?;
     let (values, n) = (found.S().column_vector(), m.nrows());
     Ok(((0..n).rev().map(|k| values[k]).collect(), found.U().reverse_cols().to_owned()))
+}
+
+/// Divides each column of `a` by a number that makes it as long as that of `b` times it, as few bits need it.
+pub(super) fn balance(a: &mut Mat<f64>, b: &mut Mat<f64>) {
+    for k in 0..a.ncols() {
+        let (size, other) = (a.col(k).norm_l2(), b.col(k).norm_l2());
+        if size > 0.0 && other > 0.0 {
+            let root = (size / other).sqrt();
+            a.col_mut(k).iter_mut().for_each(|x| *x /= root);
+            b.col_mut(k).iter_mut().for_each(|x| *x *= root);
+        }
+    }
 }
 
 /// Columns that span as good as anything. Uniform numbers of mean 0 do as well as normal ones.
