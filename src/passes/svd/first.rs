@@ -44,6 +44,16 @@ impl Reach {
             }
         }
     }
+    /// `P'M` of so high a rank with the rows first that lower ranks have as well.
+    pub(super) fn by_rank(self, m: Mat<f64>, rank: usize) -> Mat<f64> {
+        match self {
+            Reach::Across(_) => m,
+            Reach::Within(_) => {
+                let inputs = m.nrows() / rank.max(1);
+                Mat::from_fn(m.nrows(), m.ncols(), |i, j| m[(i % inputs * rank + i / inputs, j)])
+            }
+        }
+    }
     /// `P` for so many inputs.
     pub(super) fn whole(self, p: &Mat<f64>, inputs: usize) -> Mat<f64> {
         match self {

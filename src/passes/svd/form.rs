@@ -17,10 +17,12 @@
 
 use super::{
     first::{First, Reach},
-    metric::{Metric, inner},
+    metric::Metric,
     spectrum::{Spectrum, Values, balance},
 };
 use faer::Mat;
+
+const NO_SOLUTION: &str = "it cannot be solved behind its first kernel";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Form {
@@ -136,11 +138,19 @@ impl Part<'_> {
         };
         let most_inner = inner.last().copied().unwrap_or(0);
         let first = First::of(reach, self.weights, self.metric, most_inner, self.seed)?;
-        for p in first.ranks(inner) {
-            let behind = self.behind(reach, first.kernel(p))?;
-            let lost = (size - behind.square).max(0.0);
+        let ranks = first.ranks(inner);
+        let most = ranks.iter().copied().max().unwrap_or(0);
+        // With `LL' = P'GP`, the rows of `L^-1 P'GW` are what each number that `P` leaves adds: the squares of the best
+        // weights behind it are theirs. What a lower rank leaves comes first, and so does its `L`.
+        let kernel = first.kernel(most);
+        let leave = |m: &Mat<f64>| reach.by_rank(reach.transposed_times(&kernel, m), most);
+        let (metric, moments) = self.metric.behind(self.weights.nrows(), leave);
+        let added = metric.halfway(&(moments * self.weights)).ok_or(NO_SOLUTION)?;
+        for p in ranks {
+            let added = added.subrows(0, p * (added.nrows() / most.max(1))).to_owned();
+            let lost = (size - added.squared_norm_l2()).max(0.0);
             if form.ends_pointwise() {
-                let values = Values::of(&behind.weights, &behind.metric)?;
+                let values = Values::of(&added, &Metric::plain())?;
                 found.extend(values.ranks(outer).map(|b| ([p, b], lost + values.lost(b))));
             } else {
                 found.push(([p, 0], lost));
@@ -176,9 +186,8 @@ impl Part<'_> {
         let inputs = self.weights.nrows();
         let (metric, moments) = self.metric.behind(inputs, |m| reach.transposed_times(&first, m));
         let right = moments * self.weights;
-        let weights = metric.solve(&right).ok_or("it cannot be solved behind its first kernel")?;
-        let square = inner(&weights, &right);
-        Ok(Behind { first, weights, metric, square })
+        let weights = metric.solve(&right).ok_or(NO_SOLUTION)?;
+        Ok(Behind { first, weights, metric })
     }
 }
 
@@ -186,8 +195,6 @@ struct Behind {
     first: Mat<f64>,
     weights: Mat<f64>,
     metric: Metric,
-    /// The squares that are not lost.
-    square: f64,
 }
 
 /// `A` and `B` for these directions, with rows and columns of each direction of like size, as few bits need it.

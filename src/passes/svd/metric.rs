@@ -138,6 +138,13 @@ impl Metric {
         let solved = Llt::new(gram.as_ref().as_ref(), Side::Lower).ok()?.solve(right);
         Some(solved).filter(Mat::is_all_finite)
     }
+    /// `L^-1 M` with `LL' = G`.
+    pub(super) fn halfway(&self, m: &Mat<f64>) -> Option<Mat<f64>> {
+        let Some(gram) = self.moments() else { return Some(m.clone()) };
+        let (root, mut solved) = (Llt::new(gram.as_ref().as_ref(), Side::Lower).ok()?, m.clone());
+        root.L().solve_lower_triangular_in_place(solved.as_mut());
+        Some(solved).filter(Mat::is_all_finite)
+    }
 }
 
 /// Each row times what is made of its number.
