@@ -19,6 +19,7 @@ pub mod simplify;
 pub mod sparsify;
 pub mod svd;
 mod targets;
+mod timetable;
 mod trade;
 
 pub use choices::{Guard, Repair, Scope};

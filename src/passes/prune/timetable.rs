@@ -1,8 +1,7 @@
 //! What cuts save by the clock.
 //!
 //! The model is timed with one group alone cut to some widths, with all of them, and without one branch, side by side with
-//! the whole one. From all that this saves follows how much time goes with each multiply-accumulate of each layer: the solution of a least
-//! squares problem that is held to what all of them save in the mean, more so the noisier the clock.
+//! the whole one. From all that this saves follows how much time goes with each multiply-accumulate of each layer.
 
 use super::{
     Context,
@@ -15,26 +14,12 @@ use crate::{
         axes::{Factor, Flow},
         infer_types,
     },
-    passes::targets,
+    passes::timetable::{self, WHOLE},
 };
-use faer::{Mat, Side, linalg::solvers::Llt, prelude::Solve};
-use std::{
-    cmp::Reverse,
-    time::{Duration, Instant},
-};
+use std::cmp::Reverse;
 
 /// Shares of a group's positions that stay for a look at the clock, the most telling first.
 const LOOKS: [f64; 3] = [0.5, 0.25, 0.75];
-/// Copies of the whole model that are timed among the cut ones: how far they are apart tells what the clock is worth.
-const COPIES: usize = 3;
-/// The standard deviation of shares of time on a quiet machine.
-const NOISE: f64 = 0.01;
-/// The standard deviation of the time of a multiply-accumulate among layers, as a share of its mean.
-const SPREAD: f64 = 0.5;
-/// After so long no more groups are looked at; those that save most come first.
-const MOST_TIME: Duration = Duration::from_secs(30);
-/// The time of the whole model.
-const WHOLE: u64 = 1_000_000_000;
 
 /// The share of the whole model's time that goes with each multiply-accumulate.
 pub(super) struct Timetable {
@@ -58,34 +43,12 @@ impl Timetable {
         looks.sort_by_cached_key(|(order, look)| {
             Reverse((Reverse(*order), whole.iter().sum::<u64>() - plan.macs(look)))
         });
-        let started = Instant::now();
-        let (mut saved, mut gains, mut noise) = (Vec::new(), Vec::new(), vec![NOISE.powi(2)]);
-        for looks in looks.chunks(targets::timed_together(model).saturating_sub(COPIES).max(1)) {
-            cx.check_cancelled()?;
-            if started.elapsed() > MOST_TIME {
-                break;
-            }
-            let models =
-                looks.iter().map(|(_, look)| cut(look, plan, model, flow)).collect::<Result<Vec<_>>>()?;
-            let models: Vec<&Model> = [model; COPIES].into_iter().chain(&models).collect();
-            let Some(timed) = targets::shares_of_time(model, &models, cx)? else { return Ok(None) };
-            let mean = |shares: &Vec<f64>| shares.iter().sum::<f64>() / shares.len() as f64;
-            let shares: Vec<f64> = timed.shares.iter().map(mean).collect();
-            let (copies, cut) = shares.split_at(COPIES);
-            let copy = copies.iter().sum::<f64>() / COPIES as f64;
-            let apart = copies.iter().map(|share| (share - copy).powi(2)).sum::<f64>();
-            noise.push(apart / (COPIES - 1) as f64);
-            gains.extend(cut.iter().map(|share| copy - share));
-            let less = |choice| {
-                whole.iter().zip(layers(plan, choice)).map(|(a, b)| (a - b.min(*a)) as f64).collect()
-            };
-            saved.extend(looks.iter().map(|(_, look)| -> Vec<f64> { less(look) }));
-        }
-        let noise = noise.iter().sum::<f64>() / noise.len() as f64;
-        let rates = solved(&saved, &gains, noise, whole.len());
+        let less = |choice| whole.iter().zip(layers(plan, choice)).map(|(a, b)| (a - b.min(*a)) as f64);
+        let saved: Vec<Vec<f64>> = looks.iter().map(|(_, look)| less(look).collect()).collect();
+        let rates = timetable::rates(model, &saved, |k| cut(&looks[k].1, plan, model, flow), cx)?;
         Ok(rates.map(|rates| Timetable { rates, whole }))
     }
-    /// The time of what a choice leaves, in billionths of the whole.
+    /// The time of what a choice leaves, in units of which the whole model takes [`WHOLE`].
     pub(super) fn time(&self, plan: &Plan<'_>, choice: &Choice) -> u64 {
         let left = layers(plan, choice);
         let layers = self.whole.iter().zip(left).zip(&self.rates);
@@ -100,21 +63,6 @@ fn layers(plan: &Plan<'_>, choice: &Choice) -> Vec<u64> {
     let kept = |f: Factor| counts.get(&f).copied();
     let gone = |op| plan.dropped(choice).any(|b| b.ops.contains(&op));
     plan.prices.iter().map(|p| if gone(p.op) { 0 } else { p.macs(plan.arena, &kept) }).collect()
-}
-
-/// The rates of layers of which `gains` are seen where so many multiply-accumulates of each are `saved`: the best guess
-/// where both they and what is seen are spread normally. `None` where nothing is gained.
-fn solved(saved: &[Vec<f64>], gains: &[f64], noise: f64, layers: usize) -> Option<Vec<f64>> {
-    let all: f64 = saved.iter().flatten().sum();
-    let mean = gains.iter().sum::<f64>() / all;
-    (mean > 0.0 && mean.is_finite()).then_some(())?;
-    // In units of the mean rate.
-    let seen = Mat::from_fn(saved.len(), layers, |i, j| saved[i][j] * mean);
-    let rest = Mat::from_fn(saved.len(), 1, |i, _| gains[i] - saved[i].iter().sum::<f64>() * mean);
-    let mut square = seen.transpose() * &seen;
-    (0..layers).for_each(|k| square[(k, k)] += noise / SPREAD.powi(2));
-    let found = Llt::new(square.as_ref(), Side::Lower).ok()?.solve(seen.transpose() * rest);
-    Some((0..layers).map(|k| f64::max(mean * (1.0 + found[(k, 0)]), 0.0)).collect())
 }
 
 /// All cuts to look at, with the order to do it in.

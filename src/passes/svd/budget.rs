@@ -5,9 +5,10 @@ use super::{
     options::Target,
     ranks::{self, Choice, Offer},
     replace::replace,
+    timetable::Timetable,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     ir::Model,
     ops::{cost, infer_types},
     passes::{Context, targets},
@@ -20,55 +21,102 @@ const DOING: &str = "splitting";
 /// A choice for each candidate; `None` leaves it whole.
 pub(super) type Chosen = Vec<Option<Choice>>;
 
-/// The mildest choice that meets the target, or why there is none.
+/// The mildest choice that meets the target, or why there is none. Where it is known what splits save by the clock, a
+/// target of time has two to choose from: splits that do least damage for each multiply-accumulate, and those that do for
+/// the time that they save.
 pub(super) fn choose(
     target: Target,
     model: &Model,
     candidates: &[Candidate],
     offers: &[Offer],
+    timetable: Option<&Timetable>,
     cx: &Context<'_>,
 ) -> Result<Chosen> {
     let all = cost::of_model(model);
-    let within_macs = |share| within(offers, |p| p.macs, all.macs, share, "multiply-accumulates");
+    let priced = |unit: fn(Price) -> u64, before, share, what| {
+        let cost = |k: usize, choice: Option<&Choice>| unit(choice.map_or(offers[k].whole, |c| c.price));
+        within(offers, cost, before, share, what)
+    };
+    let within_macs = |share| priced(|p| p.macs, all.macs, share, "multiply-accumulates");
     match target {
         Target::Lost(lost) => Ok(offers.iter().map(|offer| ranks::alone(offer, lost)).collect()),
         Target::Macs(share) => within_macs(share),
-        Target::Params(share) => within(offers, |p| p.params, all.params, share, "parameters"),
+        Target::Params(share) => priced(|p| p.params, all.params, share, "parameters"),
         Target::Split(share) => {
             let all = offers.iter().map(|o| o.whole.params).sum();
-            within(offers, |p| p.params, all, share, "weights of layers that can be split")
+            priced(|p| p.params, all, share, "weights of layers that can be split")
         }
         Target::Size(share) => {
             let all = model.graph.initializers().map(|(_, t)| t.byte_len() as u64).sum();
-            within(offers, |p| p.bytes, all, share, "bytes of weights")
+            priced(|p| p.bytes, all, share, "bytes of weights")
         }
         Target::Latency(share) => {
-            let strongest: Chosen = offers
-                .iter()
-                .map(|offer| {
-                    let less = offer.choices.iter().filter(|c| c.price.macs < offer.whole.macs);
-                    less.min_by_key(|c| c.price.macs).copied()
-                })
-                .collect();
-            if strongest.iter().all(Option::is_none) {
-                return Ok(strongest);
+            let in_time = |cost: &dyn Fn(usize, Option<&Choice>) -> u64, before: u64| {
+                in_time(share, model, candidates, offers, cost, before, cx)
+            };
+            let macs = |k: usize, choice: Option<&Choice>| choice.map_or(offers[k].whole, |c| c.price).macs;
+            let by_work = in_time(&macs, all.macs)?;
+            let Some(timetable) = timetable else { return Ok(by_work) };
+            let time = |k: usize, choice: Option<&Choice>| timetable.time(k, &offers[k], choice);
+            match in_time(&time, (0..offers.len()).map(|k| time(k, None)).sum()) {
+                Ok(by_time) if damage(offers, &by_time) < damage(offers, &by_work) => Ok(by_time),
+                Err(cancelled @ Error::Cancelled) => Err(cancelled),
+                _ => Ok(by_work),
             }
-            let split = |chosen: &Chosen| stand_in(model, candidates, chosen);
-            let least = cost::of_model(&split(&strongest)?).macs as f64 / all.macs.max(1) as f64;
-            targets::in_time(DOING, share, (least, strongest), within_macs, split, model, cx)
         }
     }
+}
+
+/// What a choice does to the model's outputs, as far as layers' errors add up.
+fn damage(offers: &[Offer], chosen: &Chosen) -> f64 {
+    offers.iter().zip(chosen).map(|(offer, choice)| choice.map_or(0.0, |c| offer.weight * c.lost)).sum()
+}
+
+/// The mildest choice by `cost`, of which the model takes `before`, that takes at most this share of the time.
+fn in_time(
+    share: f64,
+    model: &Model,
+    candidates: &[Candidate],
+    offers: &[Offer],
+    cost: &dyn Fn(usize, Option<&Choice>) -> u64,
+    before: u64,
+    cx: &Context<'_>,
+) -> Result<Chosen> {
+    let strongest: Chosen = (0..offers.len())
+        .map(|k| {
+            let less = offers[k].choices.iter().filter(|c| cost(k, Some(c)) < cost(k, None));
+            less.min_by_key(|c| cost(k, Some(c))).copied()
+        })
+        .collect();
+    if strongest.iter().all(Option::is_none) {
+        return Ok(strongest);
+    }
+    let saved = |(k, choice): (usize, &Option<Choice>)| {
+        choice.map_or(0, |choice| cost(k, None) - cost(k, Some(&choice)))
+    };
+    let least = before - strongest.iter().enumerate().map(saved).sum::<u64>();
+    let least = least as f64 / before.max(1) as f64;
+    let at = |share| within(offers, cost, before, share, "latency");
+    targets::in_time(
+        DOING,
+        share,
+        (least, strongest),
+        at,
+        |chosen| stand_in(model, candidates, chosen),
+        model,
+        cx,
+    )
 }
 
 /// The mildest choice that leaves at most this share of `before`, of which all layers of the model have their part.
 fn within(
     offers: &[Offer],
-    unit: impl Fn(Price) -> u64 + Copy,
+    cost: impl Fn(usize, Option<&Choice>) -> u64,
     before: u64,
     share: f64,
     what: &str,
 ) -> Result<Chosen> {
-    let found = ranks::together(offers, unit, before, (share * before as f64) as u64);
+    let found = ranks::together(offers, cost, before, (share * before as f64) as u64);
     found.map_err(|least| targets::unreachable(DOING, share, what, least as f64 / before.max(1) as f64))
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::Model,
+    ir::{Graph, Model},
     passes::{Context, targets},
 };
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 const NOISE: f64 = 0.05;
 
 /// The form of a split, and the shapes of weights and inputs of the layer.
-type Likeness = (Form, Vec<usize>, Vec<Option<usize>>);
+pub(super) type Likeness = (Form, Vec<usize>, Vec<Option<usize>>);
 
 /// Splits of a kind.
 struct Kind {
@@ -79,12 +79,17 @@ fn kinds(model: &Model, candidates: &[Candidate], chosen: &Chosen) -> Vec<Kind> 
     let mut kinds: BTreeMap<Likeness, Kind> = BTreeMap::new();
     for (k, (candidate, choice)) in candidates.iter().zip(chosen).enumerate() {
         let Some(choice) = choice else { continue };
-        let weight = g.constant(candidate.layer.weight).map(|t| t.shape().to_vec()).unwrap_or_default();
-        let input = g.shape(candidate.layer.input).into_iter().flatten().map(|d| d.known()).collect();
         let none = || Kind { members: Vec::new(), shares: Vec::new() };
-        kinds.entry((choice.form, weight, input)).or_insert_with(none).members.push(k);
+        kinds.entry(likeness(g, candidate, choice.form)).or_insert_with(none).members.push(k);
     }
     kinds.into_values().collect()
+}
+
+/// What splits that take equally long have in common.
+pub(super) fn likeness(g: &Graph, candidate: &Candidate, form: Form) -> Likeness {
+    let weight = g.constant(candidate.layer.weight).map(|t| t.shape().to_vec()).unwrap_or_default();
+    let input = g.shape(candidate.layer.input).into_iter().flatten().map(|d| d.known()).collect();
+    (form, weight, input)
 }
 
 /// Says of a target that cannot be met without what is slower how it can.

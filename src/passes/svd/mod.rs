@@ -16,6 +16,7 @@ mod ranks;
 mod replace;
 mod sequence;
 mod spectrum;
+mod timetable;
 
 pub use options::SvdOptions;
 
@@ -36,6 +37,7 @@ use options::Target;
 use ranks::{Choice, Offer};
 use spectrum::Spectrum;
 use std::{collections::BTreeMap, fmt};
+use timetable::Timetable;
 
 const UNSEEN: &str =
     "errors are those of the weights: with samples of its inputs (`--calib`) they are those of the outputs";
@@ -117,7 +119,12 @@ impl Svd {
         mut offers: Vec<Offer>,
         cx: &mut Context<'_>,
     ) -> Result<Vec<Option<Choice>>> {
-        let mut chosen = budget::choose(self.target, model, candidates, &offers, cx)?;
+        let timetable = match self.target {
+            Target::Latency(_) => Timetable::measure(model, candidates, &offers, cx)?,
+            _ => None,
+        };
+        let timetable = timetable.as_ref();
+        let mut chosen = budget::choose(self.target, model, candidates, &offers, timetable, cx)?;
         let mut slower = BTreeMap::new();
         let timed = |chosen: &_, cx: &Context<'_>| match self.options.guard {
             Guard::Auto => guard::slower(model, candidates, chosen, cx),
@@ -133,7 +140,8 @@ impl Svd {
                 offers[k].choices.retain(|c| Some(c.form) != form);
                 slower.insert(k, share);
             }
-            chosen = budget::choose(self.target, model, candidates, &offers, cx).map_err(guard::hint)?;
+            let found = budget::choose(self.target, model, candidates, &offers, timetable, cx);
+            chosen = found.map_err(guard::hint)?;
         }
         let place = |k: usize| model.graph.place(candidates[k].layer.op);
         for (k, offer) in offers.iter().enumerate().filter(|(k, _)| chosen[*k].is_none()) {

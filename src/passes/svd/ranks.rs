@@ -36,18 +36,21 @@ pub(super) fn alone(offer: &Offer, lost: f64) -> Option<Choice> {
 
 /// The splits that bring what all cost, `before`, down to at most `target` with the least damage; else the least that
 /// can be reached.
+///
+/// `cost` is that of an offer as it is, or of a choice of it.
 pub(super) fn together(
     offers: &[Offer],
-    unit: impl Fn(Price) -> u64 + Copy,
+    cost: impl Fn(usize, Option<&Choice>) -> u64,
     before: u64,
     target: u64,
 ) -> Result<Vec<Option<Choice>>, u64> {
-    let point = |offer: &Offer, c: &Choice| Point { cost: unit(c.price), damage: offer.weight * c.lost };
+    let point = |k, c| Point { cost: cost(k, Some(c)), damage: offers[k].weight * c.lost };
     let traded: Vec<trade::Offer> = offers
         .iter()
-        .map(|o| trade::Offer {
-            whole: unit(o.whole),
-            points: o.choices.iter().map(|c| point(o, c)).collect(),
+        .enumerate()
+        .map(|(k, o)| trade::Offer {
+            whole: cost(k, None),
+            points: o.choices.iter().map(|c| point(k, c)).collect(),
         })
         .collect();
     let taken = trade::together(&traded, before, target)?;
@@ -70,23 +73,24 @@ mod tests {
         let choices = points.iter().enumerate().map(|(k, p)| choice(k, *p)).collect();
         Offer { whole: price(100), choices, weight: 1.0 }
     }
-    fn macs(price: Price) -> u64 {
-        price.macs
+
+    fn macs(offers: &[Offer]) -> impl Fn(usize, Option<&Choice>) -> u64 {
+        |k, choice| choice.map_or(offers[k].whole, |c| c.price).macs
     }
 
     #[test]
     fn what_costs_least_is_taken_first() {
         let offers = [offer(&[(80, 0.0), (40, 0.5), (20, 0.9)]), offer(&[(50, 0.1), (20, 0.8)])];
         let chosen = |target| {
-            let chosen = together(&offers, macs, 200, target).unwrap();
+            let chosen = together(&offers, macs(&offers), 200, target).unwrap();
             chosen.iter().map(|c| c.map(|c| c.price.macs)).collect::<Vec<_>>()
         };
         assert_eq!(chosen(190), [Some(80), None]);
         assert_eq!(chosen(130), [Some(80), Some(50)]);
         assert_eq!(chosen(90), [Some(40), Some(50)]);
-        assert_eq!(together(&offers, macs, 200, 30).unwrap_err(), 40);
+        assert_eq!(together(&offers, macs(&offers), 200, 30).unwrap_err(), 40);
         let weighty = [Offer { weight: 100.0, ..offers[0].clone() }, offers[1].clone()];
-        let chosen = together(&weighty, macs, 200, 100).unwrap();
+        let chosen = together(&weighty, macs(&weighty), 200, 100).unwrap();
         assert_eq!(chosen.iter().map(|c| c.unwrap().price.macs).collect::<Vec<_>>(), [80, 20]);
     }
     #[test]
@@ -106,7 +110,7 @@ mod tests {
             let target = (share * before as f64) as u64;
             let cost = |chosen: &[Option<Choice>]| chosen.iter().map(|c| c.map_or(100, |c| c.price.macs)).sum::<u64>();
             let least: u64 = offers.iter().map(|o| o.choices.iter().map(|c| c.price.macs).min().unwrap_or(100)).sum();
-            match together(&offers, macs, before, target) {
+            match together(&offers, macs(&offers), before, target) {
                 Ok(chosen) => prop_assert!(cost(&chosen) <= target),
                 Err(reached) => {
                     prop_assert_eq!(reached, least);
