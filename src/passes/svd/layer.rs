@@ -14,6 +14,8 @@ use faer::Mat;
 
 const QUANTIZED: &str = "left whole: its weights are quantized; factor first, then quantize";
 const STATE: &str = "the matrix of its state stays whole: it works inside the operator, step by step";
+const STORED: &str =
+    "left whole: its weights are stored in fewer bits than it works in; factor first, then cast";
 /// Ranks of the first kernel that are looked at where a second rank or a whole solution depends on them.
 const STEPS: usize = 12;
 
@@ -70,6 +72,10 @@ pub(super) fn find(pass: &Svd, model: &Model, cx: &mut Context<'_>) -> Vec<Candi
             cx.missed(g.place(op), QUANTIZED);
             continue;
         }
+        if linear(g, op) && is_stored(g, op) {
+            cx.missed(g.place(op), STORED);
+            continue;
+        }
         let of = |kind| move |layer: Result<Layer, _>| (kind, layer.map(|layer| vec![layer]));
         let layers = Layer::fed(g, op).map(of(Kind::Fed));
         let layers = layers.or_else(|| Layer::lookup(g, op).map(of(Kind::Lookup)));
@@ -95,6 +101,13 @@ pub(super) fn find(pass: &Svd, model: &Model, cx: &mut Context<'_>) -> Vec<Candi
 
 fn linear(g: &Graph, op: OpId) -> bool {
     ["Conv", "Gemm", "MatMul"].iter().any(|name| g.op(op).is(name))
+}
+
+/// Whether its weights are a constant that is cast before it is used.
+fn is_stored(g: &Graph, op: OpId) -> bool {
+    let cast =
+        g.input(op, 1).and_then(|w| g.producer(w)).map(|(cast, _)| cast).filter(|op| g.op(*op).is("Cast"));
+    cast.and_then(|cast| g.constant(g.input(cast, 0)?)).is_some()
 }
 
 fn candidate(pass: &Svd, g: &Graph, kind: Kind, mut layers: Vec<Layer>) -> Result<Candidate, String> {

@@ -1,6 +1,6 @@
 use crate::{
     error::Result,
-    ir::{Model, text},
+    ir::{DType, Model, text},
     ops::{cost, infer_types},
     passes::{Context, Pipeline},
 };
@@ -88,6 +88,38 @@ fn layers_that_share_weights_share_factors() {
     assert_eq!((before.macs, before.params), (8 * 64 * 64, 64 * 64));
     assert_eq!((after.macs, after.params), (8 * 2 * 16 * 64, 2 * 16 * 64));
     assert_eq!(model.graph.initializers().count(), 2);
+}
+#[test]
+fn factors_are_numbers_of_the_type_that_the_weights_are() {
+    for (name, dtype) in [("float16", DType::F16), ("bfloat16", DType::BF16), ("double", DType::F64)] {
+        let source = format!(
+            "# weights: seed 3
+             <ir_version: 8, opset_import: [\"\" : 17]>
+             m ({name}[N, 64] x, {name}[N, 8, 9, 9] i) => ({name}[N, 48] y, {name}[N, 16, 9, 9] z)
+             <{name}[64, 48] w, {name}[16, 8, 3, 3] k>
+             {{ y = MatMul (x, w) z = Conv <pads = [1, 1, 1, 1]> (i, k) }}"
+        );
+        let mut model = text::parse(&source).unwrap();
+        infer_types(&mut model).unwrap();
+        run("svd(energy=0.1)", &mut model).unwrap();
+        assert!(["w", "k"].iter().all(|whole| shape(&model, whole).is_none()), "{name}");
+        assert!(model.graph.initializers().all(|(_, t)| t.dtype() == dtype), "{name}");
+        model.graph.verify().unwrap();
+    }
+}
+#[test]
+fn weights_that_are_cast_are_left_whole_and_said() {
+    let mut model = text::parse(
+        "# weights: seed 3
+         <ir_version: 8, opset_import: [\"\" : 17]>
+         m (float[N, 64] x) => (float[N, 64] y) <bfloat16[64, 64] w1, float[64, 64] w2>
+         { w = Cast <to = 1> (w1) r = MatMul (x, w) y = MatMul (r, w2) }",
+    )
+    .unwrap();
+    infer_types(&mut model).unwrap();
+    let remarks = run("svd(ratio=0.5)", &mut model).unwrap();
+    assert!(remarks.iter().any(|r| r.ends_with("factor first, then cast")), "{remarks:?}");
+    assert_eq!(shape(&model, "w1"), Some(vec![64, 64]));
 }
 /// Both factors are read by simple layers in a row, which `simplify` leaves apart.
 #[test]
