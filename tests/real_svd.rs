@@ -94,6 +94,19 @@ fn groups_tables_transposed_and_recurrent_layers_are_split() {
     }
 }
 #[test]
+fn pruned_split_and_quantized_an_eighth_of_the_bytes_is_left() {
+    let mut original = simplified("vit");
+    // Scales of blocks came with this operator set.
+    lower::opset::upgrade(&mut original, 21).unwrap();
+    let mut model = seen("prune(macs=0.6),svd(ratio=0.4,guard=none),quant(bits=4)", &original, 256);
+    lower::schemes::materialize(&mut model).unwrap();
+    let bytes = |m: &Model| lower::to_bytes(m).unwrap().len() as f64;
+    let share = bytes(&model) / bytes(&original);
+    assert!(share <= 0.125, "{share} of the bytes");
+    let lost = lost(&original, &model);
+    assert!(lost <= 2.5, "{lost} points lost");
+}
+#[test]
 fn half_precision_stays_in_its_own_type() {
     let original = simplified("resnet20_fp16");
     // The layers of the first stage alone, which take a moment.
