@@ -55,13 +55,19 @@ pub(super) fn choose(
                 in_time(share, model, candidates, offers, cost, before, cx)
             };
             let macs = |k: usize, choice: Option<&Choice>| choice.map_or(offers[k].whole, |c| c.price).macs;
-            let by_work = in_time(&macs, all.macs)?;
-            let Some(timetable) = timetable else { return Ok(by_work) };
+            let by_work = in_time(&macs, all.macs);
+            let Some(timetable) = timetable else { return by_work };
             let time = |k: usize, choice: Option<&Choice>| timetable.time(k, &offers[k], choice);
-            match in_time(&time, (0..offers.len()).map(|k| time(k, None)).sum()) {
-                Ok(by_time) if damage(offers, &by_time) < damage(offers, &by_work) => Ok(by_time),
-                Err(cancelled @ Error::Cancelled) => Err(cancelled),
-                _ => Ok(by_work),
+            let by_time = in_time(&time, (0..offers.len()).map(|k| time(k, None)).sum());
+            // Where no split is seen to save time, nothing is split, and nothing was timed.
+            let splits = |chosen: &Chosen| chosen.iter().any(Option::is_some);
+            match (by_work, by_time) {
+                (Err(Error::Cancelled), _) | (_, Err(Error::Cancelled)) => Err(Error::Cancelled),
+                (Ok(work), Ok(time)) if splits(&time) && damage(offers, &time) < damage(offers, &work) => {
+                    Ok(time)
+                }
+                (Err(_), Ok(time)) if splits(&time) => Ok(time),
+                (by_work, _) => by_work,
             }
         }
     }
