@@ -67,7 +67,8 @@ impl Seam {
             if g.sole_use(old).is_some() {
                 g.value_mut(old).origin = Origin::Initializer(new);
             } else {
-                let new = g.add_initializer(&g.name_of(old).to_owned(), new);
+                let name = g.name_of(old).to_owned();
+                let new = g.add_initializer(&name, new);
                 g.set_input(touch.op, touch.slot, Some(new));
             }
         }
