@@ -108,7 +108,13 @@ mod tests {
     fn candidate(arena: &mut Arena, damage: Vec<f64>) -> Candidate {
         let size = damage.len() - 1;
         let group = Group { factor: arena.leaf(Some(size)), size, members: Vec::new(), exact: true };
-        Candidate { group, step: 1, scores: (0..size).map(|k| k as f64).collect(), damage: Some(damage) }
+        Candidate {
+            group,
+            step: 1,
+            least: 1,
+            scores: (0..size).map(|k| k as f64).collect(),
+            damage: Some(damage),
+        }
     }
     fn curve() -> impl Strategy<Value = Vec<f64>> {
         prop::collection::vec(0.0..1.0f64, 4..20).prop_map(|steps| {

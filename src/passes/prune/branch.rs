@@ -14,40 +14,43 @@ use crate::{
 use globset::GlobSet;
 use std::collections::HashSet;
 
-/// The branches that may go, where samples tell what they are worth.
-pub(super) fn droppable(
-    model: &Model,
-    candidates: &[Candidate],
-    exclude: &GlobSet,
-    cx: &Context<'_>,
-) -> Result<Vec<Droppable>> {
-    if candidates.iter().all(|c| c.damage.is_none()) {
-        return Ok(Vec::new());
-    }
+/// The branches that are not excluded by the name of a weight or an op.
+pub(super) fn open(model: &Model, exclude: &GlobSet) -> Vec<Branch> {
     let g = &model.graph;
     let excluded = |branch: &Branch| {
         let weights = branch.weights.iter().map(|v| g.name_of(*v).to_owned());
         let ops = branch.ops.iter().map(|op| g.place(*op).name().to_owned());
         !exclude.is_empty() && weights.chain(ops).any(|name| exclude.is_match(name))
     };
-    let branches: Vec<Branch> = Branch::all(model).into_iter().filter(|b| !excluded(b)).collect();
-    let errors = effect::errors(
+    Branch::all(model).into_iter().filter(|b| !excluded(b)).collect()
+}
+
+/// The error of the model's outputs without each.
+pub(super) fn damage(model: &Model, branches: &[Branch], cx: &Context<'_>) -> Result<Vec<f64>> {
+    if branches.is_empty() {
+        return Ok(Vec::new());
+    }
+    effect::errors(
         model,
-        &branches,
+        branches,
         |branch| {
             let mut without = model.clone();
             branch.drop_from(&mut without.graph);
             Ok(without)
         },
         cx,
-    )?;
+    )
+}
+
+/// What may go, with the candidates that go along.
+pub(super) fn droppable(branches: Vec<Branch>, damage: Vec<f64>, candidates: &[Candidate]) -> Vec<Droppable> {
     let inside = |branch: &Branch| {
         let goes = |c: &Candidate| c.group.members.iter().all(|m| branch.weights.contains(&m.value));
         (0..candidates.len()).filter(|k| goes(&candidates[*k])).collect()
     };
     // Outputs that are no numbers tell nothing.
-    let told = branches.into_iter().zip(errors).filter(|(_, damage)| *damage > 0.0);
-    Ok(told.map(|(branch, damage)| Droppable { inside: inside(&branch), branch, damage }).collect())
+    let told = branches.into_iter().zip(damage).filter(|(_, damage)| *damage > 0.0);
+    told.map(|(branch, damage)| Droppable { inside: inside(&branch), branch, damage }).collect()
 }
 
 /// An operand of an Add of two computed values of the same shape, at the end of which is a linear layer.

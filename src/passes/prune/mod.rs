@@ -12,6 +12,7 @@ mod budget;
 mod damage;
 mod lift;
 mod options;
+mod rank;
 mod reader;
 mod reasons;
 mod record;
@@ -19,6 +20,7 @@ mod repair;
 mod rounding;
 mod score;
 mod select;
+mod sensitivity;
 mod survey;
 mod timetable;
 mod unprune;
@@ -158,11 +160,7 @@ impl Prune {
             cx.missed(at.clone(), why.clone());
         }
         cx.check_cancelled()?;
-        self.rank(model, flow, &mut open, cx)?;
-        let branches = match self.options.depth && budget.of != Of::Positions {
-            true => branch::droppable(model, &open, &self.exclude, cx)?,
-            false => Vec::new(),
-        };
+        let branches = self.judge(model, flow, &mut open, budget.of, cx)?;
         let prices = flow.prices();
         let weights = weights(model, flow);
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
@@ -197,42 +195,6 @@ impl Prune {
             Selection { keep: plan.keep(&choice), branches: plan.dropped(&choice).cloned().collect() };
         Ok((selection, budget.left(&plan, &choice)))
     }
-    /// Ranks positions, where it is not their weights alone that do.
-    fn rank(
-        &self,
-        model: &Model,
-        flow: &Flow<'_>,
-        candidates: &mut [Candidate],
-        cx: &mut Context<'_>,
-    ) -> Result<()> {
-        let criterion = match self.options.criterion {
-            Criterion::Auto if cx.has_samples() => Criterion::Damage,
-            given => given,
-        };
-        let by_data = matches!(criterion, Criterion::Damage | Criterion::Activation | Criterion::Variance);
-        if by_data && !cx.has_samples() {
-            return Err(Error::usage(
-                "this `criterion` needs samples",
-                "give some with `--calib`, or use `l2`",
-            ));
-        }
-        match criterion {
-            Criterion::Damage => damage::measure(model, flow, candidates, cx),
-            Criterion::Activation => activity::measure(model, flow, candidates, false, cx),
-            Criterion::Variance => activity::measure(model, flow, candidates, true, cx),
-            Criterion::Bn
-                if !candidates
-                    .iter()
-                    .any(|c| c.group.members.iter().any(|m| score::is_scale(&model.graph, m))) =>
-            {
-                Err(Error::usage(
-                    "`criterion=bn` finds no BatchNormalization: those behind a layer became part of its weights",
-                    "use `l2`",
-                ))
-            }
-            _ => Ok(()),
-        }
-    }
     /// Groups to choose from, scored by their weights, and those left alone with the reason.
     fn candidates(
         &self,
@@ -253,7 +215,8 @@ impl Prune {
                 score::of_group(&model.graph, &flow.arena, &group, self.options.criterion, &mut random)
             {
                 let step = rounding::multiple(&model.graph, &group, self.options.round);
-                open.push(Candidate { group, step, scores, damage: None });
+                let least = select::least(self.options.min, group.size, step);
+                open.push(Candidate { group, step, least, scores, damage: None });
             } else {
                 left_alone.push((group, "its weights are no floating-point numbers"));
             }
@@ -369,12 +332,28 @@ mod tests {
     }
     #[test]
     fn counts_are_rounded_but_never_to_nothing() {
-        for (text, expected) in
-            [("prune(ratio=0.45)", 16), ("prune(ratio=0.99)", 8), ("prune(ratio=0.45,round=1)", 18)]
-        {
+        for (text, expected) in [
+            ("prune(ratio=0.45)", 16),
+            ("prune(ratio=0.99)", 8),
+            ("prune(ratio=0.45,round=1)", 18),
+            ("prune(ratio=0.99,round=1)", 4),
+            ("prune(ratio=0.99,round=1,min=2)", 2),
+            ("prune(ratio=0.99,min=18)", 24),
+        ] {
             let mut model = mlp();
             run(text, &mut model).unwrap();
             assert_eq!(weight(&model, "w1").shape(), [4, expected], "{text}");
+        }
+    }
+    #[test]
+    fn what_needs_gradients_is_refused_with_an_alternative() {
+        for criterion in ["taylor", "fisher"] {
+            let error = run(&format!("prune(criterion={criterion})"), &mut mlp()).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(
+                error.to_string().contains("gradients") && error.to_string().contains("`hessian`"),
+                "{error}"
+            );
         }
     }
     #[test]
@@ -386,9 +365,13 @@ mod tests {
         let error = run("prune(exclude=[\"fc*\"])", &mut model).unwrap_err();
         assert!(error.to_string().contains("excluded by name"), "{error}");
         assert_eq!(model, mlp(), "a failed pass changes nothing");
-        for text in
-            ["prune(ratio=0.5,macs=0.5)", "prune(ratio=2)", "prune(round=0)", "prune(exclude=[\"[\"])"]
-        {
+        for text in [
+            "prune(ratio=0.5,macs=0.5)",
+            "prune(ratio=2)",
+            "prune(round=0)",
+            "prune(min=0)",
+            "prune(exclude=[\"[\"])",
+        ] {
             assert_eq!(run(text, &mut model).unwrap_err().exit_code(), 2, "{text}");
         }
     }

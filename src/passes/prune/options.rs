@@ -7,12 +7,13 @@ use crate::{
 };
 use globset::GlobSet;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// How positions are ranked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Criterion {
-    /// `damage` where there are calibration samples, else `l2`.
+    /// `hessian` where there are calibration samples, else `l2`.
     #[default]
     Auto,
     /// The mean absolute weight.
@@ -34,7 +35,11 @@ pub enum Criterion {
     /// How much that varies: what is always the same a bias takes up (FLAP, An et al. 2023).
     Variance,
     /// What is lost when the layers that read a position make up for it as well as they can, on calibration samples.
-    Damage,
+    Hessian,
+    /// Needs gradients, which an ONNX model has none of: refused.
+    Taylor,
+    /// As `taylor`.
+    Fisher,
 }
 
 /// Options of the pass. At most one of `ratio`, `macs`, `params`, `size` and `latency` may be given.
@@ -60,12 +65,16 @@ pub struct PruneOptions {
     /// Kept counts are multiples of this in groups at least twice as wide; where nothing is given, of what suits the
     /// layers.
     pub round: Option<usize>,
+    /// How many positions a group keeps at least; where nothing is given, a tenth.
+    pub min: Option<usize>,
     /// Globs of names of ops and weights whose groups stay whole.
     pub exclude: Vec<String>,
     /// Also cut groups over which a statistic runs (LayerNormalization, softmax, a mean).
     pub lossy: bool,
     /// Whether branches of sums, as residual blocks are, may go as a whole where samples tell what that costs.
     pub depth: bool,
+    /// A file for what `hessian` measures: written where it is not there, else read instead of measuring.
+    pub sensitivity: Option<PathBuf>,
     /// Whether the weights behind a cut are found anew from calibration samples.
     pub repair: Repair,
 }
@@ -82,9 +91,11 @@ impl Default for PruneOptions {
             scope: Scope::default(),
             steps: 1,
             round: None,
+            min: None,
             exclude: Vec::new(),
             lossy: false,
             depth: true,
+            sensitivity: None,
             repair: Repair::default(),
         }
     }
@@ -121,6 +132,27 @@ impl PruneOptions {
     pub(super) fn check(&self) -> Result<GlobSet> {
         if self.round == Some(0) {
             return Err(Error::usage("`round` is 0", "1 turns rounding off"));
+        }
+        if self.min == Some(0) {
+            return Err(Error::usage("`min` is 0", "a group keeps at least 1 position"));
+        }
+        if matches!(self.criterion, Criterion::Taylor | Criterion::Fisher) {
+            return Err(Error::usage(
+                "this `criterion` needs gradients, which an ONNX model has none of",
+                "use `hessian`, which needs samples alone",
+            ));
+        }
+        if self.sensitivity.is_some() {
+            if !matches!(self.criterion, Criterion::Auto | Criterion::Hessian) {
+                return Err(Error::usage(
+                    "`sensitivity` is what `hessian` measures",
+                    "leave `criterion` out",
+                ));
+            }
+            if self.steps > 1 {
+                let help = "give `steps=1`, or no `sensitivity`";
+                return Err(Error::usage("later `steps` are of models that `sensitivity` is not of", help));
+            }
         }
         globs::excluded(&self.exclude)
     }

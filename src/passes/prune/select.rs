@@ -16,6 +16,8 @@ pub(super) struct Candidate {
     pub(super) group: Group,
     /// Kept counts are multiples of this.
     pub(super) step: usize,
+    /// And no smaller than this.
+    pub(super) least: usize,
     pub(super) scores: Vec<f64>,
     /// By data: the error of the model's outputs after so many positions, those of least score, are gone.
     pub(super) damage: Option<Vec<f64>>,
@@ -38,14 +40,24 @@ impl Candidate {
     /// The nearest count that is allowed.
     fn rounded(&self, wanted: usize) -> usize {
         let (size, step) = (self.group.size, self.step.max(1));
-        let least = ((size as f64 * LEAST_SHARE).ceil() as usize).max(1);
-        ((wanted.max(least) + step / 2) / step * step).clamp(step, size.max(step))
+        ((wanted + step / 2) / step * step).clamp(self.least, size.max(self.least))
     }
 }
 
-/// No group loses more than all but this share of its positions: a layer that all but vanishes takes the model's
-/// accuracy with it.
+/// Where nothing else is asked for, no group loses more than all but this share of its positions: a layer that all but
+/// vanishes takes the model's accuracy with it.
 const LEAST_SHARE: f64 = 0.1;
+
+/// The least count of a group: what is asked for, or its share of the positions to the nearest multiple of `step`.
+pub(super) fn least(asked: Option<usize>, size: usize, step: usize) -> usize {
+    match asked {
+        Some(asked) => asked.next_multiple_of(step.max(1)).min(size),
+        None => {
+            let share = (size as f64 * LEAST_SHARE).ceil() as usize;
+            ((share.max(1) + step / 2) / step.max(1) * step).max(step)
+        }
+    }
+}
 
 /// A branch that may go, with the error of the model's outputs without it.
 pub(super) struct Droppable {

@@ -139,7 +139,7 @@ mod tests {
         let candidates: Vec<Candidate> = flow
             .groups()
             .into_iter()
-            .map(|group| Candidate { step: 8, scores: vec![1.0; group.size], damage: None, group })
+            .map(|group| Candidate { step: 8, least: 8, scores: vec![1.0; group.size], damage: None, group })
             .collect();
         let (prices, options) = (flow.prices(), PruneOptions::default());
         let (arena, prices, candidates) = (&flow.arena, &prices[..], &candidates[..]);
