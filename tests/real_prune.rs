@@ -208,7 +208,7 @@ fn repaired(text: &str, original: &Model, images: usize) -> (Model, u64) {
     let measurer = Measurer::new(runtime, samples, SessionOptions::default());
     let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
     let _ = text.parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
-    (model, cx.counts["prune/repaired"])
+    (model, cx.counts.get("prune/repaired").copied().unwrap_or(0))
 }
 
 /// The share of the test images that a model gets right.
@@ -240,6 +240,45 @@ fn half_the_work_of_resnet20_costs_a_few_images_when_data_choose() {
     assert!((0.4..=0.5).contains(&share), "{share} of the multiply-accumulates are left");
     let right = right(&model);
     assert!(right >= 0.91, "{right} of the images are right");
+}
+
+#[test]
+fn curves_in_a_file_serve_a_second_budget_and_no_other_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("curves.json");
+    let text = |macs: f64| format!("prune(macs={macs},repair=none,sensitivity={:?})", file.to_str().unwrap());
+    let original = simplified(&zoo("simplecnn"));
+    let cut = |text: &str| {
+        let mut model = original.clone();
+        run(text, &mut model);
+        model
+    };
+    // Without samples and without a file nothing tells what cutting costs.
+    let refused = |text: &str, model: &Model| {
+        let mut model = model.clone();
+        let error = text.parse::<Pipeline>().and_then(|p| p.run(&mut model, &mut Context::new()).map(drop));
+        let error = error.unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{error}");
+        error.to_string()
+    };
+    assert!(refused(&text(0.75), &original).contains("needs samples"));
+    let measured = repaired(&text(0.75), &original, 64).0;
+    let written = std::fs::read(&file).unwrap();
+    assert!(cut(&text(0.75)) == measured, "the same from the file");
+    assert!(
+        cut(&text(0.5)) == repaired("prune(macs=0.5,repair=none)", &original, 64).0,
+        "another budget too"
+    );
+    assert!(cut("prune(macs=0.5,repair=none)") != cut(&text(0.5)), "by data and not by weights");
+    assert_eq!(std::fs::read(&file).unwrap(), written, "a file that is there is only read");
+
+    assert!(refused(&text(0.75), &simplified(&zoo("lstm"))).contains("not those of this model"));
+    let excluded = text(0.75).replace("repair=none", "repair=none,exclude=[\"*conv1*\"]");
+    assert!(refused(&excluded, &original).contains("the groups are others"));
+    assert!(refused(&text(0.75).replace("repair=none", "steps=2"), &original).contains("`steps`"));
+    assert!(refused(&text(0.75).replace("repair=none", "criterion=l2"), &original).contains("`hessian`"));
+    std::fs::write(&file, "{}").unwrap();
+    assert!(refused(&text(0.75), &original).contains("curves.json"));
 }
 
 #[test]
