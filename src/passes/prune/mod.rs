@@ -10,6 +10,7 @@ mod allocate;
 mod branch;
 mod budget;
 mod damage;
+mod expected;
 mod lift;
 mod options;
 mod rank;
@@ -41,6 +42,7 @@ use crate::{
     },
 };
 use budget::{Budget, Of};
+use expected::Shifts;
 use globset::GlobSet;
 pub use lift::lift;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
@@ -112,6 +114,8 @@ impl Pass for Prune {
                 Err(Error::BelowBar(_)) if step < self.options.steps => continue,
                 chosen => chosen?,
             };
+            let without_samples = self.options.repair == Repair::Auto && !repair;
+            let shifts = without_samples.then(|| Shifts::of(&cut_model, &flow, &keep));
             let cut = flow.cut(keep);
             record.add(&cut_model.graph, cut.stays());
             cut.apply(&mut cut_model)?;
@@ -121,6 +125,9 @@ impl Pass for Prune {
             }
             record.note(&mut cut_model);
             infer_types(&mut cut_model)?;
+            if let Some(shifts) = shifts {
+                shifts.make(&mut cut_model, cut.stays(), cx);
+            }
             stays.then(cut.stays());
             left *= share;
             if repair {

@@ -32,7 +32,8 @@ pub enum Criterion {
     /// What a position adds to the layers that read it, on calibration samples: weights times inputs (Wanda, Sun et al.
     /// 2023).
     Activation,
-    /// How much that varies: what is always the same a bias takes up (FLAP, An et al. 2023).
+    /// How much that varies: what is always the same a bias takes up (FLAP, An et al. 2023). Without samples, as far as
+    /// BatchNormalization tells.
     Variance,
     /// What is lost when the layers that read a position make up for it as well as they can, on calibration samples.
     Hessian,

@@ -3,7 +3,7 @@
 use super::{
     Context, Criterion, Prune, activity, branch,
     budget::Of,
-    damage, score,
+    damage, expected, score,
     select::{Candidate, Droppable},
     sensitivity::Sensitivity,
 };
@@ -60,6 +60,10 @@ impl Prune {
             Criterion::Auto if cx.has_samples() || self.options.sensitivity.is_some() => Criterion::Hessian,
             given => given,
         };
+        let expected = criterion == Criterion::Variance && !cx.has_samples();
+        if expected && expected::rank(model, flow, candidates) > 0 {
+            return Ok(());
+        }
         let by_data = matches!(criterion, Criterion::Hessian | Criterion::Activation | Criterion::Variance);
         if by_data && !cx.has_samples() {
             return Err(Error::usage(
