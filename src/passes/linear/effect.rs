@@ -11,6 +11,8 @@ use crate::{
 
 /// Samples that are run at most.
 const SAMPLES: usize = 256;
+/// As many as hold so many back that were not used, at most.
+const SAMPLES_HELD: usize = 2 * SAMPLES;
 /// Multiply-accumulates that all runs together may take, some ten seconds of a processor: with larger models, or more
 /// changes, fewer samples are run.
 const MOST_WORK: u64 = 400_000_000_000;
@@ -20,12 +22,37 @@ const MOST_MODELS: usize = 4;
 /// The bytes of a model's outputs that are kept while others are compared with them; of larger ones it runs again.
 const MOST_KEPT: usize = 64 << 20;
 
+/// Which samples tell the effect of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// All that are run.
+    All,
+    /// Those that [`collect`](super::collect) holds out: a change that was found on the others is no better there than it is.
+    HeldOut,
+}
+
+impl By {
+    /// How many of the `rows` of what a batch puts out do not count, from the first. Where no batch of single samples is held
+    /// out, all have to.
+    fn skipped(self, seen: &Seen<'_>, rows: usize) -> usize {
+        match (self, rows) {
+            (By::All, _) => 0,
+            (By::HeldOut, 1) if seen.batches < 4 || seen.batch % 4 == 3 => 0,
+            (By::HeldOut, _) => (3 * rows).div_ceil(4),
+        }
+    }
+}
+
 /// How many samples each of so many changes to a model can be looked at with.
 pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
+    affordable_of(SAMPLES, model, changes, cx)
+}
+
+fn affordable_of(most: usize, model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
     let (macs, samples) = first_batch(model, cx)?;
     let work = macs.saturating_mul(changes as u64).max(1);
     let affordable = MOST_WORK.saturating_mul(samples as u64) / work;
-    Ok(usize::try_from(affordable).map_or(SAMPLES, |samples| samples.min(SAMPLES)))
+    Ok(usize::try_from(affordable).map_or(most, |samples| samples.min(most)))
 }
 
 /// The multiply-accumulates of a run on the first batch of samples, and how many these are: shapes that a model leaves open
@@ -60,8 +87,30 @@ pub(crate) fn errors<T>(
     errors_on(samples, model, changes, make, cx)
 }
 
+/// See [`errors`]: on samples held out, for changes that were found on the others.
+pub(crate) fn errors_held<T>(
+    model: &Model,
+    changes: &[T],
+    make: impl Fn(&T) -> Result<Model>,
+    cx: &Context<'_>,
+) -> Result<Vec<f64>> {
+    let samples = affordable_of(SAMPLES_HELD, model, changes.len(), cx)?.max(1);
+    errors_by(By::HeldOut, samples, model, changes, make, cx)
+}
+
 /// See [`errors`]: on the first so many samples.
 pub(crate) fn errors_on<T>(
+    samples: usize,
+    model: &Model,
+    changes: &[T],
+    make: impl Fn(&T) -> Result<Model>,
+    cx: &Context<'_>,
+) -> Result<Vec<f64>> {
+    errors_by(By::All, samples, model, changes, make, cx)
+}
+
+fn errors_by<T>(
+    by: By,
     samples: usize,
     model: &Model,
     changes: &[T],
@@ -89,7 +138,7 @@ pub(crate) fn errors_on<T>(
             let Some((original, changed)) = split else { return Ok(()) };
             for (sums, changed) in sums.iter_mut().zip(changed) {
                 for ((sum, a), b) in sums.iter_mut().zip(original).zip(changed) {
-                    add(sum, a, b);
+                    add_from(by.skipped(&seen, a.shape().first().copied().unwrap_or(1)), sum, a, b);
                 }
             }
             if k == 0 {
@@ -112,11 +161,36 @@ pub(crate) fn errors_on<T>(
 
 /// Adds the squared difference and the squares of an output; other outputs than floating-point ones tell nothing.
 pub(crate) fn add(sum: &mut [f64; 2], a: &Tensor, b: &Tensor) {
+    add_from(0, sum, a, b);
+}
+
+/// See [`add`]: without the first so many rows.
+fn add_from(row: usize, sum: &mut [f64; 2], a: &Tensor, b: &Tensor) {
+    let start = row * a.shape().iter().skip(1).product::<usize>();
     let (Some(a), Some(b)) = (a.to_f32(), b.to_f32()) else { return };
-    for (a, b) in a.iter().zip(b.iter()).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
+    for (a, b) in a.iter().zip(b.iter()).skip(start).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
         if a.is_finite() {
             sum[0] += if b.is_finite() { (a - b).powi(2) } else { a.powi(2) };
             sum[1] += a.powi(2);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_out_is_the_last_quarter_of_a_batch_or_every_fourth_sample() {
+        let seen = |batch, batches| Seen { batch, batches, values: &[] };
+        assert_eq!(By::All.skipped(&seen(0, 9), 8), 0);
+        assert_eq!([8, 6, 3].map(|rows| By::HeldOut.skipped(&seen(0, 9), rows)), [6, 5, 3]);
+        let of_single = |batches: usize| (0..batches).map(move |k| By::HeldOut.skipped(&seen(k, batches), 1));
+        assert!(of_single(8).eq([1, 1, 1, 0, 1, 1, 1, 0]));
+        assert!(of_single(3).eq([0; 3]), "too few to hold one out");
+        let (a, b) = (Tensor::from_vec([4, 2], vec![1.0f32; 8]), Tensor::from_vec([4, 2], vec![3.0f32; 8]));
+        let mut sum = [0.0; 2];
+        add_from(3, &mut sum, &a, &b);
+        assert_eq!(sum, [8.0, 2.0]);
     }
 }

@@ -10,7 +10,7 @@ use faer::{Mat, MatRef, Side, linalg::solvers::Llt, prelude::Solve};
 use rayon::prelude::*;
 
 /// `lambda` as shares of the mean diagonal of `X'X`; held-out rows decide.
-const LAMBDAS: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+const LAMBDAS: [f64; 7] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 /// From so many outputs, evenly spread, `lambda` is chosen for all.
 const DECIDING: usize = 256;
 

@@ -71,7 +71,7 @@ mod tests {
             sums
         });
         let weights = vec![Mat::from_fn(3, 2, |i, k| [[1.0, 2.0], [2.0, 2.0], [0.0, 0.0]][i][k])];
-        let read = Read { weights, sums: vec![sums], bias: true };
+        let read = Read { weights, sums: vec![sums], bias: true, windows: false };
         let energy = (3.0 * 3.0 * 5.0 + 8.0) * 2.0;
         assert_eq!(added(&read, false).unwrap(), [90.0 / energy, 16.0 / energy]);
         assert_eq!(added(&read, true).unwrap(), [0.0, 16.0 / energy]);

@@ -35,6 +35,8 @@ pub(super) struct Read {
     pub(super) sums: Vec<[Sums; 2]>,
     /// Whether the last input is a one, for a bias.
     pub(super) bias: bool,
+    /// Whether what it sees are windows of an image, which overlap.
+    pub(super) windows: bool,
 }
 
 impl Layers {
@@ -48,12 +50,12 @@ impl Layers {
             recurrent: recurrent.filter(|(_, l)| l.inputs + l.hidden < MOST_UNKNOWNS).collect(),
         }
     }
-    /// The bytes of the second moments of a layer's inputs.
+    /// The bytes of the second moments of a layer's inputs, with the held-out rows and without them.
     pub(super) fn bytes(&self, op: OpId) -> usize {
         let linear = self.linear.get(&op).map(|l| l.groups * l.unknowns().pow(2));
         let recurrent =
             || self.recurrent.get(&op).map(|l| l.backwards.len() * (l.inputs + l.hidden + 1).pow(2));
-        linear.or_else(recurrent).unwrap_or(0) * size_of::<f64>()
+        2 * linear.or_else(recurrent).unwrap_or(0) * size_of::<f64>()
     }
     /// All maps that read a group.
     pub(super) fn readers(&self, flow: &Flow<'_>, group: &Group) -> Vec<Reader> {
@@ -97,8 +99,9 @@ impl Layers {
         let mut known = BTreeMap::new();
         collect(model, model, &sights, cx, |k, found| {
             let weights = linear[k].weights(&model.graph);
-            let bias = linear[k].has_bias();
-            let made = weights.zip(found.ok()).and_then(|(weights, sums)| of(Read { weights, sums, bias }));
+            let (bias, windows) = (linear[k].has_bias(), linear[k].area > 1);
+            let made =
+                weights.zip(found.ok()).and_then(|(weights, sums)| of(Read { weights, sums, bias, windows }));
             known.extend(made.map(|made| ((linear[k].op, 0), made)));
         })?;
         for layer in ops.iter().filter_map(|op| self.recurrent.get(op)) {
@@ -108,7 +111,7 @@ impl Layers {
             for (k, map) in layer.maps.iter().enumerate() {
                 let sums = parts.iter_mut().filter_map(Iterator::next).collect();
                 let weights = weights.iter().map(|w| w.of_map(map, layer.hidden)).collect();
-                let made = of(Read { weights, sums, bias: true });
+                let made = of(Read { weights, sums, bias: true, windows: false });
                 known.extend(made.map(|made| ((layer.op, k), made)));
             }
         }

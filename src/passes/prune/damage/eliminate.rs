@@ -5,37 +5,44 @@
 //! `tr(W_B' ((H^-1)_BB)^-1 W_B)`, which `W - (H^-1)_:B ((H^-1)_BB)^-1 W_B` attains (the optimal brain surgeon, Hassibi
 //! and Stork 1993, for groups of weights). Positions go one after the other, each time the cheapest.
 
-use super::super::reader::Reader;
-use crate::passes::linear::Sums;
+use super::super::reader::{Read, Reader};
 use faer::{Accum, Mat, Par, Side, linalg::matmul::matmul, linalg::solvers::Llt, prelude::Solve};
 use rayon::prelude::*;
 
 /// What is added to the diagonal of `H`, as a share of its mean.
 const RIDGE: f64 = 1e-3;
+/// The same where rows are windows of an image: those that overlap say little new, so that fewer rows count than there are.
+const RIDGE_OF_WINDOWS: f64 = 1e-2;
 /// Costs are found anew at least so many times in a group; between, several positions go at once.
 const STEPS: usize = 256;
 
 /// What is known of a linear map.
 pub(super) struct Moments {
-    /// `H^-1` and `W` of each part.
-    parts: Vec<(Mat<f64>, Mat<f64>)>,
+    parts: Vec<Known>,
     /// The sum of squares of what it puts out.
     energy: f64,
 }
 
+/// What is known of a part.
+struct Known {
+    /// `H^-1` over all rows, by which positions are chosen.
+    inverse: Mat<f64>,
+    /// `H^-1` without the rows held out: on these is seen what weights found from the others are worth.
+    without_held: Mat<f64>,
+    weights: Mat<f64>,
+}
+
 impl Moments {
     /// Of a map with these weights. `None` where nothing arrives at it.
-    pub(super) fn of(weights: Vec<Mat<f64>>, parts: Vec<[Sums; 2]>) -> Option<Moments> {
+    pub(super) fn of(read: Read) -> Option<Moments> {
+        let ridge = if read.windows { RIDGE_OF_WINDOWS } else { RIDGE };
         let mut energy = 0.0;
-        let mut moments = Vec::with_capacity(parts.len());
-        for ([most, held], weights) in parts.into_iter().zip(weights) {
-            let mut gram = most.plus(&held).gram();
+        let mut moments = Vec::with_capacity(read.sums.len());
+        for ([most, held], weights) in read.sums.into_iter().zip(read.weights) {
+            let without_held = inverse(most.gram(), ridge)?;
+            let gram = most.plus(&held).gram();
             energy += product(&weights, &(&gram * &weights));
-            let n = gram.nrows();
-            let ridge = RIDGE * (0..n).map(|k| gram[(k, k)]).sum::<f64>() / n.max(1) as f64;
-            (0..n).for_each(|k| gram[(k, k)] += ridge);
-            let inverse = Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(Mat::<f64>::identity(n, n));
-            moments.push((inverse, weights));
+            moments.push(Known { inverse: inverse(gram, ridge)?, without_held, weights });
         }
         (energy > 0.0 && energy.is_finite()).then_some(Moments { parts: moments, energy })
     }
@@ -43,7 +50,7 @@ impl Moments {
     pub(super) fn without(&self, reader: &Reader, gone: &[usize]) -> Option<Vec<Mat<f64>>> {
         let rows: Vec<usize> = gone.iter().flat_map(|p| reader.rows[*p].iter().copied()).collect();
         let mut new = Vec::with_capacity(self.parts.len());
-        for (inverse, weights) in &self.parts {
+        for Known { without_held: inverse, weights, .. } in &self.parts {
             let block = Mat::from_fn(rows.len(), rows.len(), |i, j| inverse[(rows[i], rows[j])]);
             let lost = Mat::from_fn(rows.len(), weights.ncols(), |i, k| weights[(rows[i], k)]);
             let solved = Llt::new(block.as_ref(), Side::Lower).ok()?.solve(lost);
@@ -54,6 +61,14 @@ impl Moments {
         }
         Some(new)
     }
+}
+
+/// The inverse of second moments with so much added to the diagonal, as a share of its mean.
+fn inverse(mut gram: Mat<f64>, share: f64) -> Option<Mat<f64>> {
+    let n = gram.nrows();
+    let ridge = share * (0..n).map(|k| gram[(k, k)]).sum::<f64>() / n.max(1) as f64;
+    (0..n).for_each(|k| gram[(k, k)] += ridge);
+    Some(Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(Mat::<f64>::identity(n, n)))
 }
 
 /// The sum of the products of elements.
@@ -112,7 +127,7 @@ fn restricted(reader: &Reader, moments: &Moments) -> Vec<Part> {
         own.push((start..end).collect::<Vec<_>>());
         start = end;
     }
-    let part = |(inverse, weights): &(Mat<f64>, Mat<f64>)| Part {
+    let part = |Known { inverse, weights, .. }: &Known| Part {
         inverse: Mat::from_fn(all.len(), all.len(), |i, j| inverse[(all[i], all[j])]),
         weights: Mat::from_fn(all.len(), weights.ncols(), |i, k| weights[(all[i], k)]),
         rows: own.clone(),
@@ -171,7 +186,7 @@ mod tests {
         let regular = &gram + faer::Scale(1e-9) * Mat::<f64>::identity(4, 4);
         let inverse = Llt::new(regular.as_ref(), Side::Lower).unwrap().solve(Mat::<f64>::identity(4, 4));
         let energy = product(&weights, &(&gram * &weights));
-        Moments { parts: vec![(inverse, weights)], energy }
+        Moments { parts: vec![Known { without_held: inverse.clone(), inverse, weights }], energy }
     }
     /// The squares that are left of `X W` when the columns `stay` explain it as well as they can.
     fn residual(x: &Mat<f64>, weights: &Mat<f64>, stay: &[usize]) -> f64 {

@@ -3,7 +3,9 @@
 //!
 //! The order and the shape of the curve come from the layers that read the group, by structured elimination (see
 //! [`eliminate`]); groups that no linear layer reads keep the order of their weights. Its height comes from running the
-//! model with some of the positions gone: an error in a layer does not tell how much of it arrives at the outputs.
+//! model with some of the positions gone: an error in a layer does not tell how much of it arrives at the outputs. The
+//! layers are adapted without the samples that are held out, and the error is that on these: a layer of as many weights as
+//! there are samples makes up for anything on the samples it was adapted on.
 
 mod ablate;
 mod eliminate;
@@ -62,7 +64,7 @@ fn judge(
     readers: &[Vec<Reader>],
     cx: &Context<'_>,
 ) -> Result<()> {
-    let known = layers.read(model, readers, cx, |read| Moments::of(read.weights, read.sums))?;
+    let known = layers.read(model, readers, cx, Moments::of)?;
     let mut looks = Vec::new();
     for (k, (candidate, readers)) in candidates.iter_mut().zip(readers).enumerate() {
         let read: Vec<_> = readers.iter().filter_map(|r| Some((r, known.get(&(r.op, r.map))?))).collect();
@@ -86,7 +88,7 @@ fn judge(
             looks.push(ablate::Look::of(k, candidate, (size as f64 * share) as usize, &read));
         }
     }
-    let errors = effect::errors(model, &looks, |look| look.model(model, flow, layers), cx)?;
+    let errors = effect::errors_held(model, &looks, |look| look.model(model, flow, layers), cx)?;
     if errors.iter().all(|error| *error == 0.0) {
         // The outputs are no numbers, or none that say how near they are: the layers' own errors must do.
         return Ok(());
