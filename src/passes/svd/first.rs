@@ -54,6 +54,20 @@ impl Reach {
             }
         }
     }
+    /// Where in `P`, for so many inputs, the number in this row and column of the matrix (of so many columns) that tells all of
+    /// it stands.
+    pub(super) fn places(
+        self,
+        row: usize,
+        column: usize,
+        inputs: usize,
+        columns: usize,
+    ) -> Vec<(usize, usize)> {
+        match self {
+            Reach::Across(free) => (0..free).map(|f| (row * free + f, column * free + f)).collect(),
+            Reach::Within(area) => vec![(column * inputs / (columns * area) * area + row, column)],
+        }
+    }
     /// `P` for so many inputs.
     pub(super) fn whole(self, p: &Mat<f64>, inputs: usize) -> Mat<f64> {
         match self {

@@ -158,7 +158,7 @@ impl Part<'_> {
         }
         Ok(found)
     }
-    fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
+    pub(super) fn split(&self, form: Form, [p, b]: Ranks) -> Result<Vec<Mat<f64>>, String> {
         let Some(reach) = form.first(self.kernel) else {
             let near = match self.known {
                 Known::These(known) => return Ok(pointwise(self.weights, known.first(b))),
@@ -169,7 +169,17 @@ impl Part<'_> {
             return Ok(pointwise(self.weights, spectrum.first(b)));
         };
         let first = First::of(reach, self.weights, self.metric, p, self.seed)?;
-        let behind = self.behind(reach, first.kernel(p))?;
+        self.completed(reach, form, first.kernel(p), b)
+    }
+    /// The kernels of a split with this first one, and the best behind it.
+    pub(super) fn completed(
+        &self,
+        reach: Reach,
+        form: Form,
+        first: Mat<f64>,
+        b: usize,
+    ) -> Result<Vec<Mat<f64>>, String> {
+        let behind = self.behind(reach, first)?;
         let mut kernels = vec![behind.first];
         match form.ends_pointwise() {
             true => kernels.extend(self.pointwise(&behind.weights, &behind.metric, b)?),

@@ -3,6 +3,7 @@
 //! With calibration samples the error is that of a layer's outputs on what it sees, without them that of its weights.
 //! See `form` for the ways to split a layer, `spectrum` for the mathematics and `ranks` for what decides the rank.
 
+mod alternate;
 mod budget;
 mod first;
 mod form;

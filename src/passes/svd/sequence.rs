@@ -6,8 +6,8 @@
 //! new weights as well; those that nothing is split before see what they always saw, and need none.
 
 use super::{
-    Planned,
-    form::{Known, Part, Whole, product},
+    Planned, alternate,
+    form::{Form, Known, Part, Ranks, Whole, product},
     metric::{Metric, means},
     ranks::Choice,
     replace::replace,
@@ -115,8 +115,18 @@ impl Sequence<'_> {
             };
             Part { weights, metric, kernel, seed, known }
         };
-        let kernels =
-            Whole(weights.iter().zip(&metrics).enumerate().map(part).collect()).split(form, ranks)?;
+        let whole = Whole(weights.iter().zip(&metrics).enumerate().map(part).collect());
+        let mut kernels = whole.split(form, ranks)?;
+        if let Ok(found) = found
+            && self.repair
+        {
+            for ((part, kernels), [train, held]) in whole.0.iter().zip(&mut kernels).zip(found) {
+                let [train, held] = [train, held].map(|sums| Metric::of(sums, layer.has_bias()));
+                if let Some(better) = in_turns(part, form, ranks, kernels, &train, &held) {
+                    *kernels = better;
+                }
+            }
+        }
         if let Ok(found) = found
             && self.repair
             && layer.has_bias()
@@ -132,6 +142,25 @@ impl Sequence<'_> {
         }
         Ok(Split { weights: self.repair.then_some(all), kernels })
     }
+}
+
+/// Kernels of a part found in turns, from all rows, where those from the rows that are not held out are nearer on the others.
+fn in_turns(
+    part: &Part<'_>,
+    form: Form,
+    ranks: Ranks,
+    kernels: &[Mat<f64>],
+    train: &Metric,
+    held: &Metric,
+) -> Option<Vec<Mat<f64>>> {
+    form.first(part.kernel)?;
+    let some = Part { metric: train, known: Known::Nothing, ..*part };
+    let once = some.split(form, ranks).ok()?;
+    let turned = alternate::improved(&some, form, ranks, &once)?;
+    let [before, after] = [&once, &turned].map(|kernels| alternate::loss(&some, form, kernels, held));
+    let better = (after < before).then(|| alternate::improved(part, form, ranks, kernels)).flatten()?;
+    let shapes = |all: &[Mat<f64>]| all.iter().map(|m| (m.nrows(), m.ncols())).collect::<Vec<_>>();
+    (shapes(&better) == shapes(kernels)).then_some(better)
 }
 
 /// What a layer becomes.
