@@ -42,6 +42,27 @@ fn uncovered(name: &str, ty: impl std::fmt::Display) -> Error {
     Error::unsupported(Where::Value(name.to_owned()), why)
 }
 
+/// A function for the Rust type of a type of numbers; `otherwise` for other types.
+macro_rules! by_type {
+    ($dtype:expr, $function:ident($($argument:expr),*), $otherwise:expr) => {
+        match $dtype {
+            DType::F32 => $function::<f32>($($argument),*),
+            DType::F64 => $function::<f64>($($argument),*),
+            DType::F16 => $function::<f16>($($argument),*),
+            DType::BF16 => $function::<bf16>($($argument),*),
+            DType::I8 => $function::<i8>($($argument),*),
+            DType::I16 => $function::<i16>($($argument),*),
+            DType::I32 => $function::<i32>($($argument),*),
+            DType::I64 => $function::<i64>($($argument),*),
+            DType::U8 => $function::<u8>($($argument),*),
+            DType::U16 => $function::<u16>($($argument),*),
+            DType::U32 => $function::<u32>($($argument),*),
+            DType::U64 => $function::<u64>($($argument),*),
+            _ => $otherwise,
+        }
+    };
+}
+
 /// A model input. Borrows the tensor's bytes where they are aligned.
 pub(super) fn input<'a>(name: &str, tensor: &'a Tensor) -> Result<SessionInputValue<'a>> {
     fn plain<'a, T>(name: &str, tensor: &'a Tensor) -> Result<SessionInputValue<'a>>
@@ -60,18 +81,6 @@ pub(super) fn input<'a>(name: &str, tensor: &'a Tensor) -> Result<SessionInputVa
     }
     let whole = |e: ort::Error| failed(&format!("input `{name}`"), &e);
     match tensor.dtype() {
-        DType::F32 => plain::<f32>(name, tensor),
-        DType::F64 => plain::<f64>(name, tensor),
-        DType::F16 => plain::<f16>(name, tensor),
-        DType::BF16 => plain::<bf16>(name, tensor),
-        DType::I8 => plain::<i8>(name, tensor),
-        DType::I16 => plain::<i16>(name, tensor),
-        DType::I32 => plain::<i32>(name, tensor),
-        DType::I64 => plain::<i64>(name, tensor),
-        DType::U8 => plain::<u8>(name, tensor),
-        DType::U16 => plain::<u16>(name, tensor),
-        DType::U32 => plain::<u32>(name, tensor),
-        DType::U64 => plain::<u64>(name, tensor),
         DType::Bool => {
             let flags: Vec<bool> = tensor.bytes().iter().map(|byte| *byte != 0).collect();
             Ok(OrtTensor::from_array((tensor.shape().to_vec(), flags)).map_err(whole)?.into())
@@ -87,7 +96,7 @@ pub(super) fn input<'a>(name: &str, tensor: &'a Tensor) -> Result<SessionInputVa
             let shaped = (tensor.shape().to_vec(), text.as_slice());
             Ok(OrtTensor::from_string_array(shaped).map_err(whole)?.into())
         }
-        other => Err(uncovered(name, other)),
+        other => by_type!(other, plain(name, tensor), Err(uncovered(name, other))),
     }
 }
 
@@ -101,19 +110,7 @@ pub(super) fn copied(name: &str, tensor: &Tensor) -> Result<Option<DynValue>> {
         let whole = |e: ort::Error| failed(&format!("weight `{name}`"), &e);
         Ok(Some(OrtTensor::from_array((tensor.shape().to_vec(), data)).map_err(whole)?.into_dyn()))
     }
-    match tensor.dtype() {
-        DType::F32 => plain::<f32>(name, tensor),
-        DType::F64 => plain::<f64>(name, tensor),
-        DType::F16 => plain::<f16>(name, tensor),
-        DType::BF16 => plain::<bf16>(name, tensor),
-        DType::I8 => plain::<i8>(name, tensor),
-        DType::I16 => plain::<i16>(name, tensor),
-        DType::I32 => plain::<i32>(name, tensor),
-        DType::I64 => plain::<i64>(name, tensor),
-        DType::U8 => plain::<u8>(name, tensor),
-        DType::U16 => plain::<u16>(name, tensor),
-        _ => Ok(None),
-    }
+    by_type!(tensor.dtype(), plain(name, tensor), Ok(None))
 }
 
 /// From this size on (64 KiB) a result is not copied. Smaller ones are: they would keep a whole session in memory.

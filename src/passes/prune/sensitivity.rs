@@ -3,7 +3,7 @@
 use super::{branch::Branch, select::Candidate};
 use crate::{
     error::{Error, Result},
-    ir::Model,
+    ir::{Model, Tensor},
 };
 use serde::{Deserialize, Serialize};
 use std::{fs, io::ErrorKind, path::Path};
@@ -123,18 +123,12 @@ fn finite(x: f64) -> f64 {
     if x.is_nan() { f64::MAX } else { x.clamp(f64::MIN, f64::MAX) }
 }
 
-/// FNV-1a, 64 bits, of the names, shapes and bytes of all weights.
+/// Digests of the names of all weights, and of their types, shapes and contents.
 fn fingerprint(model: &Model) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    for (v, tensor) in model.graph.initializers() {
-        add(model.graph.name_of(v).as_bytes());
-        tensor.shape().iter().for_each(|n| add(&n.to_le_bytes()));
-        add(tensor.bytes());
-    }
-    format!("{hash:016x}")
+    let weights = || model.graph.initializers();
+    let contents: Vec<u32> = weights().map(|(_, tensor)| tensor.digest()).collect();
+    let names = weights().flat_map(|(v, _)| [model.graph.name_of(v).as_bytes(), &[0]]).flatten().copied();
+    let names: Vec<u8> = names.collect();
+    let names = Tensor::from_vec([names.len()], names).digest();
+    format!("{names:08x}{:08x}", Tensor::from_vec([contents.len()], contents).digest())
 }
