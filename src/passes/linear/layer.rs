@@ -3,10 +3,11 @@
 use super::window::{Walk, Window};
 use crate::ir::{DType, Graph, OpId, Origin, Tensor, Use, ValueId};
 use faer::Mat;
+use std::borrow::Cow;
 
 /// Where the bias of a layer is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Bias {
+pub(super) enum Bias {
     /// The third input of the op; one that is left out can be added.
     Own,
     /// An input of the Add behind it.
@@ -34,7 +35,7 @@ pub(crate) struct Layer {
     pub(crate) area: usize,
     /// Outputs of each part.
     pub(crate) outputs: usize,
-    bias: Bias,
+    pub(super) bias: Bias,
 }
 
 impl Layer {
@@ -210,7 +211,11 @@ impl Layer {
                 f64::from(number)
             })
         };
-        Some((0..self.groups).map(matrix).collect())
+        let mut parts: Vec<_> = (0..self.groups).map(matrix).collect();
+        for (part, channel) in parts.iter_mut().zip(self.statistics(g).into_iter().flatten()) {
+            channel.fold(part);
+        }
+        Some(parts)
     }
     /// Weights of a part without their bias.
     pub(crate) fn without_bias(&self, weights: &Mat<f64>) -> Mat<f64> {
@@ -229,6 +234,10 @@ impl Layer {
         let inputs = self.channels * self.area;
         let mut weights = vec![0.0; shape.iter().product()];
         let mut bias = Vec::with_capacity(self.outputs * self.groups);
+        let mut parts = Cow::Borrowed(parts);
+        if let Some(statistics) = self.statistics(g) {
+            parts.to_mut().iter_mut().zip(statistics).for_each(|(part, channel)| channel.unfold(part));
+        }
         for (part, matrix) in parts.iter().enumerate() {
             for k in 0..self.outputs {
                 let output = part * self.outputs + k;
@@ -279,6 +288,7 @@ impl Layer {
                 let value = Some(g.add_initializer(&hint, tensor));
                 match self.bias {
                     Bias::Behind(add, slot) => g.set_input(add, slot, value),
+                    _ if old.is_some() => g.set_input(self.op, 2, value),
                     _ => g.set_inputs(self.op, &[Some(self.input), Some(self.weight), value]),
                 }
             }
@@ -288,7 +298,7 @@ impl Layer {
 }
 
 /// Weights that can be found anew, or why they cannot.
-fn weights(g: &Graph, weight: ValueId) -> Result<&Tensor, &'static str> {
+pub(super) fn weights(g: &Graph, weight: ValueId) -> Result<&Tensor, &'static str> {
     let tensor = g.constant(weight).filter(|t| is_real(t.dtype()) && g.value(weight).quant.is_none());
     let tensor = tensor.ok_or("its weights are no constant floating-point numbers")?;
     if g.initializer(weight).is_none() {

@@ -6,6 +6,7 @@ pub(crate) mod effect;
 mod few;
 mod fit;
 mod layer;
+mod normalization;
 mod plan;
 mod recurrent;
 mod spread;

@@ -41,8 +41,13 @@ struct Walk {
 }
 
 /// Finds every layer behind a cut. `cut` tells initializers that were cut, `changed` other values that are not what they
-/// were.
-pub(crate) fn tasks(model: &Model, changed: &[ValueId], cut: impl Fn(ValueId) -> bool) -> Tasks {
+/// were; `layer` what counts as one, as [`Layer::of`] does.
+pub(crate) fn tasks(
+    model: &Model,
+    changed: &[ValueId],
+    cut: impl Fn(ValueId) -> bool,
+    layer: impl Fn(&Graph, OpId, i64) -> Option<Result<Layer, &'static str>>,
+) -> Tasks {
     let (g, opset) = (&model.graph, model.opset());
     let (mut walk, mut tasks) = (Walk::default(), Tasks::default());
     let mut waves: BTreeMap<usize, Wave> = BTreeMap::new();
@@ -52,7 +57,7 @@ pub(crate) fn tasks(model: &Model, changed: &[ValueId], cut: impl Fn(ValueId) ->
         let read: Vec<ValueId> = g.inputs_of(op).into_iter().flatten().chain(g.captures_of(op)).collect();
         let behind = read.iter().any(|v| walk.changed.contains(v));
         let mut depth = read.iter().filter_map(|v| walk.depth.get(v)).copied().max().unwrap_or(0);
-        match Layer::of(g, op, opset) {
+        match layer(g, op, opset) {
             Some(Ok(layer)) => {
                 let beside = walk.beside(g, &layer);
                 if behind || beside.is_some_and(|(_, v)| walk.changed.contains(&v)) {

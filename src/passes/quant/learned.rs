@@ -34,7 +34,7 @@ pub(super) fn round(
     let mut open: HashMap<ValueId, QuantScheme> = open.collect();
     let inputs = g.inputs.clone();
     let mut waves: Vec<Vec<Task>> = Vec::new();
-    for wave in tasks(model, &inputs, |v| open.contains_key(&v)).waves {
+    for wave in tasks(model, &inputs, |v| open.contains_key(&v), Layer::of).waves {
         waves.push(wave.linear.into_iter().filter(|task| open.contains_key(&task.layer.weight)).collect());
     }
     waves.retain(|wave| !wave.is_empty());

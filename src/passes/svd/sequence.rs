@@ -34,13 +34,14 @@ pub(super) fn run(
     let (fitted, others): (Vec<_>, Vec<_>) = planned.iter().partition(|p| p.candidate.is_fitted());
     let splits: HashMap<_, _> = fitted.iter().map(|p| (p.candidate.layer.op, *p)).collect();
     let ops = |waves: Vec<Wave>| waves.into_iter().flat_map(|w| w.linear).map(|task| task.layer.op);
-    let behind = tasks(model, &[], |v| planned.iter().any(|p| p.candidate.layer.weight == v));
+    let behind = tasks(model, &[], |v| planned.iter().any(|p| p.candidate.layer.weight == v), Layer::of);
     let sequence = Sequence { original: &original, splits, behind: ops(behind.waves).collect(), repair };
     // Those that cannot be fitted are split by what was known of them before: layers behind them make up for it.
     others.iter().for_each(|planned| planned.split(model, cx));
     // What they see counts as changed, so that they are found as well.
     let seen: Vec<_> = fitted.iter().map(|p| p.candidate.layer.input).collect();
-    let mut waves: Vec<_> = tasks(model, &seen, |_| false).waves.into_iter().map(|w| w.linear).collect();
+    let mut waves: Vec<_> =
+        tasks(model, &seen, |_| false, Layer::of).waves.into_iter().map(|w| w.linear).collect();
     waves.iter_mut().for_each(|wave| wave.retain(|task| sequence.changes(task)));
     let progress = cx.progress();
     progress.begin("splitting layers", waves.iter().map(|wave| wave.len() as u64).sum());

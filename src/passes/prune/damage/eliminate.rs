@@ -41,7 +41,7 @@ impl Moments {
         for ([most, held], weights) in read.sums.into_iter().zip(read.weights) {
             let without_held = inverse(most.gram(), ridge)?;
             let gram = most.plus(&held).gram();
-            energy += product(&weights, &(&gram * &weights));
+            energy += energy_of(&gram, &weights);
             moments.push(Known { inverse: inverse(gram, ridge)?, without_held, weights });
         }
         (energy > 0.0 && energy.is_finite()).then_some(Moments { parts: moments, energy })
@@ -71,14 +71,16 @@ fn inverse(mut gram: Mat<f64>, share: f64) -> Option<Mat<f64>> {
     Some(Llt::new(gram.as_ref(), Side::Lower).ok()?.solve(Mat::<f64>::identity(n, n)))
 }
 
-/// The sum of the products of elements.
-fn product(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
-    a.col_iter().zip(b.col_iter()).map(|(a, b)| a.transpose() * b).sum()
+/// The sum of squares of what weights put out.
+fn energy_of(gram: &Mat<f64>, weights: &Mat<f64>) -> f64 {
+    let outputs = gram * weights;
+    weights.col_iter().zip(outputs.col_iter()).map(|(w, y)| w.transpose() * y).sum()
 }
 
 /// A part of a layer, restricted to what belongs to the group, as positions go.
 struct Part {
     inverse: Mat<f64>,
+    /// A column for each row of the map's weights, so that those of a position lie together.
     weights: Mat<f64>,
     /// The rows of each position.
     rows: Vec<Vec<usize>>,
@@ -106,13 +108,14 @@ pub(super) fn eliminate(readers: &[(&Reader, &Moments)], size: usize) -> Elimina
         let mut costs: Vec<(f64, usize)> = left.par_iter().map(cost).collect();
         costs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         costs.truncate(at_once);
-        for (cost, position) in costs {
-            parts.par_iter_mut().for_each(|part| part.remove(position));
-            left.retain(|p| *p != position);
-            order.push(position);
+        for (cost, position) in &costs {
+            order.push(*position);
             sum += cost.max(0.0);
             error.push(sum);
         }
+        let gone = &order[order.len() - costs.len()..];
+        parts.par_iter_mut().for_each(|part| part.remove(gone));
+        left.retain(|p| !gone.contains(p));
     }
     Eliminated { order, error }
 }
@@ -129,7 +132,7 @@ fn restricted(reader: &Reader, moments: &Moments) -> Vec<Part> {
     }
     let part = |Known { inverse, weights, .. }: &Known| Part {
         inverse: Mat::from_fn(all.len(), all.len(), |i, j| inverse[(all[i], all[j])]),
-        weights: Mat::from_fn(all.len(), weights.ncols(), |i, k| weights[(all[i], k)]),
+        weights: Mat::from_fn(weights.ncols(), all.len(), |k, i| weights[(all[i], k)]),
         rows: own.clone(),
         energy: moments.energy,
     };
@@ -137,35 +140,35 @@ fn restricted(reader: &Reader, moments: &Moments) -> Vec<Part> {
 }
 
 impl Part {
-    /// `((H^-1)_BB)^-1 W_B` and `W_B`.
-    fn solved(&self, position: usize) -> Option<(Mat<f64>, Mat<f64>)> {
-        let rows = &self.rows[position];
+    /// `(H^-1)_BB`, decomposed; `None` where rounding has left it singular.
+    fn block(&self, rows: &[usize]) -> Option<Llt<f64>> {
         let block = Mat::from_fn(rows.len(), rows.len(), |i, j| self.inverse[(rows[i], rows[j])]);
-        let lost = Mat::from_fn(rows.len(), self.weights.ncols(), |i, k| self.weights[(rows[i], k)]);
-        let solved = Llt::new(block.as_ref(), Side::Lower).ok()?.solve(&lost);
-        Some((solved, lost))
+        Llt::new(block.as_ref(), Side::Lower).ok()
     }
     fn cost(&self, position: usize) -> f64 {
-        if self.rows[position].is_empty() {
+        let rows = &self.rows[position];
+        if rows.is_empty() {
             return 0.0;
         }
-        // Where rounding has left no solution, all that the part puts out is taken to be lost.
-        self.solved(position).map_or(1.0, |(solved, lost)| product(&solved, &lost) / self.energy)
+        // tr(W_B' ((H^-1)_BB)^-1 W_B) by W_B W_B', which is small where outputs are many.
+        let squares = Mat::from_fn(rows.len(), rows.len(), |i, j| {
+            self.weights.col(rows[i]).transpose() * self.weights.col(rows[j])
+        });
+        let cost = |block: Llt<f64>| block.solve(squares).diagonal().column_vector().iter().sum::<f64>();
+        // Where there is no solution, all that the part puts out is taken to be lost.
+        self.block(rows).map_or(1.0, |block| cost(block) / self.energy)
     }
-    fn remove(&mut self, position: usize) {
-        let rows = self.rows[position].clone();
+    fn remove(&mut self, positions: &[usize]) {
+        let rows: Vec<usize> = positions.iter().flat_map(|p| std::mem::take(&mut self.rows[*p])).collect();
         if rows.is_empty() {
             return;
         }
+        let Some(block) = self.block(&rows) else { return };
         let columns = Mat::from_fn(self.inverse.nrows(), rows.len(), |i, j| self.inverse[(i, rows[j])]);
-        let block = Mat::from_fn(rows.len(), rows.len(), |i, j| self.inverse[(rows[i], rows[j])]);
-        if let (Some((solved, _)), Ok(block)) = (self.solved(position), Llt::new(block.as_ref(), Side::Lower))
-        {
-            matmul(&mut self.weights, Accum::Add, &columns, &solved, -1.0, Par::Seq);
-            let across = block.solve(columns.transpose());
-            matmul(&mut self.inverse, Accum::Add, &columns, &across, -1.0, Par::Seq);
-        }
-        self.rows[position].clear();
+        let lost = Mat::from_fn(self.weights.nrows(), rows.len(), |k, j| self.weights[(k, rows[j])]);
+        let across = block.solve(columns.transpose());
+        matmul(&mut self.weights, Accum::Add, &lost, &across, -1.0, Par::Seq);
+        matmul(&mut self.inverse, Accum::Add, &columns, &across, -1.0, Par::Seq);
     }
 }
 
@@ -185,7 +188,7 @@ mod tests {
         let gram = x.transpose() * x;
         let regular = &gram + faer::Scale(1e-9) * Mat::<f64>::identity(4, 4);
         let inverse = Llt::new(regular.as_ref(), Side::Lower).unwrap().solve(Mat::<f64>::identity(4, 4));
-        let energy = product(&weights, &(&gram * &weights));
+        let energy = energy_of(&gram, &weights);
         Moments { parts: vec![Known { without_held: inverse.clone(), inverse, weights }], energy }
     }
     /// The squares that are left of `X W` when the columns `stay` explain it as well as they can.

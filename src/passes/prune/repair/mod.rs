@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     ir::{Model, OpId, ValueId},
     ops::axes::Stays,
-    passes::linear::{Refit, Sight, Target, Task, Tasks, Wave, collect, tasks},
+    passes::linear::{Layer, Refit, Sight, Target, Task, Tasks, Wave, collect, tasks},
 };
 use std::collections::HashSet;
 
@@ -21,7 +21,7 @@ pub(super) fn run(
     cx: &mut Context<'_>,
 ) -> Result<()> {
     let changed: Vec<ValueId> = changed.iter().copied().collect();
-    let Tasks { waves, left_alone } = tasks(model, &changed, |v| stays.is_cut(v));
+    let Tasks { waves, left_alone } = tasks(model, &changed, |v| stays.is_cut(v), Layer::or_normalization);
     for (op, why) in left_alone {
         cx.missed(model.graph.place(op), format!("not repaired: {why}"));
     }
