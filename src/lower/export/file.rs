@@ -8,7 +8,7 @@ use crate::{
 };
 use std::{
     fs,
-    io::{self, Seek as _, SeekFrom},
+    io::{self, Seek as _, SeekFrom, Write as _},
     path::Path,
 };
 use tempfile::NamedTempFile;
@@ -64,6 +64,14 @@ pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<u64> {
     }
     put_in_place(whole, path)?;
     Ok(rope.len() as u64 + external)
+}
+
+/// Writes a file of plain bytes: it is there as a whole, or what was there before is.
+pub(crate) fn save_bytes(bytes: &[u8], path: &Path) -> Result<()> {
+    let failed = |source| Error::io("cannot write", path, source);
+    let mut file = temporary(path).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    put_in_place(file, path)
 }
 
 /// Gives a written file its name.

@@ -4,6 +4,7 @@ use super::{branch::Branch, select::Candidate};
 use crate::{
     error::{Error, Result},
     ir::{Model, Tensor},
+    lower::save_bytes,
 };
 use serde::{Deserialize, Serialize};
 use std::{fs, io::ErrorKind, path::Path};
@@ -75,7 +76,7 @@ impl Sensitivity {
     }
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_string(self).expect("curves are plain data");
-        fs::write(path, text + "\n").map_err(|why| Error::io("cannot write", path, why))
+        save_bytes((text + "\n").as_bytes(), path)
     }
     /// Gives candidates their scores and curves. Refuses those of another model, or of other groups.
     pub(super) fn put(&self, model: &Model, candidates: &mut [Candidate]) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::{
     ir::{Graph, Model, Origin, QuantScheme, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Sight, System, Target, Task, collect, fit, tasks},
+        linear::{Found, Layer, Sight, System, Target, Task, collect, fit, is_sparse, settle, tasks},
     },
 };
 use std::collections::HashMap;
@@ -104,11 +104,15 @@ fn by_what_it_sees(
     let unread = || "its weights cannot be read".to_owned();
     let old = layer.weights(g).ok_or_else(unread)?;
     let original = g.constant(layer.weight).cloned().ok_or_else(unread)?;
-    // Towards the float model, as far as samples held out agree.
+    // Towards the float model, as far as samples held out agree. Zeros that make a layer sparse stay.
+    let sparse = is_sparse(&old, layer.has_bias());
     let mut near = Vec::with_capacity(parts.len());
     let mut grams = Vec::with_capacity(parts.len());
-    for ([most, held], old) in parts.iter().zip(&old) {
-        near.push(fit(most, held, old, layer.has_bias()).weights.unwrap_or_else(|| old.clone()));
+    for (sums @ [most, held], old) in parts.iter().zip(&old) {
+        near.push(match sparse {
+            true => settle(old.clone(), sums, layer.has_bias()),
+            false => fit(most, held, old, layer.has_bias()).weights.unwrap_or_else(|| old.clone()),
+        });
         grams.push(System::of(&most.clone().plus(held)));
     }
     let inputs = layer.channels * layer.area;
@@ -128,6 +132,9 @@ fn by_what_it_sees(
     let (mut rounded, mut error, mut size) = (Vec::with_capacity(parts.len()), 0.0, 0.0);
     for (part, (near, system)) in near.iter().zip(&grams).enumerate() {
         let grid = |row: usize, k: usize, x: f64| {
+            if sparse && near[(row, k)] == 0.0 {
+                return 0.0;
+            }
             let at = lay.scale_of(layer.index(row, part * layer.outputs + k));
             integers.round(x, scheme.scales[at], scheme.zero_points[at])
         };

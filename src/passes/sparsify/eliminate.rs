@@ -2,14 +2,10 @@
 //!
 //! With `H = X'X` the second moments of what a layer sees and `H^-1 = L L'`, setting the weight `w` of input `i` to zero
 //! costs `w^2 / L[i,i]^2` (SparseGPT, Frantar and Alistarh 2023). Which weights go is chosen a block of inputs at a time,
-//! among all that are left. In the end the weights that stay are solved for once more, all at once.
+//! among all that are left.
 
-use crate::passes::linear::{Spread, Sums, System, damped_inverse};
+use crate::passes::linear::{Spread, damped_inverse};
 use faer::Mat;
-/// How much the last solution is held back, as shares of the mean diagonal; samples held out decide.
-const LAMBDAS: [f64; 3] = [1e-4, 1e-3, 1e-2];
-/// The last solution takes the cube of the weights that stay of each output; where that is more than this, it is left out.
-const MOST_WORK: f64 = 4e11;
 
 /// What stays of a part of a layer. Masks have a row for each input and a column for each output.
 pub(super) enum Choice<'a> {
@@ -73,30 +69,4 @@ pub(super) fn eliminate(
         spread.change(block, |i, k, weight| if goes[k * size + i - start] { 0.0 } else { weight });
     }
     spread.finish()
-}
-
-/// The weights that stay, solved for all at once towards what the layer should put out, where samples held out find that
-/// better; else as they are.
-pub(super) fn settle(weights: Mat<f64>, [most, held]: &[Sums; 2], bias: bool) -> Mat<f64> {
-    let free = |k: usize| -> Vec<usize> {
-        let n = weights.nrows();
-        (0..n).filter(|i| weights[(*i, k)] != 0.0 || (bias && *i == n - 1)).collect()
-    };
-    let stays: Vec<Vec<usize>> = (0..weights.ncols()).map(free).collect();
-    let work: f64 = stays.iter().map(|s| (s.len() as f64).powi(3) / 3.0).sum();
-    if work * (LAMBDAS.len() + 1) as f64 > MOST_WORK {
-        return weights;
-    }
-    let (train, judge) = (System::of(most), System::of(held));
-    let (mut best, mut least) = (None, judge.error(&weights));
-    for lambda in LAMBDAS {
-        let Some(found) = train.solve_on(&weights, &stays, lambda, bias) else { continue };
-        let error = judge.error(&found);
-        if error < least {
-            (best, least) = (Some(lambda), error);
-        }
-    }
-    let all = || System::of(&most.clone().plus(held));
-    let found = best.and_then(|lambda| all().solve_on(&weights, &stays, lambda, bias));
-    found.filter(Mat::is_all_finite).unwrap_or(weights)
 }

@@ -2,7 +2,7 @@
 //! ones before it put out, and is brought near what the original puts out there while its weights go.
 
 use super::{
-    eliminate::{Choice, eliminate, settle},
+    eliminate::{Choice, eliminate},
     options::Criterion,
     weights::Candidate,
 };
@@ -11,7 +11,7 @@ use crate::{
     ir::{Model, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Sight, System, Target, Task, collect, damped_inverse, fit, tasks},
+        linear::{Found, Layer, Sight, System, Target, Task, collect, damped_inverse, fit, settle, tasks},
     },
 };
 use faer::Mat;
