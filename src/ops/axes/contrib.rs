@@ -19,6 +19,10 @@ pub(super) fn apply(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "SkipSimplifiedLayerNormalization" => {
             line(flow, "a* c~, a* c, c, c? -> a* c, a* one?, a* one?, a* c?")
         }
+        "EmbedLayerNormalization" => {
+            let text = "b s, b s?, v! h~, p! h, t! h?, h, h, b s?, q s? -> b s h, b?, b s h?";
+            line(flow, text)
+        }
         "FusedConv" => {
             flow.is_weight(graph.input(op, 1)?).then_some(())?;
             let text = "b (g i) s!*, (g o) i t!*, (g o)?, b (g o) u!*? -> b (g o) u!*";

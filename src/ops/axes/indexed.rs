@@ -118,6 +118,17 @@ pub(super) fn cumulative(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     flow.arena.mark_statistic(x[at]);
     Some(())
 }
+/// The first steps of each sequence of a batch, as many as an input says, in reverse.
+pub(super) fn reversed(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, lengths, y) = (flow.input(op, 0)?, flow.input(op, 1)?, flow.output(op, 0)?);
+    let node = flow.graph.op(op);
+    let time = axis(node.int("time_axis").unwrap_or(0), x.len())?;
+    let batch = axis(node.int("batch_axis").unwrap_or(1), x.len())?;
+    same(flow, &x, &y)?;
+    same(flow, &lengths, &x[batch..=batch])?;
+    freeze(flow, &x[time..=time], "reversed");
+    Some(())
+}
 /// One side of the diagonal of each matrix of the last two axes.
 pub(super) fn triangle(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);

@@ -17,7 +17,7 @@ const READS_ALL: &[&str] = &[
     "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Pow", "Where", "Max", "Min", "PRelu", "Mod", "And", "Or", "Xor", "Equal",
     "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor",
     "Gemm", "LayerNormalization", "RMSNormalization", "Concat", "Gather", "GatherElements", "GatherND",
-    "ScatterElements", "ScatterND", "QuantizeLinear", "DequantizeLinear",
+    "ScatterElements", "ScatterND", "QuantizeLinear", "DequantizeLinear", "CastLike", "ReverseSequence",
 ];
 
 /// Applies the rule of an op's operator. `None`: there is none, or this op is not of the form it covers.
@@ -40,6 +40,9 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
             unary(flow, op)
         }
         "Gemm" => gemm(flow, op),
+        // Of what a value is cast like, the type alone counts.
+        "CastLike" => unary(flow, op),
+        "MeanVarianceNormalization" => mean_variance(flow, op),
         "LayerNormalization" | "RMSNormalization" => layer_norm(flow, op),
         "Softmax" | "LogSoftmax" | "Hardmax" | "LpNormalization" => softmax(flow, op),
         "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
@@ -57,6 +60,7 @@ fn operands(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
         "OneHot" => indexed::one_hot(flow, op),
         "CumSum" => indexed::cumulative(flow, op),
         "Trilu" => indexed::triangle(flow, op),
+        "ReverseSequence" => indexed::reversed(flow, op),
         "Tile" => repeat::tile(flow, op),
         "DepthToSpace" => repeat::depth_to_space(flow, op),
         "SpaceToDepth" => repeat::space_to_depth(flow, op),
@@ -151,6 +155,14 @@ fn layer_norm(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
             let dims = flow.dims(v)?;
             broadcast(flow, &dims, &x);
         }
+    }
+    Some(())
+}
+fn mean_variance(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
+    let (x, y) = (flow.input(op, 0)?, flow.output(op, 0)?);
+    same(flow, &x, &y)?;
+    for n in flow.graph.op(op).ints("axes").unwrap_or(&[0, 2, 3]) {
+        flow.arena.mark_statistic(x[axis(*n, x.len())?]);
     }
     Some(())
 }

@@ -43,6 +43,9 @@ const TABLE: &[Line] = &[
         &["MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"],
         "b c s!* -> b c u!*",
     ),
+    line(&["GridSample"], "b c s!*, b p!* -> b c u!*"),
+    line(&["RoiAlign"], "n! c s!*, r f!, r -> r c u!*"),
+    line(&["MaxRoiPool"], "n! c s!*, r f! -> r c u!*"),
     line(&["MatMul"], "a* m k, a* k n -> a* m n"),
     recurrent(
         0,
