@@ -16,6 +16,9 @@ use crate::{
 };
 use std::collections::HashMap;
 
+/// Biases of fewer gates are stored as they are: the nodes would take as much.
+const SUMMED_FROM: usize = 64;
+
 /// Rewrites every op that reads a weight of the form [`QuantForm::Dynamic`]. Fails where the op has no such kernel.
 pub(super) fn rewrite(model: &mut Model, parameters: &mut Parameters) -> Result<()> {
     let mut rounded = HashMap::new();
@@ -193,6 +196,9 @@ fn recur(graph: &mut Graph, op: OpId, weights: [ValueId; 2], parameters: &mut Pa
         inputs[2 * k + 8] = Some(graph.add_initializer("scale", scale));
         inputs[2 * k + 9] = Some(parameters.zero_point(graph, zeros));
     }
+    if let Some(bias) = inputs[3].and_then(|b| summed_bias(graph, b)) {
+        inputs[3] = Some(bias);
+    }
     let node = graph.op_mut(op);
     node.domain = "com.microsoft".into();
     node.op_type = "DynamicQuantizeLSTM".into();
@@ -200,6 +206,25 @@ fn recur(graph: &mut Graph, op: OpId, weights: [ValueId; 2], parameters: &mut Pa
     node.set("hidden_size", hidden as i64);
     graph.set_inputs(op, &inputs);
     Ok(())
+}
+
+/// The biases of inputs and of states `[directions, 2 * 4 * hidden]`, which are only ever added up: their sums are stored, and
+/// zeros behind them come from a Pad, which a runtime does once, when it loads the model. `None` where that saves nothing.
+fn summed_bias(graph: &mut Graph, bias: ValueId) -> Option<ValueId> {
+    let tensor =
+        graph.initializer(bias).filter(|_| graph.sole_use(bias).is_some() && !graph.is_input(bias))?;
+    let &[directions, both] = tensor.shape() else { return None };
+    let (half, numbers) = (both / 2, tensor.view::<f32>()?);
+    if half < SUMMED_FROM {
+        return None;
+    }
+    let sums = numbers.chunks_exact(both).flat_map(|b| b[..half].iter().zip(&b[half..]).map(|(w, r)| w + r));
+    let sums = Tensor::from_vec([directions, half], sums.collect());
+    let name = graph.name_of(bias).to_owned();
+    let ty = graph.value(bias).ty.clone();
+    let sums = graph.add_initializer("bias", sums);
+    let ends = graph.add_initializer("pads", Tensor::ints([0, 0, 0, half as i64]));
+    Some(graph.add_node(Op::new("Pad", ""), &[sums, ends], &name, ty))
 }
 
 #[cfg(test)]
