@@ -65,6 +65,28 @@ impl Lay {
         let (outer, at) = (row / self.length % self.outer, row % self.length);
         (outer * self.blocks() + at / self.size) * self.inner + column
     }
+    /// The scales of an element and all behind it, as [`Lay::scale_of`] has them, without end. There must be elements.
+    pub fn scales_from(self, element: usize) -> impl Iterator<Item = usize> {
+        let (row, mut column) = (element / self.inner, element % self.inner);
+        let (mut outer, mut at) = (row / self.length % self.outer, row % self.length);
+        let stride = self.blocks() * self.inner;
+        let mut first = outer * stride + at / self.size * self.inner;
+        let mut left = self.size - at % self.size;
+        std::iter::from_fn(move || {
+            let scale = first + column;
+            column += 1;
+            if column == self.inner {
+                (column, at, left) = (0, at + 1, left - 1);
+                if at == self.length {
+                    (at, outer, left) = (0, (outer + 1) % self.outer, self.size);
+                    first = outer * stride;
+                } else if left == 0 {
+                    (first, left) = (first + self.inner, self.size);
+                }
+            }
+            Some(scale)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +95,11 @@ mod tests {
 
     fn scales(grain: Grain, shape: &[usize]) -> (usize, Vec<usize>) {
         let lay = grain.lay(shape).unwrap();
-        (lay.scales(), (0..shape.iter().product()).map(|i| lay.scale_of(i)).collect())
+        let len: usize = shape.iter().product();
+        for start in 0..len {
+            assert!(lay.scales_from(start).take(len).eq((start..start + len).map(|i| lay.scale_of(i))));
+        }
+        (lay.scales(), (0..len).map(|i| lay.scale_of(i)).collect())
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub use graph::{Graph, OpId, Origin, Slots, Use, Value, ValueId};
 pub use model::{Annotation, Carried, Function, Model, OpsetImport};
 pub use moments::Moments;
 pub use place::Where;
+pub(crate) use quant::nearest;
 pub use quant::{QuantForm, QuantScheme};
 pub use tensor::{Element, SparseTensor, Storage, Tensor};
 pub use types::{Dim, Shape, TensorType, Type};

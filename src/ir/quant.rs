@@ -141,11 +141,10 @@ impl QuantScheme {
         let (low, high) = bounds(self.dtype).expect("`check` refuses types without bounds");
         let mut out = vec![T::default(); values.len()];
         out.par_chunks_mut(RUN).zip(values.par_chunks(RUN)).enumerate().for_each(|(run, (out, values))| {
-            for (k, (q, x)) in out.iter_mut().zip(values).enumerate() {
-                let at = lay.scale_of(run * RUN + k);
-                // A float cast saturates at i64 and takes NaN to 0, so the sum is the only thing to guard.
-                let steps = (x / self.scales[at]).round_ties_even() as i64;
-                *q = narrow(steps.saturating_add(i64::from(self.zero_points[at])).clamp(low, high));
+            for ((q, x), at) in out.iter_mut().zip(values).zip(lay.scales_from(run * RUN)) {
+                // A cast takes NaN to 0.
+                let steps = nearest(f64::from(x / self.scales[at]).clamp(-MOST_STEPS, MOST_STEPS)) as i64;
+                *q = narrow((steps + i64::from(self.zero_points[at])).clamp(low, high));
             }
         });
         out
@@ -163,11 +162,13 @@ impl QuantScheme {
             ));
         };
         let lay = self.lay(tensor.shape())?;
-        let real = |(i, q): (usize, &i64)| {
-            let at = lay.scale_of(i);
-            (q - i64::from(self.zero_points[at])) as f32 * self.scales[at]
+        let real = |(q, at): (&i64, usize)| (q - i64::from(self.zero_points[at])) as f32 * self.scales[at];
+        let reals = if values.is_empty() {
+            Vec::new()
+        } else {
+            values.iter().zip(lay.scales_from(0)).map(real).collect()
         };
-        Ok(Tensor::from_vec(tensor.shape(), values.iter().enumerate().map(real).collect()))
+        Ok(Tensor::from_vec(tensor.shape(), reals))
     }
 
     /// The scales as a tensor of this shape, which must hold as many.
@@ -191,6 +192,15 @@ impl QuantScheme {
 
 /// Elements that are rounded at a time.
 const RUN: usize = 1 << 12;
+/// More steps than any integer type has.
+const MOST_STEPS: f64 = (1u64 << 40) as f64;
+
+/// The nearest integer, half to even, of what is far below 2^51: what a float has no room for when so much is added is
+/// rounded. (The processors that a build is for by default have no instruction for it.)
+pub(crate) fn nearest(x: f64) -> f64 {
+    const NO_FRACTIONS: f64 = 1.5 * (1u64 << 52) as f64;
+    (x + NO_FRACTIONS) - NO_FRACTIONS
+}
 
 /// The bounds of an integer type a scheme may use.
 fn bounds(dtype: DType) -> Option<(i64, i64)> {

@@ -16,6 +16,8 @@ const SAMPLES_HELD: usize = 2 * SAMPLES;
 /// Multiply-accumulates that all runs together may take, some ten seconds of a processor: with larger models, or more
 /// changes, fewer samples are run.
 const MOST_WORK: u64 = 400_000_000_000;
+/// A look at fewer changes than this takes no more samples: it is to be quick rather than exact.
+const FEW: usize = 16;
 /// The bytes of weights of models that are run side by side, unless one alone takes more.
 const MOST_BYTES: usize = 256 << 20;
 const MOST_MODELS: usize = 4;
@@ -83,7 +85,7 @@ pub(crate) fn errors<T>(
     make: impl Fn(&T) -> Result<Model>,
     cx: &Context<'_>,
 ) -> Result<Vec<f64>> {
-    let samples = affordable(model, changes.len(), cx)?.max(1);
+    let samples = affordable(model, changes.len().max(FEW), cx)?.max(1);
     errors_on(samples, model, changes, make, cx)
 }
 

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{Graph, Model, Op, Tensor, ValueId},
+    ir::{Grain, Graph, Model, Op, Tensor, ValueId},
     measure::Probe,
     ops::reduce,
     passes::{Context, RemarkKind, linear::effect},
@@ -46,6 +46,9 @@ const NEARER: f64 = 0.5;
 const LARGEST: f32 = 1e3;
 /// The steps that span an activation.
 const STEPS: f32 = 255.0;
+/// Elements of a weight by which scales are judged, unless so few outputs have more.
+const MOST_ELEMENTS: usize = 1 << 15;
+const LEAST_OUTPUTS: usize = 16;
 /// Where seams meet in a layer that has one scale, each changes what is best for the other.
 const ROUNDS: usize = 2;
 
@@ -271,10 +274,12 @@ impl Judge<'_> {
             Some(i) => scales[i].recip(),
             None => 1.0,
         };
-        let new: Vec<f32> = old.iter().enumerate().map(|(at, x)| x * by(at)).collect();
-        let new = Tensor::from_vec(weight.shape(), new);
+        let (grain, outputs) = (self.plan.grain_of(g, v)?, Plan::outputs_of(g, v)?);
+        let (shape, looked_at) = looked_at(weight.shape(), outputs, grain);
+        let new: Vec<f32> = looked_at.iter().map(|at| old[*at] * by(*at)).collect();
+        let new = Tensor::from_vec(shape, new);
         let quick = scales::Integers { clip: false, ..*integers };
-        let scheme = scales::fit(&new, self.plan.grain_of(g, v)?, quick, |_| 1.0)?;
+        let scheme = scales::fit(&new, grain, quick, |_| 1.0)?;
         let rounded = scales::rounded(&new, &scheme, quick)?;
         let (rounded, new) = (rounded.view::<f32>()?, new.view::<f32>()?);
         let channels = self.seen.get(&g.input(touch.op, 0)?)?;
@@ -290,7 +295,7 @@ impl Judge<'_> {
         let rounds = self.placement.of(g, touch.op) != How::Float && self.layers.ops.contains(&touch.op);
         let noise = if rounds { f64::from(step).powi(2) / 12.0 } else { 0.0 };
         let (mut error, mut size) = (0f64, 0f64);
-        for (at, (x, y)) in new.iter().zip(rounded.iter()).enumerate() {
+        for (at, (x, y)) in looked_at.into_iter().zip(new.iter().zip(rounded.iter())) {
             let power = f64::from(now.get(ends(at)[0])?.power);
             let back = if reads { 1.0 } else { f64::from(by(at)).powi(-2) };
             let square = f64::from(*x).powi(2);
@@ -299,6 +304,20 @@ impl Judge<'_> {
         }
         (size > 0.0).then_some(error / size)
     }
+}
+
+/// Of a weight of this shape, the elements by which scales are judged, and their shape: some of the outputs, spread evenly,
+/// where each has scales of its own.
+fn looked_at(shape: &[usize], outputs: usize, grain: Grain) -> (Vec<usize>, Vec<usize>) {
+    let (all, inner) = (shape[outputs], shape[outputs + 1..].iter().product::<usize>());
+    let outer: usize = shape[..outputs].iter().product();
+    let most = (MOST_ELEMENTS / (outer * inner).max(1)).max(LEAST_OUTPUTS);
+    let count = if grain == Grain::Tensor { all } else { all.min(most) };
+    let picked = |k: usize| k * all / count;
+    let elements = (0..outer).flat_map(|o| (0..count).map(move |k| (o * all + picked(k)) * inner));
+    let mut some = shape.to_vec();
+    some[outputs] = count;
+    (some, elements.flat_map(|start| start..start + inner).collect())
 }
 
 /// Scales about 1, none of them extreme; where there is nothing to tell, 1.

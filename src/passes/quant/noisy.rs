@@ -31,10 +31,8 @@ const LEAST_SQNR_OF_FEW_BITS: f64 = 15.0;
 /// How many times its share of the noise a layer may make.
 const SHARES: f64 = 4.0;
 
-/// Where layers' activations cannot be looked at with so many samples in reasonable time, none is.
-const LEAST_SAMPLES: usize = 64;
-/// Weights are the same with every sample, so that fewer tell what they cost.
-const LEAST_SAMPLES_OF_WEIGHTS: usize = 4;
+/// Where groups of layers cannot be looked at with so many samples in reasonable time, none is.
+const LEAST_SAMPLES: usize = 4;
 
 /// The layers whose weights that make too much noise have eight bits instead of fewer, or are float instead of eight bits;
 /// these are named.
@@ -54,7 +52,7 @@ pub(super) fn widened(
     if all.iter().sum::<f64>() <= most {
         return Ok(layers);
     }
-    if effect::affordable(&float, rounded.len(), cx)? < LEAST_SAMPLES_OF_WEIGHTS {
+    if effect::affordable(&float, rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
         let why = "not looked into which weights cost most: each would take a run of this large model";
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers);
@@ -106,7 +104,7 @@ pub(super) fn left_out(
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
         return Ok(layers.clone());
     }
-    if effect::affordable(&float, rounded.len(), cx)? < LEAST_SAMPLES {
+    if effect::affordable(&float, rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
         let why = "not looked into which layers' integer activations cost most: each would take a run of this large model";
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers.clone());

@@ -3,7 +3,7 @@
 //! Eight bits span a group of elements from end to end. With fewer, steps matter more than the ends: a span is shrunk so
 //! that the squared error is smallest, outliers saturating; then integers and scale are fitted to each other in turns.
 
-use crate::ir::{DType, Grain, Lay, QuantForm, QuantScheme, Tensor};
+use crate::ir::{DType, Grain, Lay, QuantForm, QuantScheme, Tensor, nearest};
 use rayon::prelude::*;
 
 /// Spans that are tried, as shares of the whole one.
@@ -15,6 +15,8 @@ const TURNS: usize = 4;
 
 /// What leaves a float32 between -2^22 and 2^22 no room for fractions when it is added.
 const NO_FRACTIONS: f32 = 1.5 * (1 << 23) as f32;
+/// Elements that are rounded at a time.
+const RUN: usize = 1 << 12;
 /// Elements whose errors are summed in single precision.
 const PART: usize = 4096;
 
@@ -68,9 +70,9 @@ impl Integers {
     /// The real that `x` becomes.
     pub(super) fn round(&self, x: f64, scale: f32, zero: i32) -> f64 {
         let scale = f64::from(scale);
-        let steps = (x / scale).round_ties_even();
+        let (low, high) = (f64::from(self.low - zero), f64::from(self.high - zero));
         // Integers know no -0.
-        steps.clamp(f64::from(self.low - zero), f64::from(self.high - zero)) * scale + 0.0
+        nearest((x / scale).clamp(low, high)) * scale + 0.0
     }
     /// The scale and zero point for elements.
     fn fit(&self, group: &Group) -> (f32, i32) {
@@ -197,11 +199,15 @@ fn elements(lay: &Lay, len: usize, scale: usize) -> impl Iterator<Item = usize> 
 /// them.
 pub(super) fn rounded(weight: &Tensor, scheme: &QuantScheme, integers: Integers) -> Option<Tensor> {
     let (lay, values) = (scheme.grain.lay(weight.shape())?, weight.view::<f32>()?);
-    let round = |(at, x): (usize, &f32)| {
-        let scale = lay.scale_of(at);
-        integers.round(f64::from(*x), scheme.scales[scale], scheme.zero_points[scale]) as f32
-    };
-    Some(Tensor::from_vec(weight.shape(), values.par_iter().enumerate().map(round).collect()))
+    let mut rounded = vec![0f32; values.len()];
+    rounded.par_chunks_mut(RUN).zip(values.par_chunks(RUN)).enumerate().for_each(
+        |(run, (rounded, values))| {
+            for ((y, x), scale) in rounded.iter_mut().zip(values).zip(lay.scales_from(run * RUN)) {
+                *y = integers.round(f64::from(*x), scheme.scales[scale], scheme.zero_points[scale]) as f32;
+            }
+        },
+    );
+    Some(Tensor::from_vec(weight.shape(), rounded))
 }
 
 #[cfg(test)]

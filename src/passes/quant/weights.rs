@@ -44,6 +44,10 @@ impl Plan<'_> {
     pub(super) fn grain_of(&self, graph: &Graph, v: ValueId) -> Option<Grain> {
         Some(self.grain(graph.constant(v)?, lie(graph, v)?))
     }
+    /// The axis of a weight's output channels.
+    pub(super) fn outputs_of(graph: &Graph, v: ValueId) -> Option<usize> {
+        Some(lie(graph, v)?.outputs)
+    }
     fn grain(&self, weight: &Tensor, lie: Lie) -> Grain {
         let Lie { outputs, first, end } = lie;
         match self.pass.options.block(self.bits) {
