@@ -285,6 +285,29 @@ fn few_bits_rounded_by_what_layers_see_keep_the_accuracy() {
 }
 
 #[test]
+fn factors_beside_layers_make_up_for_what_rounding_takes() {
+    let original = load(&zoo("vit_dynamo21"));
+    let plain = cost(&original, &calibrated(&original, "quant(bits=3)"));
+    let compressed = calibrated(&original, "quant(bits=3,compensate=8)");
+    let (lost, sqnr) = cost(&original, &compressed);
+    assert!(lost <= 0.4 && sqnr >= plain.1 + 1.0, "{lost} points, {sqnr} dB, without {} dB", plain.1);
+    assert!(share(&original, &compressed) < 0.4);
+    // Without samples too, and on integers of eight bits, of which little is lost.
+    let nearest = |options: &str| {
+        let (mut model, mut cx) = (original.clone(), Context::new());
+        let _ = format!("simplify,quant({options})")
+            .parse::<Pipeline>()
+            .unwrap()
+            .run(&mut model, &mut cx)
+            .unwrap();
+        materialize(&mut model).unwrap();
+        cost(&original, &model).1
+    };
+    let (plain, with) = (nearest("bits=4"), nearest("bits=4,compensate=8"));
+    assert!(with > plain, "{with} dB, without {plain} dB");
+}
+
+#[test]
 fn a_share_of_the_bytes_is_met_with_bits_where_they_matter() {
     let original = load(&zoo("resnet20_dynamo21"));
     let size = |m: &Model| lower::to_bytes(m).unwrap().len() as f64;

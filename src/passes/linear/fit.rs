@@ -56,7 +56,7 @@ impl System {
     }
     /// The weights of a way: near `old` by as much as `lambda` tells, or with another bias alone. `None` where the system is
     /// singular.
-    pub(super) fn find(&self, old: &Mat<f64>, way: Option<f64>, bias: bool) -> Option<Mat<f64>> {
+    pub(crate) fn find(&self, old: &Mat<f64>, way: Option<f64>, bias: bool) -> Option<Mat<f64>> {
         let Some(lambda) = way else { return Some(self.shifted(old)) };
         let n = self.gram.nrows();
         let ridged = n - usize::from(bias);

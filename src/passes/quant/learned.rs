@@ -2,7 +2,7 @@
 //! ones before it put out, and is brought near what the float model puts out there before it is rounded itself.
 
 use super::{
-    descent, gptq,
+    compensate, descent, gptq,
     scales::{self, Integers},
     weights::Layers,
 };
@@ -20,9 +20,11 @@ use std::collections::HashMap;
 /// that has more.
 const MOST_SWEEPS: usize = 32;
 
-/// Rounds these weights: those of linear layers by what these see, others to the nearest.
+/// Rounds these weights: those of linear layers by what these see, with float factors of this `rank` beside them,
+/// others to the nearest.
 pub(super) fn round(
     weights: &[ValueId],
+    rank: usize,
     model: &mut Model,
     layers: &Layers,
     cx: &mut Context<'_>,
@@ -58,8 +60,8 @@ pub(super) fn round(
                 continue;
             };
             let at = model.graph.place(task.layer.op);
-            match by_what_it_sees(*integers, model, &task.layer, &scheme, found) {
-                Ok(text) => cx.applied(at, text),
+            match by_what_it_sees(*integers, rank, model, &task.layer, &scheme, found) {
+                Ok(texts) => texts.into_iter().for_each(|text| cx.applied(at.clone(), text)),
                 Err(why) => {
                     cx.missed(at, format!("rounded to the nearest: {why}"));
                     model.graph.value_mut(weight).quant = Some(scheme);
@@ -85,20 +87,22 @@ pub(super) fn to_nearest(layers: &Layers, graph: &mut Graph, weights: &[ValueId]
     }
 }
 
-fn sight(task: &Task) -> Sight<'_> {
+/// What a layer should put out by the float model.
+pub(super) fn sight(task: &Task) -> Sight<'_> {
     let layer = &task.layer;
     let kept = (0..layer.outputs * layer.groups).collect();
     Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
 }
 
-/// Rounds a layer's weight; says how near it comes, or why it stays as it was.
+/// Rounds a layer's weight, with factors of this rank beside it; says how near it comes, or why it stays as it was.
 fn by_what_it_sees(
     integers: Integers,
+    rank: usize,
     model: &mut Model,
     layer: &Layer,
     nearest: &QuantScheme,
     found: Found,
-) -> std::result::Result<String, String> {
+) -> std::result::Result<Vec<String>, String> {
     let parts = found?;
     let g = &mut model.graph;
     let unread = || "its weights cannot be read".to_owned();
@@ -147,5 +151,13 @@ fn by_what_it_sees(
     }
     layer.set(g, &rounded).ok_or_else(unset)?;
     g.value_mut(layer.weight).quant = Some(scheme);
-    Ok(format!("rounded by what it sees: error {:.1} % of its output", 100.0 * (error / size).sqrt()))
+    let mut texts =
+        vec![format!("rounded by what it sees: error {:.1} % of its output", 100.0 * (error / size).sqrt())];
+    if let ([sums], [now], 1..) = (&parts[..], &rounded[..], rank)
+        && let Some((factors, text)) = compensate::learned(rank, layer, sums, now)
+        && compensate::insert(g, layer, &factors).is_some()
+    {
+        texts.push(text);
+    }
+    Ok(texts)
 }

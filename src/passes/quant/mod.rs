@@ -7,6 +7,7 @@ mod activations;
 mod alone;
 mod bias;
 mod budget;
+mod compensate;
 mod descent;
 mod dynamic;
 mod equalize;
@@ -109,9 +110,16 @@ impl Quant {
         };
         let [learned, nearest] = [true, false].map(rounded);
         learned::to_nearest(layers, &mut model.graph, &nearest);
+        let rank = self.options.compensate;
         if !learned.is_empty() {
-            learned::round(&learned, model, layers, cx)?;
+            learned::round(&learned, rank, model, layers, cx)?;
         }
+        let unlearned: Vec<ValueId> =
+            layers.weights.iter().filter(|v| !learned.contains(v)).copied().collect();
+        let compensated = match rank {
+            0 => Vec::new(),
+            _ => compensate::beside(rank, &unlearned, model, &float, layers, cx)?,
+        };
         let mut schemes = Schemes::new();
         let timed = self.options.target.profile().timed && latency == Latency::Guard;
         let guarded = timed && placement != Placement::FLOAT;
@@ -121,8 +129,8 @@ impl Quant {
             schemes = activations::schemes(self, model, layers, &widest, cx)?;
         }
         let original = model.clone();
-        let unlearned = layers.weights.iter().filter(|v| !learned.contains(v));
-        let unlearned: Vec<ValueId> = unlearned.copied().collect();
+        // What factors make up for, a bias would make up for twice.
+        let unlearned: Vec<ValueId> = unlearned.into_iter().filter(|v| !compensated.contains(v)).collect();
         let repaired = |model: &mut Model, layers: &Layers, placement: &Placement, cx: &Context<'_>| {
             let placed = |model: &Model| {
                 let mut model = model.clone();

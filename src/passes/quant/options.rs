@@ -127,6 +127,8 @@ pub struct QuantOptions {
     pub latency: Latency,
     /// How weights are rounded.
     pub method: Method,
+    /// The rank of float factors beside each rounded layer, for what rounding took from it; 0 for none.
+    pub compensate: usize,
     /// Whether scales are moved across values that leave them free. See `docs/quant.md`.
     pub equalize: Equalize,
     /// Whether biases make up for the mean error of rounding, as samples tell it.
@@ -155,6 +157,7 @@ impl Default for QuantOptions {
             symmetric: None,
             latency: Latency::Guard,
             method: Method::Auto,
+            compensate: 0,
             equalize: Equalize::Auto,
             repair: Repair::Auto,
             observer: Observer::Percentile,
@@ -211,6 +214,9 @@ impl QuantOptions {
                 "`size` decides how many bits each weight gets",
                 "leave out `bits` and `form=matmulnbits`, or `size`",
             );
+        }
+        if self.size.is_some() && self.compensate > 0 {
+            return wrong("`size` counts no factors", "leave out `compensate` or `size`");
         }
         let block = self.block(self.bits);
         if self.form == Form::MatMulNBits && !(self.bits == 4 && block >= 16 && block.is_power_of_two()) {

@@ -20,7 +20,8 @@ use crate::{
 pub(super) fn correct(model: &mut Model, float: &Model, weights: &[ValueId], layers: &Layers) -> usize {
     let estimates = Estimates::of(&float.graph);
     let g = &model.graph;
-    let linear = g.order().into_iter().filter_map(|op| Layer::of(&float.graph, op, float.opset())?.ok());
+    let linear =
+        float.graph.order().into_iter().filter_map(|op| Layer::of(&float.graph, op, float.opset())?.ok());
     let shifts: Vec<(Layer, Vec<f64>)> = linear
         .filter(|layer| layer.has_bias() && weights.contains(&layer.weight) && gains(g, layer.weight))
         .filter_map(|layer| {
@@ -28,7 +29,8 @@ pub(super) fn correct(model: &mut Model, float: &Model, weights: &[ValueId], lay
             let weight = g.constant(layer.weight)?;
             let scheme = g.value(layer.weight).quant.as_ref()?;
             let rounded = scales::rounded(weight, scheme, layers.integers[&layer.weight])?;
-            let (before, after) = (weight.view::<f32>()?, rounded.view::<f32>()?);
+            let (before, after) =
+                (float.graph.constant(layer.weight)?.view::<f32>()?, rounded.view::<f32>()?);
             let ends = ends(g.op(layer.op), weight.shape())?;
             let mut shift = Vec::new();
             for (at, (x, y)) in before.iter().zip(after.iter()).enumerate() {
