@@ -5,6 +5,7 @@
 
 use super::{DType, Grain, Lay, Tensor};
 use crate::error::{Error, Result};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// Which operators compute the reals again.
@@ -22,14 +23,15 @@ pub enum QuantForm {
     Packed,
 }
 
-/// How a float32 value is represented by integers.
+/// How a value of floating-point numbers is represented by integers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantScheme {
     /// The integer type: of 2, 4 or 8 bits, or int32 (biases).
     pub dtype: DType,
     /// Which elements share a scale.
     pub grain: Grain,
-    /// Finite and positive, as many as the grain makes of the shape.
+    /// Finite and positive, as many as the grain makes of the shape. Numbers of the value's own type, see
+    /// [`QuantScheme::for_reals`].
     pub scales: Vec<f32>,
     /// As many as there are scales, each within the integer type.
     pub zero_points: Vec<i32>,
@@ -108,11 +110,19 @@ impl QuantScheme {
         Ok(())
     }
 
-    /// The integers of a float32 tensor under this scheme.
+    /// The same with scales that are numbers of this type, no smaller than they were: the largest elements would saturate
+    /// otherwise.
+    pub fn for_reals(mut self, dtype: DType) -> QuantScheme {
+        self.scales.iter_mut().for_each(|scale| *scale = no_smaller(dtype, *scale));
+        self
+    }
+
+    /// The integers of a tensor of float32, float16, bfloat16 or float64 under this scheme.
     pub fn quantize(&self, tensor: &Tensor) -> Result<Tensor> {
         self.check(Some(tensor.shape()))?;
-        let Some(values) = tensor.view::<f32>() else {
-            return Err(Error::unsupported((), format!("{} is quantized from float32 only", tensor.dtype())));
+        let Some(values) = tensor.to_f32() else {
+            let why = format!("{} is no floating-point type that is quantized", tensor.dtype());
+            return Err(Error::unsupported((), why));
         };
         let shape = tensor.shape();
         let lay = self.lay(shape)?;
@@ -150,7 +160,7 @@ impl QuantScheme {
         out
     }
 
-    /// The reals that integers under this scheme stand for.
+    /// The reals that integers under this scheme stand for, as float32.
     pub fn dequantize(&self, tensor: &Tensor) -> Result<Tensor> {
         self.check(Some(tensor.shape()))?;
         let wide = || Some(tensor.unpacked()?.into_iter().map(i64::from).collect());
@@ -171,9 +181,10 @@ impl QuantScheme {
         Ok(Tensor::from_vec(tensor.shape(), reals))
     }
 
-    /// The scales as a tensor of this shape, which must hold as many.
-    pub fn scale_tensor(&self, shape: &[usize]) -> Tensor {
-        Tensor::from_vec(shape, self.scales.clone())
+    /// The scales as a tensor of this type (float32 where it holds no reals) and shape, which must hold as many.
+    pub fn scale_tensor(&self, dtype: DType, shape: &[usize]) -> Tensor {
+        let numbers = || self.scales.clone();
+        Tensor::from_f32(dtype, shape, numbers()).unwrap_or_else(|| Tensor::from_vec(shape, numbers()))
     }
     /// The zero points, in the integer type, as a tensor of this shape, which must hold as many.
     pub fn zero_point_tensor(&self, shape: &[usize]) -> Tensor {
@@ -187,6 +198,23 @@ impl QuantScheme {
     /// Whether 0 stands for zero everywhere.
     pub fn is_symmetric(&self) -> bool {
         self.zero_points.iter().all(|z| *z == 0)
+    }
+}
+
+/// The smallest number of a type that is at least this positive one; float64 holds them all.
+fn no_smaller(dtype: DType, scale: f32) -> f32 {
+    match dtype {
+        DType::F16 => {
+            let near = f16::from_f32(scale);
+            let up = if near.to_f32() < scale { f16::from_bits(near.to_bits() + 1) } else { near };
+            up.min(f16::MAX).to_f32()
+        }
+        DType::BF16 => {
+            let near = bf16::from_f32(scale);
+            let up = if near.to_f32() < scale { bf16::from_bits(near.to_bits() + 1) } else { near };
+            up.min(bf16::MAX).to_f32()
+        }
+        _ => scale,
     }
 }
 
@@ -243,6 +271,25 @@ mod tests {
             let scheme = QuantScheme::uint8_over(a.min(b), a.max(b)).unwrap();
             let zero = Tensor::from_vec([1], vec![0f32]);
             prop_assert_eq!(scheme.dequantize(&scheme.quantize(&zero).unwrap()).unwrap(), zero);
+        }
+    }
+    #[test]
+    fn scales_of_half_precision_saturate_no_element() {
+        for (dtype, tiny) in [(DType::F16, 3e-6), (DType::BF16, 1e-40)] {
+            for size in [tiny, 0.7, 4e4] {
+                let values: Vec<f32> = (0..64).map(|k| size * (k as f32 * 0.37).sin()).collect();
+                let w = Tensor::from_f32(dtype, [4, 16], values).unwrap();
+                let (exact, lay) = (w.to_f32().unwrap(), Grain::Axis(0).lay(&[4, 16]).unwrap());
+                let whole = Tensor::from_vec([4, 16], exact.to_vec());
+                let scheme = QuantScheme::symmetric_int8(&whole, Some(0)).unwrap().for_reals(dtype);
+                let stored = scheme.scale_tensor(dtype, &[4]);
+                assert_eq!(stored.to_f32().unwrap()[..], scheme.scales, "{dtype} holds them");
+                let back = scheme.dequantize(&scheme.quantize(&w).unwrap()).unwrap();
+                for (at, (a, b)) in exact.iter().zip(back.view::<f32>().unwrap().iter()).enumerate() {
+                    let step = scheme.scales[lay.scale_of(at)];
+                    assert!((a - b).abs() <= step * 0.5001, "{dtype} {a} {b} {step}");
+                }
+            }
         }
     }
     #[test]

@@ -117,7 +117,7 @@ fn multiply(
             let weight = graph.name_of(w).to_owned();
             let scales = if scheme.grain == Grain::Tensor { vec![] } else { vec![scheme.scales.len()] };
             let q = graph.add_initializer(&format!("{weight}_quantized"), integers);
-            let scale = parameters::scale(graph, &scheme, &scales);
+            let scale = parameters::scale(graph, &scheme, DType::F32, &scales);
             *stored.entry(w).or_insert([q, scale])
         }
     };

@@ -34,6 +34,7 @@ fn constant(g: &mut Graph, v: ValueId) -> Result<()> {
         return Err(unfit(g));
     };
     let four = matches!(scheme.dtype, DType::I4 | DType::U4);
+    let (dtype, scheme) = (weight.dtype(), scheme.for_reals(weight.dtype()));
     let integers = scheme.quantize(weight)?;
     let name = g.name_of(v).to_owned();
     let uses = g.uses(v);
@@ -46,11 +47,11 @@ fn constant(g: &mut Graph, v: ValueId) -> Result<()> {
     let (slot, op, [q, scale, zero]) = if reads("MatMul", 1) && (first, end) == (0, 1) {
         let (k, n) = (rows as i64, columns as i64);
         let op = new("MatMulNBits").with("K", k).with("N", n).with("bits", 4).with("accuracy_level", INT8);
-        (1, op, by_columns(&integers, &scheme, rows, columns, size).ok_or_else(|| unfit(g))?)
+        (1, op, by_columns(&integers, &scheme, dtype, rows, columns, size).ok_or_else(|| unfit(g))?)
     } else if reads("Gather", 0) && (first, end) == (1, 2) {
         let op = new("GatherBlockQuantized").with("gather_axis", 0).with("quantize_axis", 1);
         let blocks = [rows, columns.div_ceil(size)];
-        (0, op, [integers, scheme.scale_tensor(&blocks), scheme.zero_point_tensor(&blocks)])
+        (0, op, [integers, scheme.scale_tensor(dtype, &blocks), scheme.zero_point_tensor(&blocks)])
     } else {
         return Err(unfit(g));
     };
@@ -75,6 +76,7 @@ fn constant(g: &mut Graph, v: ValueId) -> Result<()> {
 fn by_columns(
     integers: &Tensor,
     scheme: &QuantScheme,
+    dtype: DType,
     rows: usize,
     columns: usize,
     size: usize,
@@ -94,6 +96,7 @@ fn by_columns(
         let of_column = (0..blocks).map(|block| scheme.zero_points[block * columns + column] as i8 + lift);
         zeros.extend(pairs(of_column.collect()));
     }
-    let (scales, zeros) = (Tensor::from_vec([scales.len()], scales), Tensor::from_vec([zeros.len()], zeros));
+    let scales = Tensor::from_f32(dtype, [scales.len()], scales)?;
+    let zeros = Tensor::from_vec([zeros.len()], zeros);
     Some([Tensor::from_vec([columns, blocks, size / 2], pairs(q)), scales, zeros])
 }

@@ -11,7 +11,7 @@ pub(super) struct Parameters(HashMap<(DType, Vec<usize>, Vec<u8>), ValueId>);
 impl Parameters {
     /// Scales and zero points of this shape, which must hold as many as the scheme has.
     pub(super) fn of(&mut self, graph: &mut Graph, scheme: &QuantScheme, shape: &[usize]) -> [ValueId; 2] {
-        [scale(graph, scheme, shape), self.zero_point(graph, scheme.zero_point_tensor(shape))]
+        [scale(graph, scheme, DType::F32, shape), self.zero_point(graph, scheme.zero_point_tensor(shape))]
     }
     /// A constant that equals this one.
     pub(super) fn zero_point(&mut self, graph: &mut Graph, zeros: Tensor) -> ValueId {
@@ -20,7 +20,7 @@ impl Parameters {
     }
 }
 
-/// Scales of this shape, which must hold as many as the scheme has.
-pub(super) fn scale(graph: &mut Graph, scheme: &QuantScheme, shape: &[usize]) -> ValueId {
-    graph.add_initializer("scale", scheme.scale_tensor(shape))
+/// Scales of this type and shape, which must hold as many as the scheme has.
+pub(super) fn scale(graph: &mut Graph, scheme: &QuantScheme, dtype: DType, shape: &[usize]) -> ValueId {
+    graph.add_initializer("scale", scheme.scale_tensor(dtype, shape))
 }

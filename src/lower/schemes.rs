@@ -4,7 +4,7 @@
 use super::{dynamic, few_bits, parameters::Parameters, stored};
 use crate::{
     error::{Error, Result},
-    ir::{Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, ValueId, Where},
+    ir::{DType, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, ValueId, Where},
 };
 
 /// Turns every [`QuantScheme`] of the main graph into operators.
@@ -24,7 +24,8 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     for v in annotated {
         let at = Where::Value(graph.name_of(v).to_owned());
         let Some(scheme) = graph.value_mut(v).quant.take() else { continue };
-        let least = least_opset(&scheme);
+        let reals = graph.dtype(v).unwrap_or(DType::F32);
+        let least = least_opset(&scheme, reals);
         if opset < least {
             let why = format!("this quantization needs operator set {least}, and the model uses {opset}");
             return Err(Error::unsupported(at, why));
@@ -36,6 +37,10 @@ pub fn materialize(model: &mut Model) -> Result<()> {
             Origin::Initializer(_) => stored::constant(graph, v, &scheme, &mut parameters)?,
             Origin::Computed if scheme.form != QuantForm::Qdq => {
                 return Err(Error::invalid(at, "only constants can be dequantized when a model is loaded"));
+            }
+            Origin::Computed if reals != DType::F32 => {
+                let why = format!("only float32 is rounded as the model runs, and it is {reals}");
+                return Err(Error::unsupported(at, why));
             }
             Origin::Computed if matches!(scheme.grain, Grain::Blocks { .. }) => {
                 return Err(Error::unsupported(at, "only constants are quantized by blocks"));
@@ -49,16 +54,18 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     Ok(())
 }
 
-/// The oldest operator set that has the operators of a scheme: DequantizeLinear since 10, with a scale for each index of
-/// an axis since 13, with blocks since 21; Mul that broadcasts since 7, Slice by inputs since 10; types of four bits
+/// The oldest operator set that has the operators of a scheme for reals of this type: DequantizeLinear since 10, with a scale
+/// for each index of an axis since 13, of half precision since 19, with blocks since 21; Mul that broadcasts since 7, Slice by inputs since 10; types of four bits
 /// since 21, of two since 25.
-pub fn least_opset(scheme: &QuantScheme) -> i64 {
+pub fn least_opset(scheme: &QuantScheme, reals: DType) -> i64 {
     let form = match (scheme.form, scheme.grain) {
         (QuantForm::Folded, Grain::Tensor | Grain::Axis(_)) => 7,
         (QuantForm::Folded, Grain::Blocks { .. }) | (_, Grain::Tensor) => 10,
         (_, Grain::Axis(_)) => 13,
         (_, Grain::Blocks { .. }) => 21,
     };
+    let half = scheme.form == QuantForm::Qdq && reals.bits() < 32;
+    let form = if half { form.max(19) } else { form };
     match scheme.dtype.bits() {
         2 => 25,
         4 => form.max(21),

@@ -2,7 +2,8 @@
 //!
 //! - `Qdq`: `DequantizeLinear(q, scale, zero_point)`. Blocks that run along several axes (the windows of a convolution)
 //!   are stored with those joined, and a Reshape follows.
-//! - `Folded`: `(Cast(q) - Cast(zero_point)) * scale`. Blocks are an axis of their own, so that the scales broadcast:
+//! - `Folded`: `(Cast(q) - Cast(zero_point)) * scale`, in float32, which every runtime computes in; a value of another type has
+//!   its scales in that, and Cast around. Blocks are an axis of their own, so that the scales broadcast:
 //!   `[outer, blocks, size, inner]`; a last block that is not full is filled up, and a Slice cuts the filling off.
 
 use super::parameters::{self, Parameters};
@@ -22,9 +23,10 @@ pub(super) fn constant(
         unreachable!("the caller looked")
     };
     graph.value_mut(v).ty = Some(Type::Tensor(float.ty()));
+    let scheme = &scheme.clone().for_reals(float.dtype());
     let integers = scheme.quantize(&float)?;
     let name = graph.name_of(v).to_owned();
-    let chain = Chain { graph, name, v, shape: float.shape().to_vec() };
+    let chain = Chain { graph, name, v, dtype: float.dtype(), shape: float.shape().to_vec() };
     match scheme.form {
         QuantForm::Qdq | QuantForm::Dynamic | QuantForm::Packed => {
             chain.dequantize(integers, scheme, parameters)
@@ -39,6 +41,8 @@ struct Chain<'a> {
     graph: &'a mut Graph,
     name: String,
     v: ValueId,
+    /// The value's.
+    dtype: DType,
     /// The value's.
     shape: Vec<usize>,
 }
@@ -57,10 +61,9 @@ impl Chain<'_> {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         self.graph.add_op(op, &inputs, &[Some(self.v)]);
     }
-    fn reshape(&mut self, from: ValueId) {
+    fn shape_of_value(&mut self) -> ValueId {
         let shape = Tensor::ints(self.shape.iter().map(|n| *n as i64));
-        let shape = self.graph.add_initializer("shape", shape);
-        self.last(Op::new("Reshape", ""), &[from, shape]);
+        self.graph.add_initializer("shape", shape)
     }
 
     fn dequantize(mut self, integers: Tensor, scheme: &QuantScheme, known: &mut Parameters) {
@@ -78,7 +81,7 @@ impl Chain<'_> {
         };
         let mut inputs = vec![
             self.quantized(integers.reshaped(&stored[..])),
-            parameters::scale(self.graph, scheme, &parameters),
+            parameters::scale(self.graph, scheme, self.dtype, &parameters),
         ];
         // Integer kernels look for a zero point, which is a number for each channel; for each block it would be a waste.
         if !(scheme.is_symmetric() && matches!(scheme.grain, Grain::Blocks { .. })) {
@@ -88,7 +91,8 @@ impl Chain<'_> {
             return self.last(op, &inputs);
         }
         let real = self.node(op, &inputs);
-        self.reshape(real);
+        let shape = self.shape_of_value();
+        self.last(Op::new("Reshape", ""), &[real, shape]);
     }
 
     fn fold(mut self, integers: Tensor, scheme: &QuantScheme, known: &mut Parameters) -> Result<()> {
@@ -102,32 +106,50 @@ impl Chain<'_> {
                 (filled(integers, &lay), vec![lay.outer, lay.blocks(), 1, lay.inner], Some(lay))
             }
         };
-        let cast = || Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
+        let wide = || cast(DType::F32);
         let quantized = self.quantized(stored);
-        let mut real = self.node(cast(), &[quantized]);
+        let mut real = self.node(wide(), &[quantized]);
         if !scheme.is_symmetric() {
             let zeros = known.zero_point(self.graph, scheme.zero_point_tensor(&parameters));
-            let zeros = self.node(cast(), &[zeros]);
+            let zeros = self.node(wide(), &[zeros]);
             real = self.node(Op::new("Sub", ""), &[real, zeros]);
         }
-        let scale = parameters::scale(self.graph, scheme, &parameters);
-        let Some(lay) = blocks else {
-            self.last(Op::new("Mul", ""), &[real, scale]);
-            return Ok(());
-        };
-        real = self.node(Op::new("Mul", ""), &[real, scale]);
-        let whole = lay.blocks() * lay.size;
-        if whole != lay.length {
-            let joined = [lay.outer, whole, lay.inner];
-            let rows = self.graph.add_initializer("shape", Tensor::ints(joined.map(|n| n as i64)));
-            real = self.node(Op::new("Reshape", ""), &[real, rows]);
-            let bounds = [("start", 0), ("end", lay.length as i64), ("axis", 1)];
-            let bounds = bounds.map(|(role, n)| self.graph.add_initializer(role, Tensor::ints([n])));
-            real = self.node(Op::new("Slice", ""), &[&[real][..], &bounds].concat());
+        // What is computed in float32 gains nothing from scales of more digits.
+        let narrow = if self.dtype.bits() < 32 { self.dtype } else { DType::F32 };
+        let mut scale = parameters::scale(self.graph, scheme, narrow, &parameters);
+        if narrow != DType::F32 {
+            scale = self.node(wide(), &[scale]);
         }
-        self.reshape(real);
+        let mut steps = vec![(Op::new("Mul", ""), vec![scale])];
+        if self.dtype != DType::F32 {
+            steps.push((cast(self.dtype), Vec::new()));
+        }
+        if let Some(lay) = blocks {
+            let whole = lay.blocks() * lay.size;
+            if whole != lay.length {
+                let joined = [lay.outer, whole, lay.inner];
+                let rows = self.graph.add_initializer("shape", Tensor::ints(joined.map(|n| n as i64)));
+                steps.push((Op::new("Reshape", ""), vec![rows]));
+                let bounds = [("start", 0), ("end", lay.length as i64), ("axis", 1)];
+                let bounds = bounds.map(|(role, n)| self.graph.add_initializer(role, Tensor::ints([n])));
+                steps.push((Op::new("Slice", ""), bounds.to_vec()));
+            }
+            steps.push((Op::new("Reshape", ""), vec![self.shape_of_value()]));
+        }
+        let last = steps.len() - 1;
+        for (at, (op, others)) in steps.into_iter().enumerate() {
+            let inputs = [&[real][..], &others].concat();
+            match at == last {
+                true => self.last(op, &inputs),
+                false => real = self.node(op, &inputs),
+            }
+        }
         Ok(())
     }
+}
+
+fn cast(to: DType) -> Op {
+    Op::new("Cast", "").with("to", i64::from(to.onnx()))
 }
 
 /// The integers as `[outer, blocks, size, inner]`, the last block filled up with zeros.

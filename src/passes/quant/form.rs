@@ -10,7 +10,7 @@
 //!   Gather from floats, so it is for those who ask for it, to save memory.
 
 use super::{Form, weights::Layers};
-use crate::ir::{Grain, Graph, OpId, QuantForm, QuantScheme, Use, ValueId};
+use crate::ir::{DType, Grain, Graph, Model, OpId, QuantForm, QuantScheme, Use, ValueId};
 
 /// Rows from which on a product with a weight of few bits is no slower than one in float32: with eight, and with fewer.
 const LEAST_ROWS: [usize; 2] = [256, 384];
@@ -20,7 +20,8 @@ const LEAST_COLUMNS: usize = 256;
 const LEAST_ELEMENTS: usize = 1 << 17;
 
 /// Sets the form of the weights that have none yet; the activations have their schemes.
-pub(super) fn choose(form: Form, graph: &mut Graph, layers: &Layers) {
+pub(super) fn choose(form: Form, model: &mut Model, layers: &Layers) {
+    let (opset, graph) = (model.opset(), &mut model.graph);
     let chosen = |v: &&ValueId| {
         graph.value(**v).quant.as_ref().is_some_and(|scheme| scheme.form != QuantForm::Dynamic)
     };
@@ -29,7 +30,7 @@ pub(super) fn choose(form: Form, graph: &mut Graph, layers: &Layers) {
         let fused =
             |at: &Use| computes_in_integers(graph, at.op()) || multiplies_few_bits(graph, at.op(), *v);
         let chosen = match form {
-            Form::Auto if graph.uses(*v).iter().any(fused) => QuantForm::Qdq,
+            Form::Auto if dequantizes(graph, *v, opset) && graph.uses(*v).iter().any(fused) => QuantForm::Qdq,
             Form::Qdq => QuantForm::Qdq,
             Form::MatMulNBits if graph.uses(*v).iter().all(|at| reads_packed(graph, at, *v)) => {
                 QuantForm::Packed
@@ -40,6 +41,19 @@ pub(super) fn choose(form: Form, graph: &mut Graph, layers: &Layers) {
             scheme.form = chosen;
         }
     }
+}
+
+/// Whether DequantizeLinear makes reals of this type in an operator set.
+pub(super) fn dequantizes_to(dtype: DType, opset: i64) -> bool {
+    match dtype {
+        DType::F32 => true,
+        DType::F16 | DType::BF16 => opset >= 19,
+        _ => false,
+    }
+}
+
+fn dequantizes(graph: &Graph, v: ValueId, opset: i64) -> bool {
+    graph.dtype(v).is_some_and(|dtype| dequantizes_to(dtype, opset))
 }
 
 /// Whether the op reads a quantized activation.
@@ -53,7 +67,8 @@ fn reads_packed(graph: &Graph, at: &Use, weight: ValueId) -> bool {
     let (node, rank) = (graph.op(op), graph.rank(weight));
     let product = node.is("MatMul") && slot == 1 && graph.input(op, 0) != Some(weight);
     let four = |scheme: &QuantScheme| scheme.dtype.bits() == 4 && has_whole_blocks(scheme.grain);
-    graph.value(weight).quant.as_ref().is_some_and(four)
+    graph.dtype(weight) != Some(DType::F64)
+        && graph.value(weight).quant.as_ref().is_some_and(four)
         && rank == Some(2)
         && (product || node.is("Gather") && slot == 0)
 }

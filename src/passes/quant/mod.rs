@@ -83,7 +83,7 @@ impl Quant {
             saturation::avoid(graph, layers, placement);
         }
         let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
-        form::choose(self.options.form(), graph, layers);
+        form::choose(self.options.form(), model, layers);
         (activations, said)
     }
 }

@@ -162,8 +162,8 @@ impl Integers {
     }
 }
 
-/// The scheme of a float32 weight. `counts` says how much the error of an element counts. `None` where the weight is
-/// not float32, lacks the grain's axes, or is not finite.
+/// The scheme of a weight, with scales of its type. `counts` says how much the error of an element counts. `None` where the
+/// weight holds no reals, lacks the grain's axes, or is not finite.
 pub(super) fn fit(
     weight: &Tensor,
     grain: Grain,
@@ -171,7 +171,7 @@ pub(super) fn fit(
     counts: impl Fn(usize) -> f32 + Sync,
 ) -> Option<QuantScheme> {
     let lay = grain.lay(weight.shape())?;
-    let values = weight.view::<f32>()?;
+    let values = weight.to_f32()?;
     if !values.iter().all(|x| x.is_finite()) {
         return None;
     }
@@ -180,7 +180,8 @@ pub(super) fn fit(
         integers.fit(&Group { values, counts })
     };
     let (scales, zero_points) = (0..lay.scales()).into_par_iter().map(fitted).unzip();
-    Some(QuantScheme { dtype: integers.dtype, grain, scales, zero_points, form: QuantForm::Qdq })
+    let scheme = QuantScheme { dtype: integers.dtype, grain, scales, zero_points, form: QuantForm::Qdq };
+    Some(scheme.for_reals(weight.dtype()))
 }
 
 /// Where the elements with a scale stand, in a tensor of `len` elements.
@@ -198,7 +199,7 @@ fn elements(lay: &Lay, len: usize, scale: usize) -> impl Iterator<Item = usize> 
 /// The weight as its integers give it back, where those are fewer than their type has: the type alone would not keep to
 /// them.
 pub(super) fn rounded(weight: &Tensor, scheme: &QuantScheme, integers: Integers) -> Option<Tensor> {
-    let (lay, values) = (scheme.grain.lay(weight.shape())?, weight.view::<f32>()?);
+    let (lay, values) = (scheme.grain.lay(weight.shape())?, weight.to_f32()?);
     let mut rounded = vec![0f32; values.len()];
     rounded.par_chunks_mut(RUN).zip(values.par_chunks(RUN)).enumerate().for_each(
         |(run, (rounded, values))| {
@@ -207,7 +208,7 @@ pub(super) fn rounded(weight: &Tensor, scheme: &QuantScheme, integers: Integers)
             }
         },
     );
-    Some(Tensor::from_vec(weight.shape(), rounded))
+    Tensor::from_f32(weight.dtype(), weight.shape(), rounded)
 }
 
 #[cfg(test)]

@@ -29,8 +29,7 @@ pub(super) fn correct(model: &mut Model, float: &Model, weights: &[ValueId], lay
             let weight = g.constant(layer.weight)?;
             let scheme = g.value(layer.weight).quant.as_ref()?;
             let rounded = scales::rounded(weight, scheme, layers.integers[&layer.weight])?;
-            let (before, after) =
-                (float.graph.constant(layer.weight)?.view::<f32>()?, rounded.view::<f32>()?);
+            let (before, after) = (float.graph.constant(layer.weight)?.to_f32()?, rounded.to_f32()?);
             let ends = ends(g.op(layer.op), weight.shape())?;
             let mut shift = Vec::new();
             for (at, (x, y)) in before.iter().zip(after.iter()).enumerate() {

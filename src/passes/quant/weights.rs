@@ -1,8 +1,8 @@
 //! Which constants become integers, and which of their elements share a scale.
 
 use super::{
-    Quant,
-    form::computes_in_integers,
+    Form, Quant,
+    form::{computes_in_integers, dequantizes_to},
     placement::{Kind, Placement},
     scales::{self, Integers},
 };
@@ -76,7 +76,7 @@ pub(super) struct Layers {
 
 impl Layers {
     fn add(&mut self, graph: &mut Graph, v: ValueId, scheme: QuantScheme, integers: Integers) {
-        if scheme.dtype == DType::I8 {
+        if scheme.dtype == DType::I8 && graph.dtype(v) == Some(DType::F32) {
             let ops = graph.uses(v).into_iter().map(|at| at.op());
             self.ops.extend(ops.filter(|op| Kind::of(graph, *op).is_some()));
             self.ops.sort_unstable();
@@ -247,14 +247,17 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantS
     {
         return Err(format!("it is quantized already ({})", tensor.dtype()));
     }
-    if tensor.dtype() != DType::F32 {
-        return Err(format!("it is {}, and only float32 is quantized", tensor.dtype()));
+    if plan.pass.options.form() == Form::Qdq && !dequantizes_to(tensor.dtype(), plan.opset) {
+        let newest = if tensor.dtype() == DType::F64 { "" } else { ", or only in newer operator sets (`--opset 19`)" };
+        return Err(format!("it is {}, which DequantizeLinear does not make{newest}", tensor.dtype()));
     }
     if graph.is_input(v) || graph.is_output(v) {
         return Err("it is part of the graph's interface".into());
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
-    let links = plan.activations && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
+    let links = plan.activations
+        && tensor.dtype() == DType::F32
+        && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
     if !links && tensor.len() < worth(plan.bits) {
         return Err(too_few(tensor.len(), plan.integers().dtype));
     }
