@@ -9,6 +9,7 @@ mod context;
 mod functions;
 mod globs;
 pub mod interface;
+mod lift;
 mod linear;
 mod pass;
 mod pipeline;

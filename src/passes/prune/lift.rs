@@ -2,10 +2,10 @@
 //! that are alike by chance, one for each op.
 
 use crate::{
-    ir::{Graph, Model, OpId, Origin, Tensor, Use, ValueId},
+    ir::{Graph, Model, Tensor, Use, ValueId},
     ops::quantized::part,
+    passes::lift,
 };
-use std::collections::HashMap;
 
 /// Operators whose floating-point parameters are no weights.
 const PARAMETERS: &[&str] = &["Resize", "Upsample"];
@@ -13,16 +13,7 @@ const PARAMETERS: &[&str] = &["Resize", "Upsample"];
 /// Moves the weights that bodies define to the main graph, from which the bodies capture them, and gives each op its own of
 /// the vectors of equal elements that several read. A name that several bodies use stays.
 pub fn lift(model: &mut Model) {
-    let mut defined: HashMap<String, usize> = HashMap::new();
-    model.graph.for_each_nested(&mut |g| {
-        let own = g.values().filter(|v| g.value(*v).origin != Origin::Captured);
-        own.for_each(|v| *defined.entry(g.name_of(v).to_owned()).or_default() += 1);
-    });
-    for (name, tensor) in lifted(&mut model.graph, &defined) {
-        if let Some(v) = model.graph.find(&name) {
-            model.graph.value_mut(v).origin = Origin::Initializer(tensor);
-        }
-    }
+    lift::lift(&mut model.graph, &is_weight);
     untie(&mut model.graph);
 }
 
@@ -47,51 +38,6 @@ fn untie(g: &mut Graph) {
     }
 }
 
-/// The weights of the bodies in a graph, which captures them afterwards.
-fn lifted(g: &mut Graph, defined: &HashMap<String, usize>) -> Vec<(String, Tensor)> {
-    let mut weights = Vec::new();
-    for op in g.ops().collect::<Vec<_>>() {
-        let mut found = Vec::new();
-        for body in g.op_mut(op).bodies_mut() {
-            found.append(&mut lifted(body, defined));
-            for v in body.values().filter(|v| is_weight(body, *v)).collect::<Vec<_>>() {
-                let name = body.name_of(v).to_owned();
-                if let (Some(1), Some(tensor)) = (defined.get(&name), body.initializer(v).cloned()) {
-                    body.value_mut(v).origin = Origin::Captured;
-                    found.push((name, tensor));
-                }
-            }
-        }
-        if found.is_empty() {
-            continue;
-        }
-        for (name, _) in &found {
-            let v = g.named_value(name);
-            g.value_mut(v).origin = Origin::Captured;
-        }
-        g.refresh_captures(op);
-        weights.append(&mut found);
-    }
-    weights
-}
-
-/// The ops that read a value, or the reals that its integers stand for, and the slots they read it in, those in bodies too,
-/// with the graph they are in.
-pub(super) fn readers(g: &Graph, v: ValueId) -> Vec<(&Graph, OpId, usize)> {
-    let inside = |op: OpId| {
-        let bodies = g.op(op).bodies();
-        bodies.filter_map(|body| Some(readers(body, body.find(g.name_of(v))?))).flatten()
-    };
-    let read = |at: &Use| match at {
-        Use::Input(op, _) if g.op(*op).op_type == "DequantizeLinear" => {
-            g.output(*op, 0).map(|reals| readers(g, reals)).unwrap_or_default()
-        }
-        Use::Input(op, slot) => vec![(g, *op, *slot)],
-        Use::Capture(op) => inside(*op).collect(),
-    };
-    g.uses(v).iter().flat_map(read).collect()
-}
-
 /// Whether a value is a constant whose positions something could be cut at.
 fn is_weight(g: &Graph, v: ValueId) -> bool {
     let reads = |at: &Use| !matches!(at, Use::Input(op, _) if PARAMETERS.contains(&&*g.op(*op).op_type));
@@ -103,7 +49,7 @@ fn is_weight(g: &Graph, v: ValueId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::text;
+    use crate::{ir::text, passes::lift::readers};
 
     #[test]
     fn vectors_of_equal_elements_tie_nothing() {

@@ -31,7 +31,9 @@ pub use options::{Criterion, PruneOptions};
 pub use survey::{GroupSummary, MemberSummary, Standing, Survey, survey};
 pub use unprune::unprune;
 
-use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, pass::changed_options};
+use super::{
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, lift::readers, pass::changed_options,
+};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Tensor, ValueId, Where},
@@ -236,9 +238,7 @@ impl Prune {
         !self.exclude.is_empty()
             && group.members.iter().any(|m| {
                 self.exclude.is_match(g.name_of(m.value))
-                    || lift::readers(g, m.value)
-                        .iter()
-                        .any(|(g, op, _)| self.exclude.is_match(g.place(*op).name()))
+                    || readers(g, m.value).iter().any(|(g, op, _)| self.exclude.is_match(g.place(*op).name()))
             })
     }
 }
@@ -271,7 +271,7 @@ fn place(model: &Model, group: &Group) -> Where {
     let g = &model.graph;
     let weight = group.members.iter().find(|m| g.initializer(m.value).is_some_and(|t| t.rank() > 1));
     let Some(member) = weight.or(group.members.first()) else { return Where::Model };
-    match lift::readers(g, member.value).first() {
+    match readers(g, member.value).first() {
         Some((g, op, _)) => g.place(*op),
         None => Where::Value(g.name_of(member.value).to_owned()),
     }

@@ -1,7 +1,6 @@
 //! What kept counts are multiples of: what the runtime's kernels work in, where less would be padded up again.
 
-use super::lift::readers;
-use crate::{ir::Graph, ops::axes::Group};
+use crate::{ir::Graph, ops::axes::Group, passes::lift::readers};
 
 /// Channels that ONNX Runtime's convolutions take at once with the widest vectors; half of it with narrower ones.
 const BLOCK: usize = 16;

@@ -27,8 +27,7 @@ pub(super) fn choose(form: Form, model: &mut Model, layers: &Layers) {
     };
     let open: Vec<ValueId> = layers.weights.iter().filter(chosen).copied().collect();
     for v in &open {
-        let fused =
-            |at: &Use| computes_in_integers(graph, at.op()) || multiplies_few_bits(graph, at.op(), *v);
+        let fused = |at: &Use| computes_in_integers(graph, *at) || multiplies_few_bits(graph, at.op(), *v);
         let chosen = match form {
             Form::Auto if dequantizes(graph, *v, opset) && graph.uses(*v).iter().any(fused) => QuantForm::Qdq,
             Form::Qdq => QuantForm::Qdq,
@@ -56,8 +55,9 @@ fn dequantizes(graph: &Graph, v: ValueId, opset: i64) -> bool {
     graph.dtype(v).is_some_and(|dtype| dequantizes_to(dtype, opset))
 }
 
-/// Whether the op reads a quantized activation.
-pub(super) fn computes_in_integers(graph: &Graph, op: OpId) -> bool {
+/// Whether the op that reads a weight reads a quantized activation beside it; what a body reads never is.
+pub(super) fn computes_in_integers(graph: &Graph, at: Use) -> bool {
+    let Use::Input(op, _) = at else { return false };
     graph.input(op, 0).is_some_and(|x| graph.constant(x).is_none() && graph.value(x).quant.is_some())
 }
 

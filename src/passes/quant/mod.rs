@@ -5,6 +5,7 @@
 
 mod activations;
 mod alone;
+mod anew;
 mod bias;
 mod budget;
 mod compensate;
@@ -27,13 +28,15 @@ mod seam;
 mod target;
 mod unseen;
 mod weights;
+mod widen;
 
 use super::{
     Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, pass::changed_options,
 };
 use crate::{
     error::Result,
-    ir::{Graph, Model, OpId, ValueId, Where},
+    ir::{Graph, Model, OpId, Origin, QuantForm, ValueId, Where},
+    ops::infer_types,
 };
 use activations::Schemes;
 use globset::GlobSet;
@@ -220,12 +223,64 @@ impl Pass for Quant {
         changed_options(&self.options, Some(&QuantOptions::default()))
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
+        let restored = match self.options.requantize {
+            true => anew::floats(model, cx)?,
+            false => Changed::No,
+        };
+        let integers = Placement::usual(&self.options, cx.has_samples()) != Placement::FLOAT;
+        if integers && widen::is_half(&model.graph) {
+            match widen::widened(model) {
+                Ok(wide) => {
+                    let said = cx.said();
+                    if let Some(wide) = self.in_float32(wide, cx)? {
+                        *model = wide;
+                        return Ok(Changed::Yes);
+                    }
+                    cx.unsay(said);
+                    let text =
+                        "activations stay float16: with integers, and float32 in between, it is no faster";
+                    cx.remark(RemarkKind::Note, (), text);
+                }
+                Err(why) => {
+                    let text = format!("activations stay float16: {why}");
+                    cx.remark(RemarkKind::Note, (), text);
+                }
+            }
+        }
+        let quantized = self.quantize(model, cx)?;
+        Ok(if restored == Changed::Yes { restored } else { quantized })
+    }
+}
+
+impl Quant {
+    /// The model, which was widened, where it computes in integers; nothing where it does not.
+    fn in_float32(&self, mut wide: Model, cx: &mut Context<'_>) -> Result<Option<Model>> {
+        if self.quantize(&mut wide, cx)? == Changed::No {
+            return Ok(None);
+        }
+        let g = &mut wide.graph;
+        let integers = |v: ValueId| {
+            let value = g.value(v);
+            let scheme = value.quant.as_ref();
+            scheme.is_some_and(|s| value.origin == Origin::Computed || s.form == QuantForm::Dynamic)
+        };
+        if !g.values().any(integers) {
+            return Ok(None);
+        }
+        widen::narrow(g);
+        cx.remark(RemarkKind::Note, (), "what is between integers computes in float32 instead of float16");
+        Ok(Some(wide))
+    }
+    fn quantize(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         let plan = Plan {
             pass: self,
             bits: self.options.bits,
             opset: model.opset(),
             activations: Placement::usual(&self.options, cx.has_samples()) != Placement::FLOAT,
         };
+        if weights::lift(&plan, &mut model.graph) > 0 {
+            infer_types(model)?;
+        }
         let mut layers = weights::annotate(&plan, &mut model.graph, cx);
         cx.check_cancelled()?;
         layers = equalize::equalized(&plan, model, layers, cx)?;

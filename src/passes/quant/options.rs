@@ -138,6 +138,8 @@ pub struct QuantOptions {
     /// Whether weights that integer kernels multiply keep to seven bits, for processors whose sums overflow with eight;
     /// where it is not given, as this processor needs it.
     pub reduce_range: Option<bool>,
+    /// Whether what the model stores as integers already becomes floats first, to be quantized anew.
+    pub requantize: bool,
     /// One scale for each output channel of a weight instead of one for all of it.
     pub per_channel: bool,
     /// Globs of node names to leave alone.
@@ -162,6 +164,7 @@ impl Default for QuantOptions {
             repair: Repair::Auto,
             observer: Observer::Percentile,
             reduce_range: None,
+            requantize: false,
             per_channel: true,
             exclude: Vec::new(),
         }

@@ -9,7 +9,10 @@ use super::{
 use crate::{
     ir::{DType, Grain, Graph, OpId, Origin, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
     ops::quantized::dequantized,
-    passes::Context,
+    passes::{
+        Context,
+        lift::{self, readers},
+    },
 };
 use std::collections::BTreeMap;
 
@@ -143,9 +146,34 @@ fn read(graph: &Graph, at: Use) -> Option<(ValueId, Lie)> {
     Some((v, lie_of(graph, op, slot, graph.constant(v)?.rank())?))
 }
 
-/// How a weight lies for the first op that reads it as such.
+/// How a weight lies for the first op that reads it as such, in bodies too.
 fn lie(graph: &Graph, v: ValueId) -> Option<Lie> {
-    graph.uses(v).iter().find_map(|at| Some(read(graph, *at)?.1))
+    let rank = graph.constant(v)?.rank();
+    readers(graph, v).into_iter().find_map(|(graph, op, slot)| lie_of(graph, op, slot, rank))
+}
+
+/// Moves the weights that bodies define and that are worth it to the main graph: there a runtime computes them back once, not
+/// in each run of the body.
+pub(super) fn lift(plan: &Plan<'_>, graph: &mut Graph) -> usize {
+    let worth = worth(plan.bits);
+    lift::lift(graph, &|body, v| {
+        let large = body.constant(v).is_some_and(|t| is_real(t.dtype()) && t.len() >= worth);
+        large && !is_given_out(body, v) && lie(body, v).is_some()
+    })
+}
+
+/// Whether a graph, or a body that captures the value, gives it out.
+fn is_given_out(graph: &Graph, v: ValueId) -> bool {
+    let inside = |op: OpId| {
+        let mut bodies = graph.op(op).bodies();
+        bodies.any(|body| body.find(graph.name_of(v)).is_some_and(|v| is_given_out(body, v)))
+    };
+    graph.is_output(v) || graph.uses(v).iter().any(|at| matches!(at, Use::Capture(op) if inside(*op)))
+}
+
+/// Whether numbers of this type are quantized.
+fn is_real(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
 }
 
 /// The weight of a convolution or a product.
@@ -199,8 +227,8 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
             continue;
         }
         cx.count("weights", 1);
-        if let Some(at) = graph.uses(*v).first() {
-            cx.applied(graph.place(at.op()), format!("weight `{name}` is {dtype}"));
+        if let Some((graph, op, _)) = readers(graph, *v).first() {
+            cx.applied(graph.place(*op), format!("weight `{name}` is {dtype}"));
         }
     }
     if *placement == Placement::FLOAT {
@@ -220,54 +248,57 @@ pub(super) fn tell(graph: &mut Graph, layers: &Layers, placement: &Placement, cx
 pub(super) fn gains(graph: &Graph, v: ValueId) -> bool {
     graph.constant(v).is_some_and(|t| t.len() >= worth(8))
         || graph.value(v).quant.as_ref().is_some_and(|scheme| scheme.form == QuantForm::Dynamic)
-        || graph.uses(v).iter().any(|at| computes_in_integers(graph, at.op()))
+        || graph.uses(v).iter().any(|at| computes_in_integers(graph, *at))
 }
 
 fn too_few(len: usize, dtype: DType) -> String {
     format!("its {len} elements are too few to gain from {dtype}")
 }
 
-/// Says of which layers the model came with weights of few bits.
+/// Says of which layers, those in bodies too, the model came with weights of few bits.
 fn stored_before(graph: &Graph, cx: &mut Context<'_>) {
-    let stored = dequantized(graph);
-    for op in graph.order().into_iter().filter(|_| !stored.is_empty()) {
-        for (slot, v) in graph.inputs_of(op).into_iter().enumerate() {
-            let Some(v) = v.filter(|v| stored.contains(v)) else { continue };
-            if graph.rank(v).is_some_and(|rank| lie_of(graph, op, slot, rank).is_some()) {
-                cx.missed(graph.place(op), format!("its weight `{}` is quantized already", graph.name_of(v)));
+    graph.for_each_nested(&mut |graph| {
+        let stored = dequantized(graph);
+        let made = graph.order().into_iter().filter_map(|op| graph.output(op, 0));
+        for v in made.filter(|v| stored.contains(v)) {
+            let Some(rank) = graph.rank(v) else { continue };
+            let layers = readers(graph, v).into_iter();
+            for (reader, op, _) in layers.filter(|(g, op, slot)| lie_of(g, *op, *slot, rank).is_some()) {
+                let why = format!("its weight `{}` is quantized already", graph.name_of(v));
+                cx.missed(reader.place(op), why);
             }
         }
-    }
+    });
 }
 
 fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantScheme, String> {
-    let (value, uses) = (graph.value(v), graph.uses(v));
+    let (value, readers) = (graph.value(v), readers(graph, v));
     let Origin::Initializer(tensor) = &value.origin else { return Err("it is no dense constant".into()) };
-    if value.quant.is_some() || !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64)
-    {
+    if value.quant.is_some() || !is_real(tensor.dtype()) {
         return Err(format!("it is quantized already ({})", tensor.dtype()));
     }
     if plan.pass.options.form() == Form::Qdq && !dequantizes_to(tensor.dtype(), plan.opset) {
-        let newest = if tensor.dtype() == DType::F64 { "" } else { ", or only in newer operator sets (`--opset 19`)" };
+        let newest =
+            if tensor.dtype() == DType::F64 { "" } else { ", or only in newer operator sets (`--opset 19`)" };
         return Err(format!("it is {}, which DequantizeLinear does not make{newest}", tensor.dtype()));
     }
-    if graph.is_input(v) || graph.is_output(v) {
+    if graph.is_input(v) || is_given_out(graph, v) {
         return Err("it is part of the graph's interface".into());
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
     let links = plan.activations
         && tensor.dtype() == DType::F32
-        && uses.iter().any(|at| has_integer_kernel(graph, at.op()));
+        && graph.uses(v).iter().any(|at| has_integer_kernel(graph, at.op()));
     if !links && tensor.len() < worth(plan.bits) {
         return Err(too_few(tensor.len(), plan.integers().dtype));
     }
-    if let Some(at) = uses.iter().find(|at| plan.pass.excludes(graph, at.op())) {
-        return Err(format!("`{}` is excluded", graph.place(at.op()).name()));
+    if let Some((graph, op, _)) = readers.iter().find(|(graph, op, _)| plan.pass.excludes(graph, *op)) {
+        return Err(format!("`{}` is excluded", graph.place(*op).name()));
     }
-    for at in &uses {
-        let place = graph.place(at.op());
-        match read(graph, *at) {
-            Some((_, other)) if other == lie => {}
+    for (graph, op, slot) in readers {
+        let place = graph.place(op);
+        match lie_of(graph, op, slot, tensor.rank()) {
+            Some(other) if other == lie => {}
             Some(_) => return Err(format!("`{}` needs its scales on another axis", place.name())),
             None => return Err(format!("`{}` needs it in float as well", place.name())),
         }

@@ -169,17 +169,7 @@ fn frontier(g: &Graph, failed: &HashSet<OpId>) -> (HashSet<OpId>, BTreeSet<Value
 /// The tensors of values that depend on constants alone; `None`, with a remark, where some cannot be computed.
 fn compute(model: &Model, wanted: &[ValueId], cx: &mut Context<'_>) -> Option<Vec<(ValueId, Tensor)>> {
     let g = &model.graph;
-    let (ops, _) = cone(g, wanted);
-    let mut known: HashMap<ValueId, Tensor> = HashMap::new();
-    for op in g.order().into_iter().filter(|op| ops.contains(op)) {
-        let tensor = |v: ValueId| g.constant(v).or_else(|| known.get(&v));
-        let inputs: Option<Vec<_>> =
-            g.inputs_of(op).iter().map(|v| v.map_or(Some(None), |v| tensor(v).map(Some))).collect();
-        let outputs = g.outputs_of(op);
-        let results = inputs.and_then(|inputs| evaluate(g.op(op), model.opset(), &inputs, outputs.len()));
-        let named = outputs.into_iter().zip(results.into_iter().flatten());
-        known.extend(named.filter_map(|(v, t)| Some((v?, t))));
-    }
+    let mut known = evaluated(g, model.opset(), wanted);
     let (here, left): (Vec<ValueId>, Vec<_>) = wanted.iter().partition(|v| known.contains_key(v));
     let mut results: Vec<_> = here.into_iter().filter_map(|v| Some((v, known.remove(&v)?))).collect();
     if left.is_empty() {
@@ -200,6 +190,42 @@ fn compute(model: &Model, wanted: &[ValueId], cx: &mut Context<'_>) -> Option<Ve
     }
     results.sort_unstable_by_key(|(v, _)| *v);
     Some(results)
+}
+
+/// Of what these values depend on, what needs no runtime to compute, from constants alone.
+fn evaluated(g: &Graph, opset: i64, wanted: &[ValueId]) -> HashMap<ValueId, Tensor> {
+    let (ops, _) = cone(g, wanted);
+    let mut known: HashMap<ValueId, Tensor> = HashMap::new();
+    for op in g.order().into_iter().filter(|op| ops.contains(op)) {
+        let tensor = |v: ValueId| g.constant(v).or_else(|| known.get(&v));
+        let inputs: Option<Vec<_>> =
+            g.inputs_of(op).iter().map(|v| v.map_or(Some(None), |v| tensor(v).map(Some))).collect();
+        let outputs = g.outputs_of(op);
+        let results = inputs.and_then(|inputs| evaluate(g.op(op), opset, &inputs, outputs.len()));
+        let named = outputs.into_iter().zip(results.into_iter().flatten());
+        known.extend(named.filter_map(|(v, t)| Some((v?, t))));
+    }
+    known
+}
+
+/// Folds in bodies what takes several steps, as weights that are put together anew, where nothing grows and no runtime is
+/// needed; returns how many values it was.
+pub(super) fn bodies(g: &mut Graph, opset: i64) -> usize {
+    let mut folded = 0;
+    for op in g.ops().collect::<Vec<_>>() {
+        g.edit_bodies(op, |body| {
+            let inner = bodies(body, opset);
+            let (_, frontier) = frontier(body, &HashSet::new());
+            let sized = frontier.into_iter().filter_map(|v| Some((v, declared_bytes(body, v)?)));
+            let fitting = Bounds::new(0).fitting(body, sized.collect());
+            let known = evaluated(body, opset, &fitting);
+            let known = fitting.iter().filter_map(|v| Some((*v, known.get(v)?)));
+            let here = known.filter(|(v, t)| make_constant(body, *v, t)).count();
+            folded += inner + here;
+            inner + here > 0
+        });
+    }
+    folded
 }
 
 fn declared_bytes(g: &Graph, v: ValueId) -> Option<u64> {

@@ -166,7 +166,8 @@ impl Work {
             let lifted = lift::constants(&mut model.graph);
             let known = fold::inferred(model, first, cx)?;
             let local = fold::local(&mut model.graph, opset);
-            let folded = known + local + fold::fold(model, &mut self.bounds, &mut self.learned, cx);
+            let inside = fold::bodies(&mut model.graph, opset);
+            let folded = known + local + inside + fold::fold(model, &mut self.bounds, &mut self.learned, cx);
             let decided = control::inline(&mut model.graph, opset);
             let chosen = masked::choices(&mut model.graph);
             let joined = concat::flatten(&mut model.graph);

@@ -1,0 +1,67 @@
+//! Weights of control-flow bodies where a pass finds them: in the main graph, from which the bodies capture them.
+
+use crate::ir::{Graph, OpId, Origin, Tensor, Use, ValueId};
+use std::collections::HashMap;
+
+/// Moves the wanted constants that bodies define to the main graph, from which the bodies capture them; returns how many. A
+/// name that several bodies use stays.
+pub(super) fn lift(main: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) -> usize {
+    let mut defined: HashMap<String, usize> = HashMap::new();
+    main.for_each_nested(&mut |g| {
+        let own = g.values().filter(|v| g.value(*v).origin != Origin::Captured);
+        own.for_each(|v| *defined.entry(g.name_of(v).to_owned()).or_default() += 1);
+    });
+    let alone = |g: &Graph, v: ValueId| defined.get(g.name_of(v)) == Some(&1) && wanted(g, v);
+    let constants = lifted(main, &alone);
+    let count = constants.len();
+    for (name, tensor) in constants {
+        if let Some(v) = main.find(&name) {
+            main.value_mut(v).origin = Origin::Initializer(tensor);
+        }
+    }
+    count
+}
+
+/// The wanted constants of the bodies in a graph, which captures them afterwards.
+fn lifted(g: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) -> Vec<(String, Tensor)> {
+    let mut constants = Vec::new();
+    for op in g.ops().collect::<Vec<_>>() {
+        let mut found = Vec::new();
+        for body in g.op_mut(op).bodies_mut() {
+            found.append(&mut lifted(body, wanted));
+            for v in body.values().filter(|v| wanted(body, *v)).collect::<Vec<_>>() {
+                if let Some(tensor) = body.initializer(v).cloned() {
+                    body.value_mut(v).origin = Origin::Captured;
+                    found.push((body.name_of(v).to_owned(), tensor));
+                }
+            }
+        }
+        if found.is_empty() {
+            continue;
+        }
+        for (name, _) in &found {
+            let v = g.named_value(name);
+            g.value_mut(v).origin = Origin::Captured;
+        }
+        g.refresh_captures(op);
+        constants.append(&mut found);
+    }
+    constants
+}
+
+/// The ops that read a value, or the reals that its integers stand for, and the slots they read it in, those in bodies too,
+/// with the graph they are in.
+pub(super) fn readers(g: &Graph, v: ValueId) -> Vec<(&Graph, OpId, usize)> {
+    let inside = |op: OpId| {
+        let bodies = g.op(op).bodies();
+        bodies.filter_map(|body| Some(readers(body, body.find(g.name_of(v))?))).flatten()
+    };
+    let read = |at: &Use| match at {
+        Use::Input(op, _) if g.op(*op).op_type == "DequantizeLinear" => {
+            g.output(*op, 0).map(|reals| readers(g, reals)).unwrap_or_default()
+        }
+        Use::Input(op, slot) => vec![(g, *op, *slot)],
+        Use::Capture(op) => inside(*op).collect(),
+    };
+    g.uses(v).iter().flat_map(read).collect()
+}

@@ -1,0 +1,163 @@
+//! Models of float16 whose layers are to compute in integers: ONNX Runtime's integer kernels read and write float32 alone, and
+//! a processor computes float16 by way of float32 anyway. So everything in between becomes float32, while inputs and outputs
+//! keep their type, and constants that stay floats are stored as they were.
+
+use crate::{
+    ir::{Attr, DType, Graph, Model, Op, Origin, Tensor, TensorType, Type, ValueId},
+    ops::infer_types,
+};
+
+/// Attributes that name the type of what an operator makes.
+const TYPES: &[&str] = &["to", "dtype", "output_dtype", "output_datatype"];
+/// Elements from which on two bytes saved of each are worth a Cast.
+const WORTH: usize = 64;
+
+/// Whether a graph reads constants of float16 as weights.
+pub(super) fn is_half(g: &Graph) -> bool {
+    g.initializers().any(|(_, t)| t.dtype() == DType::F16 && t.rank() > 1)
+}
+
+/// The model with all float16 as float32, but for its interface; or why that cannot be.
+pub(super) fn widened(model: &Model) -> Result<Model, String> {
+    if !model.functions.is_empty() {
+        return Err("it has functions of its own (`--inline-functions`)".into());
+    }
+    let (mut other, mut sparse) = (None, false);
+    model.graph.for_each_nested(&mut |g| {
+        let unknown = |op: &Op| !op.is_standard() && op.domain != "com.microsoft";
+        other = other.take().or_else(|| g.ops().map(|op| g.op(op)).find(|op| unknown(op)).map(Op::full_type));
+        sparse |= g.values().any(
+            |v| matches!(&g.value(v).origin, Origin::SparseInitializer(s) if s.values.dtype() == DType::F16),
+        );
+    });
+    if let Some(op) = other {
+        return Err(format!("whether {op} computes in float32 is not known"));
+    }
+    if sparse {
+        return Err("it has sparse constants of float16".into());
+    }
+    let mut wide = model.clone();
+    let g = &mut wide.graph;
+    let interface: Vec<ValueId> = g.inputs.iter().chain(&g.outputs).copied().collect();
+    let interface: Vec<ValueId> = interface.into_iter().filter(|v| g.dtype(*v) == Some(DType::F16)).collect();
+    interface.iter().for_each(|v| move_out(g, *v));
+    widen(g, &interface);
+    drop_idle(g);
+    g.sweep();
+    infer_types(&mut wide).map_err(|why| why.to_string())?;
+    Ok(wide)
+}
+
+/// Puts a cast behind an input, or in front of an output.
+fn move_out(g: &mut Graph, v: ValueId) {
+    let ty = g.value(v).ty.clone();
+    let wide = g.add_value(&format!("{}_{}", g.name_of(v), DType::F32), ty);
+    let cast = |to: DType| Op::new("Cast", "").with("to", i64::from(to.onnx()));
+    match g.producer(v) {
+        Some((op, slot)) => {
+            let mut outputs = g.outputs_of(op);
+            outputs[slot] = Some(wide);
+            g.set_outputs(op, &outputs);
+            g.replace_uses(v, wide);
+            g.add_op(cast(DType::F16), &[Some(wide)], &[Some(v)]);
+        }
+        None => {
+            g.replace_uses(v, wide);
+            g.add_op(cast(DType::F32), &[Some(v)], &[Some(wide)]);
+        }
+    }
+}
+
+/// Makes all float16 of a graph and its bodies float32, but for these values and the casts to them.
+fn widen(g: &mut Graph, but: &[ValueId]) {
+    for v in g.values().collect::<Vec<_>>() {
+        if but.contains(&v) {
+            continue;
+        }
+        let value = g.value_mut(v);
+        value.ty = value.ty.take().map(wide_type);
+        if let Origin::Initializer(tensor) = &value.origin {
+            value.origin = Origin::Initializer(wide_tensor(tensor.clone()));
+        }
+    }
+    for op in g.ops().collect::<Vec<_>>() {
+        let fixed = g.outputs_of(op).iter().flatten().any(|v| but.contains(v));
+        let [half, float] = [DType::F16, DType::F32].map(|dtype| i64::from(dtype.onnx()));
+        for a in g.op_mut(op).attrs.iter_mut().filter(|_| !fixed) {
+            match &mut a.value {
+                Attr::Int(n) if *n == half && TYPES.contains(&&*a.name) => *n = float,
+                Attr::Tensor(t) => *t = wide_tensor(t.clone()),
+                Attr::Type(ty) => *ty = wide_type(ty.clone()),
+                _ => {}
+            }
+        }
+        g.edit_bodies(op, |body| {
+            widen(body, &[]);
+            true
+        });
+    }
+}
+
+fn wide_type(ty: Type) -> Type {
+    match ty {
+        Type::Tensor(TensorType { dtype: Some(DType::F16), shape }) => {
+            Type::Tensor(TensorType { dtype: Some(DType::F32), shape })
+        }
+        Type::Sequence(of) => Type::Sequence(Box::new(wide_type(*of))),
+        Type::Optional(of) => Type::Optional(Box::new(wide_type(*of))),
+        other => other,
+    }
+}
+
+fn wide_tensor(tensor: Tensor) -> Tensor {
+    match (tensor.dtype(), tensor.to_f32()) {
+        (DType::F16, Some(numbers)) => Tensor::from_vec(tensor.shape(), numbers.into_owned()),
+        _ => tensor,
+    }
+}
+
+/// Takes out casts of what is float32 already.
+fn drop_idle(g: &mut Graph) {
+    for op in g.order() {
+        g.edit_bodies(op, |body| {
+            drop_idle(body);
+            true
+        });
+        let (from, to) = (g.input(op, 0), g.output(op, 0));
+        let idle = g.op(op).is("Cast") && g.op(op).int("to") == Some(i64::from(DType::F32.onnx()));
+        if let (Some(from), Some(to)) = (from, to)
+            && idle
+            && g.dtype(from) == Some(DType::F32)
+        {
+            g.replace_value(to, from);
+        }
+    }
+}
+
+/// Stores constants that stayed floats in float16 again, where that loses nothing.
+pub(super) fn narrow(g: &mut Graph) {
+    for op in g.ops().collect::<Vec<_>>() {
+        g.edit_bodies(op, |body| {
+            narrow(body);
+            true
+        });
+    }
+    for v in g.values().collect::<Vec<_>>() {
+        let value = g.value(v);
+        let Origin::Initializer(tensor) = &value.origin else { continue };
+        let fixed = value.quant.is_some() || g.is_input(v) || g.is_output(v);
+        if fixed || tensor.dtype() != DType::F32 || tensor.len() < WORTH {
+            continue;
+        }
+        let Some(numbers) = tensor.to_f32() else { continue };
+        let half = Tensor::from_f32(DType::F16, tensor.shape(), numbers.to_vec());
+        let exact = |half: &Tensor| half.to_f32().is_some_and(|back| back == numbers);
+        let Some(half) = half.filter(exact) else { continue };
+        let (name, ty) = (g.name_of(v).to_owned(), Type::Tensor(tensor.ty()));
+        let half = g.add_initializer(&format!("{name}_{}", DType::F16), half);
+        let value = g.value_mut(v);
+        (value.origin, value.ty) = (Origin::Computed, Some(ty));
+        let cast = Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
+        g.add_op(cast, &[Some(half)], &[Some(v)]);
+    }
+}
