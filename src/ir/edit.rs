@@ -188,6 +188,11 @@ impl Graph {
             }
         }
     }
+    /// Gives a value of a body a name that no graph of the model uses.
+    pub fn make_unique(&mut self, v: ValueId) {
+        let name = self.names.fresh(self.name_of(v));
+        self.rename(v, &name);
+    }
     /// Makes a value a constant. Whatever computed it no longer does, and it is no graph input any more.
     pub fn make_constant(&mut self, v: ValueId, tensor: Tensor) {
         self.undefine(v);

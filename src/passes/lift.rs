@@ -3,14 +3,37 @@
 use crate::ir::{Graph, OpId, Origin, Tensor, Use, ValueId};
 use std::collections::HashMap;
 
-/// Moves the wanted constants that bodies define to the main graph, from which the bodies capture them; returns how many. A
-/// name that several bodies use stays.
-pub(super) fn lift(main: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) -> usize {
+/// Gives the wanted constants of bodies names of their own, where other bodies use theirs too; so they can be lifted.
+pub(super) fn separate(main: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) {
+    let defined = defined(main);
+    rename(main, &|g, v| defined.get(g.name_of(v)).is_some_and(|n| *n > 1) && wanted(g, v));
+}
+
+fn rename(g: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) {
+    for op in g.ops().collect::<Vec<_>>() {
+        for body in g.op_mut(op).bodies_mut() {
+            rename(body, wanted);
+            for v in body.values().filter(|v| wanted(body, *v)).collect::<Vec<_>>() {
+                body.make_unique(v);
+            }
+        }
+    }
+}
+
+/// How many graphs define each name.
+fn defined(main: &Graph) -> HashMap<String, usize> {
     let mut defined: HashMap<String, usize> = HashMap::new();
     main.for_each_nested(&mut |g| {
         let own = g.values().filter(|v| g.value(*v).origin != Origin::Captured);
         own.for_each(|v| *defined.entry(g.name_of(v).to_owned()).or_default() += 1);
     });
+    defined
+}
+
+/// Moves the wanted constants that bodies define to the main graph, from which the bodies capture them; returns how many. A
+/// name that several bodies use stays.
+pub(super) fn lift(main: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) -> usize {
+    let defined = defined(main);
     let alone = |g: &Graph, v: ValueId| defined.get(g.name_of(v)) == Some(&1) && wanted(g, v);
     let constants = lifted(main, &alone);
     let count = constants.len();

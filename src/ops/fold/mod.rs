@@ -8,11 +8,13 @@ mod arith;
 pub(crate) mod index;
 pub(crate) mod moves;
 pub(crate) mod numbers;
+mod reals;
 #[cfg(test)]
 mod tests;
 
 use crate::ir::{Attr, Op, Tensor};
 use bytes::Bytes;
+pub use reals::reals;
 
 /// One evaluation: an op and what it is given.
 #[derive(Clone, Copy)]

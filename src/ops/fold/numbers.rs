@@ -12,7 +12,7 @@ pub(crate) enum Numbers {
 }
 
 impl Numbers {
-    /// The elements of integers, bool, and floats of at least 16 bits.
+    /// The elements of whole-byte integers, bool, and floats of at least 16 bits.
     pub(crate) fn of(t: &Tensor) -> Option<Numbers> {
         Some(match t.dtype() {
             DType::F64 => Numbers::Floats(t.view::<f64>()?.into_owned()),
@@ -20,10 +20,7 @@ impl Numbers {
                 Numbers::Floats(t.to_f32()?.iter().map(|x| f64::from(*x)).collect())
             }
             DType::U64 => Numbers::Ints(t.view::<u64>()?.iter().map(|x| i128::from(*x)).collect()),
-            _ => match t.unpacked() {
-                Some(narrow) => Numbers::Ints(narrow.into_iter().map(i128::from).collect()),
-                None => Numbers::Ints(t.to_i64()?.into_iter().map(i128::from).collect()),
-            },
+            _ => Numbers::Ints(t.to_i64()?.into_iter().map(i128::from).collect()),
         })
     }
     pub(crate) fn len(&self) -> usize {

@@ -4,7 +4,10 @@
 use crate::{
     error::Result,
     ir::{Graph, Model, OpId, Tensor, ValueId, Where},
-    ops::{fold::evaluate, infer_types, quantized},
+    ops::{
+        fold::{evaluate, reals},
+        infer_types, quantized,
+    },
     passes::{Changed, Context, RemarkKind},
 };
 use std::collections::HashMap;
@@ -57,6 +60,10 @@ fn restore(g: &mut Graph, opset: i64, done: &mut Done) {
         if read && computed.0.dtype().is_float() && !g.is_output(v) {
             ready.push(v);
         }
+        // Floats take room: what has been read is not kept.
+        g.inputs_of(op).iter().flatten().filter(|x| g.sole_use(**x).is_some()).for_each(|x| {
+            known.remove(x);
+        });
         known.insert(v, computed);
     }
     for v in ready {
@@ -92,8 +99,9 @@ fn compute(
     let tensor = |v: ValueId| g.constant(v).or_else(|| known.get(&v).map(|(tensor, _)| tensor));
     let inputs: Option<Vec<_>> =
         inputs.iter().map(|v| v.map_or(Some(None), |v| tensor(v).map(Some))).collect();
-    let outputs = g.outputs_of(op).len();
-    Some((evaluate(g.op(op), opset, &inputs?, outputs)?.into_iter().next()?, was))
+    let (node, inputs, outputs) = (g.op(op), inputs?, g.outputs_of(op).len());
+    let first = || evaluate(node, opset, &inputs, outputs)?.into_iter().next();
+    Some((reals(node, &inputs).or_else(first)?, was))
 }
 
 /// Lets the floats that are rounded and turned back by the same scales through; returns how many.

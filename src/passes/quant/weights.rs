@@ -148,7 +148,7 @@ fn read(graph: &Graph, at: Use) -> Option<(ValueId, Lie)> {
 
 /// How a weight lies for the first op that reads it as such, in bodies too.
 fn lie(graph: &Graph, v: ValueId) -> Option<Lie> {
-    let rank = graph.constant(v)?.rank();
+    let rank = graph.constant(v).filter(|t| is_real(t.dtype()))?.rank();
     readers(graph, v).into_iter().find_map(|(graph, op, slot)| lie_of(graph, op, slot, rank))
 }
 
@@ -156,10 +156,12 @@ fn lie(graph: &Graph, v: ValueId) -> Option<Lie> {
 /// in each run of the body.
 pub(super) fn lift(plan: &Plan<'_>, graph: &mut Graph) -> usize {
     let worth = worth(plan.bits);
-    lift::lift(graph, &|body, v| {
-        let large = body.constant(v).is_some_and(|t| is_real(t.dtype()) && t.len() >= worth);
+    let wanted = |body: &Graph, v: ValueId| {
+        let large = body.initializer(v).is_some_and(|t| t.len() >= worth);
         large && !is_given_out(body, v) && lie(body, v).is_some()
-    })
+    };
+    lift::separate(graph, &wanted);
+    lift::lift(graph, &wanted)
 }
 
 /// Whether a graph, or a body that captures the value, gives it out.
@@ -274,8 +276,8 @@ fn stored_before(graph: &Graph, cx: &mut Context<'_>) {
 fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantScheme, String> {
     let (value, readers) = (graph.value(v), readers(graph, v));
     let Origin::Initializer(tensor) = &value.origin else { return Err("it is no dense constant".into()) };
-    if value.quant.is_some() || !is_real(tensor.dtype()) {
-        return Err(format!("it is quantized already ({})", tensor.dtype()));
+    if value.quant.is_some() {
+        return Err("it is quantized already".into());
     }
     if plan.pass.options.form() == Form::Qdq && !dequantizes_to(tensor.dtype(), plan.opset) {
         let newest =

@@ -42,9 +42,9 @@ pub(super) fn widened(model: &Model) -> Result<Model, String> {
     let interface: Vec<ValueId> = interface.into_iter().filter(|v| g.dtype(*v) == Some(DType::F16)).collect();
     interface.iter().for_each(|v| move_out(g, *v));
     widen(g, &interface);
-    drop_idle(g);
-    g.sweep();
     infer_types(&mut wide).map_err(|why| why.to_string())?;
+    drop_idle(&mut wide.graph);
+    wide.graph.sweep();
     Ok(wide)
 }
 
