@@ -2,7 +2,7 @@
 
 use onnx_compress::{
     Error,
-    ir::{DType, Graph, Model, Op, OpsetImport, Tensor, Type},
+    ir::{DType, Graph, Model, Op, OpsetImport, Origin, Tensor, Type},
     lower::schemes::materialize,
     ops::infer_types,
     passes::{Changed, Context, Pipeline},
@@ -125,4 +125,55 @@ fn pruning_comes_before_integers_that_it_cannot_cut_and_says_so() {
     assert_eq!(both.run(&mut m, &mut Context::new()).unwrap(), Changed::Yes);
     materialize(&mut m).unwrap();
     m.verify().unwrap();
+}
+
+/// The model of above with all its floats in another type, of the operator set that has four bits.
+fn of_type(dtype: DType) -> Model {
+    let mut m = model();
+    m.opsets[0].version = 21;
+    for v in m.graph.values().collect::<Vec<_>>() {
+        let value = m.graph.value_mut(v);
+        if let Some(Type::Tensor(ty)) = &mut value.ty {
+            ty.dtype = ty.dtype.map(|old| if old == DType::F32 { dtype } else { old });
+        }
+        if let Origin::Initializer(t) = &value.origin {
+            let numbers = t.to_f32().unwrap().into_owned();
+            value.origin = Origin::Initializer(Tensor::from_f32(dtype, t.shape(), numbers).unwrap());
+        }
+    }
+    m
+}
+
+#[test]
+fn what_is_quantized_anew_was_what_its_integers_stand_for() {
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+        for options in ["", "form=qdq", "bits=4", "bits=4,form=qdq", "bits=3,block=48", "per_channel=false"] {
+            if dtype == DType::F64 && options.contains("qdq") {
+                continue;
+            }
+            let text = format!("quant({options})");
+            let mut m = of_type(dtype);
+            let once: Pipeline = text.parse().unwrap();
+            assert_eq!(once.run(&mut m, &mut Context::new()).unwrap(), Changed::Yes, "{text} {dtype}");
+            let stands_for = |name: &str| {
+                let value = m.graph.value(m.graph.find(name).unwrap());
+                let scheme = value.quant.clone().unwrap().for_reals(dtype);
+                let Origin::Initializer(t) = &value.origin else { panic!("{name} is computed") };
+                let back = scheme.dequantize(&scheme.quantize(t).unwrap()).unwrap();
+                Tensor::from_f32(dtype, t.shape(), back.to_f32().unwrap().into_owned()).unwrap()
+            };
+            let expected = ["w", "table"].map(stands_for);
+            materialize(&mut m).unwrap();
+            m.verify().unwrap();
+            infer_types(&mut m).unwrap();
+            let mut cx = Context::new();
+            let anew: Pipeline = "simplify,quant(requantize=true)".parse().unwrap();
+            assert_eq!(anew.run(&mut m, &mut cx).unwrap(), Changed::Yes, "{text} {dtype}");
+            for (name, expected) in ["w", "table"].into_iter().zip(expected) {
+                let found = m.graph.initializer(m.graph.find(name).unwrap()).unwrap();
+                assert_eq!(*found, expected, "{text} {dtype}: {name}");
+            }
+            assert_eq!(cx.counts.get("quant/requantized"), Some(&2), "{text} {dtype}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use onnx_compress::{
     ir::Model,
     lower::{self, SaveOptions, schemes::materialize},
     measure::Measure,
+    ops::infer_types,
     passes::{
         Changed, Context, Named, Pass, Pipeline,
         quant::{Quant, QuantOptions},
@@ -235,9 +236,16 @@ fn weights_of_every_real_model_can_be_int8() {
         written.push(file);
     }
     assert!(written.len() >= 25 && old >= 3, "{} written, {old} of old operator sets", written.len());
-    for (name, most) in
-        [("resnet20", 0.30), ("simplecnn", 0.31), ("vit", 0.33), ("paraphrase-MiniLM-L3-v2", 0.27)]
-    {
+    for (name, most) in [
+        ("resnet20", 0.30),
+        ("resnet20_fp16", 0.54),
+        ("simplecnn", 0.31),
+        ("vit", 0.33),
+        ("paraphrase-MiniLM-L3-v2", 0.27),
+        // Their layers are in the branches of an If.
+        ("silero_vad", 0.28),
+        ("silero_vad_op18_ifless", 0.44),
+    ] {
         assert!(shares[name] < most, "{name}: {}", shares[name]);
     }
     let files: Vec<&Path> = written.iter().map(AsRef::as_ref).collect();
@@ -353,4 +361,47 @@ fn four_bits_run_as_fast_kernels_or_as_floats() {
     assert!(kernels.get("MatMulNBits") >= Some(&12), "{kernels:?}");
     let (lost, sqnr) = cost(&original, &qdq);
     assert!(lost <= 0.6 && sqnr > 18.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
+fn a_float16_network_keeps_its_type_and_loses_as_little() {
+    let mut original = load(&zoo("resnet20_fp16"));
+    infer_types(&mut original).unwrap();
+    lower::opset::upgrade(&mut original, 21).unwrap();
+    let as_float = kernels(&original);
+    for (pass, least) in [("quant(activations=none)", 40.0), ("quant(bits=4)", 30.0)] {
+        let weights = calibrated(&original, pass);
+        let kernels = kernels(&weights);
+        assert_eq!(kernels, as_float, "what computes weights back is gone once the model is loaded");
+        let (lost, sqnr) = cost(&original, &weights);
+        assert!(lost <= 0.6 && sqnr > least, "{pass}: {lost} points, {sqnr} dB");
+    }
+    let integers = calibrated(&original, "quant(latency=any)");
+    let of = |model: &Model| model.graph.inputs.iter().map(|v| model.graph.dtype(*v)).collect::<Vec<_>>();
+    assert_eq!(of(&integers), of(&original));
+    let kernels = kernels(&integers);
+    assert!(kernels.get("QLinearConv") >= Some(&18), "{kernels:?}");
+    let (lost, sqnr) = cost(&original, &integers);
+    assert!(lost <= 0.6 && sqnr > 30.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
+fn weights_in_branches_cost_no_time_and_can_be_quantized_anew() {
+    let original = load(&support::model("silero-vad/silero_vad.onnx"));
+    let run = |model: &Model, pass: &str| {
+        let mut model = model.clone();
+        let pipeline: Pipeline = format!("simplify,{pass}").parse().unwrap();
+        assert_eq!(pipeline.run(&mut model, &mut Context::new()).unwrap(), Changed::Yes);
+        materialize(&mut model).unwrap();
+        model.verify().unwrap();
+        model
+    };
+    let eight = run(&original, "quant");
+    let main = kernels(&eight);
+    assert!(["Cast", "Mul", "DequantizeLinear"].iter().all(|op| !main.contains_key(*op)), "{main:?}");
+    let mut raised = eight.clone();
+    lower::opset::upgrade(&mut raised, 21).unwrap();
+    let four = run(&raised, "quant(bits=4,block=64,requantize=true)");
+    let [eight, four] = [&eight, &four].map(|model| share(&original, model));
+    assert!(eight < 0.28 && four < 0.21, "{eight} {four}");
 }

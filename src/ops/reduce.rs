@@ -2,7 +2,7 @@
 
 use crate::ir::{DType, Dim, Graph, Op, Tensor, Type, ValueId};
 
-/// Adds a reduction (ReduceMin, ReduceMax, ReduceMean, whose axes became an input with operator set 18) of float32 to a
+/// Adds a reduction (ReduceMin, ReduceMax, ReduceMean, whose axes became an input with operator set 18) to a
 /// scalar, or to one number for each index of `kept` = (axis, rank); returns its output.
 pub(crate) fn reduce(
     graph: &mut Graph,
@@ -12,7 +12,7 @@ pub(crate) fn reduce(
     kept: Option<(usize, usize)>,
 ) -> ValueId {
     let name = format!("{}_{op}", graph.name_of(of));
-    let ty = Type::tensor(DType::F32, kept.map(|_| Dim::Unknown));
+    let ty = Type::tensor(graph.dtype(of).unwrap_or(DType::F32), kept.map(|_| Dim::Unknown));
     let axes: Option<Vec<i64>> =
         kept.map(|(axis, rank)| (0..rank).filter(|k| *k != axis).map(|k| k as i64).collect());
     let (node, mut inputs) = (Op::new(op, "").with("keepdims", 0), vec![of]);

@@ -229,23 +229,25 @@ impl Pass for Quant {
         };
         let integers = Placement::usual(&self.options, cx.has_samples()) != Placement::FLOAT;
         if integers && widen::is_half(&model.graph) {
-            match widen::widened(model) {
-                Ok(wide) => {
-                    let said = cx.said();
-                    if let Some(wide) = self.in_float32(wide, cx)? {
+            let said = cx.said();
+            let wide = match self.budget {
+                Some(Budget::Size(_)) => {
+                    Err("float32 in between takes bytes that a target for the file does not foresee".into())
+                }
+                _ => widen::widened(model),
+            };
+            let why = match wide {
+                Ok(wide) => match self.in_float32(wide, cx)? {
+                    Some(wide) => {
                         *model = wide;
                         return Ok(Changed::Yes);
                     }
-                    cx.unsay(said);
-                    let text =
-                        "activations stay float16: with integers, and float32 in between, it is no faster";
-                    cx.remark(RemarkKind::Note, (), text);
-                }
-                Err(why) => {
-                    let text = format!("activations stay float16: {why}");
-                    cx.remark(RemarkKind::Note, (), text);
-                }
-            }
+                    None => "with integers, and float32 in between, it is no faster".to_owned(),
+                },
+                Err(why) => why,
+            };
+            cx.unsay(said);
+            cx.remark(RemarkKind::Note, (), format!("activations stay float16: {why}"));
         }
         let quantized = self.quantize(model, cx)?;
         Ok(if restored == Changed::Yes { restored } else { quantized })

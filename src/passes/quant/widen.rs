@@ -161,3 +161,65 @@ pub(super) fn narrow(g: &mut Graph) {
         g.add_op(cast, &[Some(half)], &[Some(v)]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    fn model(text: &str) -> Model {
+        text::parse(&format!("<ir_version: 8, opset_import: [\"\" : 17, \"own\" : 1]> {text}")).unwrap()
+    }
+    fn types(g: &Graph) -> Vec<DType> {
+        let mut found = Vec::new();
+        g.for_each_nested(&mut |g| found.extend(g.values().filter_map(|v| g.dtype(v))));
+        found
+    }
+
+    #[test]
+    fn all_is_wide_but_the_interface() {
+        let half = model(
+            "g (float16[2, 64] x, bool go) => (float16[2, 64] x, float16[2, 64] y, float16[2, 64] z)
+             <float16[2, 64] w> {
+               y = Add (x, w)
+               a = Mul (y, w)
+               z = If (go) <
+                 then_branch = t () => (float16[2, 64] u) <float16[64] s> { u = Mul (a, s) },
+                 else_branch = e () => (float16[2, 64] v) { l = Cast <to = 1> (a) k = Sin (l) v = Cast <to = 10> (k) }>
+             }",
+        );
+        let mut wide = widened(&half).unwrap();
+        wide.verify().unwrap();
+        let g = &wide.graph;
+        let interface =
+            |g: &Graph| g.inputs.iter().chain(&g.outputs).map(|v| g.dtype(*v)).collect::<Vec<_>>();
+        assert_eq!(interface(g), interface(&half.graph));
+        assert_eq!(types(g).into_iter().filter(|d| *d == DType::F16).count(), 3, "x, y and z");
+        let casts = g.ops().filter(|op| g.op(*op).is("Cast")).count();
+        let mut inside = 0;
+        g.for_each_nested(&mut |g| inside += g.ops().filter(|op| g.op(*op).is("Cast")).count());
+        assert_eq!((casts, inside), (3, 3), "behind x and in front of y and z; none in bodies");
+        narrow(&mut wide.graph);
+        wide.verify().unwrap();
+        let mut floats = 0;
+        wide.graph.for_each_nested(&mut |g| {
+            floats += g.initializers().filter(|(_, t)| t.dtype() == DType::F32).count();
+        });
+        assert_eq!(floats, 0, "constants are stored as they came");
+    }
+    #[test]
+    fn what_is_not_known_stays() {
+        let own = model("g (float16[2] x) => (float16[2] y) { y = own.Op (x) }");
+        assert!(widened(&own).unwrap_err().contains("own:Op"));
+    }
+    #[test]
+    fn what_half_precision_would_change_stays_wide() {
+        let mut g = Graph::new("g");
+        let numbers = |x: f32| Tensor::from_vec([WORTH], vec![x; WORTH]);
+        let [exact, other] = [0.5, 0.1].map(|x| g.add_initializer("c", numbers(x)));
+        let sum = g.add_node(Op::new("Add", ""), &[exact, other], "sum", None);
+        g.outputs.push(sum);
+        narrow(&mut g);
+        assert!(g.initializer(exact).is_none() && g.initializer(other).is_some());
+    }
+}
