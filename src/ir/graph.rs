@@ -44,7 +44,8 @@ pub struct Value {
     pub ty: Option<Type>,
     /// Where it comes from.
     pub origin: Origin,
-    /// What it is to be quantized to when the model is written; only float32 values have one.
+    /// What it is to be quantized to when the model is written: constants of floating-point numbers and computed float32
+    /// values have one.
     pub quant: Option<QuantScheme>,
     /// What is known of its distribution; as long as its channels, where there is any.
     pub moments: Option<Box<Moments>>,

@@ -41,11 +41,11 @@ pub struct QuantScheme {
 
 impl QuantScheme {
     /// Symmetric int8, the largest magnitude at 127, over the whole tensor or for each index of `axis`. A slice that
-    /// is all zero gets scale 1. `None` where the tensor is not float32, has no such axis, or is not finite.
+    /// is all zero gets scale 1. `None` where the tensor holds no reals, has no such axis, or is not finite.
     pub fn symmetric_int8(weight: &Tensor, axis: Option<usize>) -> Option<QuantScheme> {
         let grain = axis.map_or(Grain::Tensor, Grain::Axis);
         let lay = grain.lay(weight.shape())?;
-        let values = weight.view::<f32>()?;
+        let values = weight.to_f32()?;
         let mut peaks = vec![0f32; lay.scales()];
         for (run, part) in values.chunks(lay.length.max(1)).enumerate() {
             let peak = &mut peaks[run % lay.outer];
@@ -59,7 +59,8 @@ impl QuantScheme {
         let scale = |peak: f32| if peak == 0.0 { 1.0 } else { (peak / 127.0).max(f32::MIN_POSITIVE) };
         let scales: Vec<f32> = peaks.into_iter().map(scale).collect();
         let zero_points = vec![0; scales.len()];
-        Some(QuantScheme { dtype: DType::I8, grain, scales, zero_points, form: QuantForm::Qdq })
+        let scheme = QuantScheme { dtype: DType::I8, grain, scales, zero_points, form: QuantForm::Qdq };
+        Some(scheme.for_reals(weight.dtype()))
     }
 
     /// Asymmetric uint8 over a range, widened so that zero is exact. `None` where the range is not finite.
@@ -280,8 +281,7 @@ mod tests {
                 let values: Vec<f32> = (0..64).map(|k| size * (k as f32 * 0.37).sin()).collect();
                 let w = Tensor::from_f32(dtype, [4, 16], values).unwrap();
                 let (exact, lay) = (w.to_f32().unwrap(), Grain::Axis(0).lay(&[4, 16]).unwrap());
-                let whole = Tensor::from_vec([4, 16], exact.to_vec());
-                let scheme = QuantScheme::symmetric_int8(&whole, Some(0)).unwrap().for_reals(dtype);
+                let scheme = QuantScheme::symmetric_int8(&w, Some(0)).unwrap();
                 let stored = scheme.scale_tensor(dtype, &[4]);
                 assert_eq!(stored.to_f32().unwrap()[..], scheme.scales, "{dtype} holds them");
                 let back = scheme.dequantize(&scheme.quantize(&w).unwrap()).unwrap();

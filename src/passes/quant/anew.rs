@@ -17,6 +17,7 @@ pub(super) fn floats(model: &mut Model, cx: &mut Context<'_>) -> Result<Changed>
     let opset = model.opset();
     let mut done = Done::default();
     restore(&mut model.graph, opset, &mut done);
+    tell_read_whole(&model.graph, cx);
     if done.constants.is_empty() {
         return Ok(Changed::No);
     }
@@ -32,6 +33,28 @@ pub(super) fn floats(model: &mut Model, cx: &mut Context<'_>) -> Result<Changed>
         cx.remark(RemarkKind::Note, (), text);
     }
     Ok(Changed::Yes)
+}
+
+/// Says which ops read integers themselves, as operators that only some runtimes have do.
+fn tell_read_whole(main: &Graph, cx: &mut Context<'_>) {
+    main.for_each_nested(&mut |g| {
+        let stored = quantized::dequantized(g);
+        let matrix = |v: &ValueId| {
+            g.constant(*v).is_some_and(|t| t.rank() > 1 && t.dtype().is_integer() && t.dtype().bits() <= 8)
+        };
+        for op in g.order() {
+            let made = g.outputs_of(op);
+            if made.iter().flatten().any(|v| stored.contains(v)) {
+                continue;
+            }
+            if let Some(v) = g.inputs_of(op).into_iter().flatten().find(matrix) {
+                cx.missed(
+                    g.place(op),
+                    format!("it reads the integers of `{}` itself, so they stay", g.name_of(v)),
+                );
+            }
+        }
+    });
 }
 
 /// What became floats: constants with what they were, and activations.
