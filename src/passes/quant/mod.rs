@@ -280,6 +280,8 @@ impl Quant {
             opset: model.opset(),
             activations: Placement::usual(&self.options, cx.has_samples()) != Placement::FLOAT,
         };
+        let before = model.clone();
+        let half = weights::uncast(&plan, &mut model.graph);
         if weights::lift(&plan, &mut model.graph) > 0 {
             infer_types(model)?;
         }
@@ -295,7 +297,12 @@ impl Quant {
             Some(Budget::Drop(most)) => budget::within_drop(&plan, most, model, &layers, cx)?,
         }
         let stored = |v: &ValueId| model.graph.value(*v).quant.is_some();
-        Ok(Changed::from(layers.weights.iter().any(stored)))
+        let changed = Changed::from(layers.weights.iter().any(stored));
+        match changed {
+            Changed::Yes => half.into_iter().for_each(|(v, dtype)| widen::store(&mut model.graph, v, dtype)),
+            Changed::No => *model = before,
+        }
+        Ok(changed)
     }
 }
 

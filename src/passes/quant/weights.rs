@@ -152,6 +152,32 @@ fn lie(graph: &Graph, v: ValueId) -> Option<Lie> {
     readers(graph, v).into_iter().find_map(|(graph, op, slot)| lie_of(graph, op, slot, rank))
 }
 
+/// Makes constants of the weights that are stored in half precision and cast to float32; returns them with the type that
+/// they are stored in.
+pub(super) fn uncast(plan: &Plan<'_>, graph: &mut Graph) -> Vec<(ValueId, DType)> {
+    let mut done = Vec::new();
+    for op in graph.order() {
+        let (from, to) = (graph.input(op, 0), graph.output(op, 0));
+        let Some((from, to)) = from.zip(to).filter(|_| graph.op(op).is("Cast")) else { continue };
+        let Some(tensor) = graph.constant(from) else { continue };
+        let (dtype, rank) = (tensor.dtype(), tensor.rank());
+        let narrow = matches!(dtype, DType::F16 | DType::BF16) && graph.dtype(to) == Some(DType::F32);
+        let is_read = |(graph, op, slot): &(&Graph, OpId, usize)| lie_of(graph, *op, *slot, rank).is_some();
+        if !narrow || tensor.len() < worth(plan.bits) || graph.is_output(to) {
+            continue;
+        }
+        let Some(numbers) = tensor.to_f32().filter(|_| readers(graph, to).iter().any(is_read)) else {
+            continue;
+        };
+        let wide = Tensor::from_vec(tensor.shape(), numbers.into_owned());
+        graph.make_constant(to, wide);
+        graph.remove_op(op);
+        graph.remove_value_if_unused(from);
+        done.push((to, dtype));
+    }
+    done
+}
+
 /// Moves the weights that bodies define and that are worth it to the main graph: there a runtime computes them back once, not
 /// in each run of the body.
 pub(super) fn lift(plan: &Plan<'_>, graph: &mut Graph) -> usize {

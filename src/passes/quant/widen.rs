@@ -142,24 +142,29 @@ pub(super) fn narrow(g: &mut Graph) {
             true
         });
     }
-    for v in g.values().collect::<Vec<_>>() {
-        let value = g.value(v);
-        let Origin::Initializer(tensor) = &value.origin else { continue };
-        let fixed = value.quant.is_some() || g.is_input(v) || g.is_output(v);
-        if fixed || tensor.dtype() != DType::F32 || tensor.len() < WORTH {
-            continue;
-        }
-        let Some(numbers) = tensor.to_f32() else { continue };
-        let half = Tensor::from_f32(DType::F16, tensor.shape(), numbers.to_vec());
-        let exact = |half: &Tensor| half.to_f32().is_some_and(|back| back == numbers);
-        let Some(half) = half.filter(exact) else { continue };
-        let (name, ty) = (g.name_of(v).to_owned(), Type::Tensor(tensor.ty()));
-        let half = g.add_initializer(&format!("{name}_{}", DType::F16), half);
-        let value = g.value_mut(v);
-        (value.origin, value.ty) = (Origin::Computed, Some(ty));
-        let cast = Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
-        g.add_op(cast, &[Some(half)], &[Some(v)]);
+    let large = |v: &ValueId| g.initializer(*v).is_some_and(|t| t.len() >= WORTH);
+    for v in g.values().filter(large).collect::<Vec<_>>() {
+        store(g, v, DType::F16);
     }
+}
+
+/// Stores a constant of float32 that stayed one in a type of half precision, where that loses nothing.
+pub(super) fn store(g: &mut Graph, v: ValueId, dtype: DType) {
+    let value = g.value(v);
+    let Origin::Initializer(tensor) = &value.origin else { return };
+    if value.quant.is_some() || g.is_input(v) || g.is_output(v) || tensor.dtype() != DType::F32 {
+        return;
+    }
+    let Some(numbers) = tensor.to_f32() else { return };
+    let half = Tensor::from_f32(dtype, tensor.shape(), numbers.to_vec());
+    let exact = |half: &Tensor| half.to_f32().is_some_and(|back| back == numbers);
+    let Some(half) = half.filter(exact) else { return };
+    let (name, ty) = (g.name_of(v).to_owned(), Type::Tensor(tensor.ty()));
+    let half = g.add_initializer(&format!("{name}_{dtype}"), half);
+    let value = g.value_mut(v);
+    (value.origin, value.ty) = (Origin::Computed, Some(ty));
+    let cast = Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
+    g.add_op(cast, &[Some(half)], &[Some(v)]);
 }
 
 #[cfg(test)]
