@@ -167,7 +167,11 @@ fn what_is_quantized_anew_was_what_its_integers_stand_for() {
             m.verify().unwrap();
             infer_types(&mut m).unwrap();
             let mut cx = Context::new();
-            let anew: Pipeline = "simplify,quant(requantize=true)".parse().unwrap();
+            let whole = bytes(&m);
+            let simplify: Pipeline = "simplify".parse().unwrap();
+            let _ = simplify.run(&mut m, &mut cx).unwrap();
+            assert!(bytes(&m) <= whole, "{text} {dtype}: nothing is stored in full again");
+            let anew: Pipeline = "quant(requantize=true)".parse().unwrap();
             assert_eq!(anew.run(&mut m, &mut cx).unwrap(), Changed::Yes, "{text} {dtype}");
             for (name, expected) in ["w", "table"].into_iter().zip(expected) {
                 let found = m.graph.initializer(m.graph.find(name).unwrap()).unwrap();

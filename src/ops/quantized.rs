@@ -1,7 +1,8 @@
 //! Constants that a model stores in few bits and computes back: by DequantizeLinear, or by Cast and arithmetic that a
 //! runtime does once, when it loads the model.
 
-use crate::ir::{DType, Grain, Graph, OpId, QuantForm, QuantScheme, Tensor, Use, ValueId};
+use super::is_deterministic;
+use crate::ir::{DType, Grain, Graph, Op, OpId, QuantForm, QuantScheme, Tensor, Use, ValueId};
 use std::collections::HashSet;
 
 /// What a constant is to the QuantizeLinear or DequantizeLinear that reads it.
@@ -75,25 +76,40 @@ pub fn is_readable(g: &Graph, v: ValueId) -> bool {
     }
 }
 
-/// The values that such constants are computed back to, and what depends on them and other constants alone.
+/// The values that such constants are computed back to, and what depends on them and other constants alone; scales that
+/// are cast on the way, too.
 ///
-/// Folding any of these would store the weights in full again. Dimensions (Shape, Size) tell nothing of the contents
-/// and do not count.
+/// Folding any of these would store the weights, or their scales, in full again. Dimensions (Shape, Size) tell nothing of
+/// the contents and do not count.
 pub fn dequantized(g: &Graph) -> HashSet<ValueId> {
-    let mut found = HashSet::new();
-    for op in g.order() {
-        let node = g.op(op);
-        let inputs = g.inputs_of(op);
+    let (mut found, mut fixed) = (HashSet::new(), HashSet::new());
+    let order = g.order();
+    for op in &order {
+        let (node, inputs) = (g.op(*op), g.inputs_of(*op));
         let mut inputs = inputs.iter().flatten();
-        let inherits = !node.is("Shape")
-            && !node.is("Size")
-            && inputs.clone().any(|v| found.contains(v))
-            && inputs.all(|v| found.contains(v) || g.constant(*v).is_some());
-        if inherits || widens(g, op) {
-            found.extend(g.outputs_of(op).into_iter().flatten());
+        let constant = |v: &ValueId| g.constant(*v).is_some() || fixed.contains(v);
+        let any = inputs.clone().any(|v| found.contains(v)) && !node.is("Shape") && !node.is("Size");
+        let made = g.outputs_of(*op).into_iter().flatten();
+        if widens(g, *op) || any && inputs.clone().all(|v| found.contains(v) || constant(v)) {
+            found.extend(made);
+        } else if inputs.clone().next().is_some() && inputs.all(constant) && is_plain(node) {
+            fixed.extend(made);
+        }
+    }
+    let reads = |at: &Use, found: &HashSet<ValueId>| matches!(at, Use::Input(op, _) if g.output(*op, 0).is_some_and(|y| found.contains(&y)));
+    for op in order.into_iter().rev().filter(|op| g.op(*op).is("Cast")) {
+        let Some(v) = g.output(op, 0).filter(|v| fixed.contains(v) && !g.is_output(*v)) else { continue };
+        let uses = g.uses(v);
+        if !uses.is_empty() && uses.iter().all(|at| reads(at, &found)) {
+            found.insert(v);
         }
     }
     found
+}
+
+/// Whether what an op makes depends on its inputs alone.
+fn is_plain(op: &Op) -> bool {
+    is_deterministic(op) && op.bodies().next().is_none()
 }
 
 /// Whether an op turns a constant of at most eight bits into wider reals.
@@ -116,7 +132,7 @@ pub fn is_narrow(dtype: DType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Op, Tensor};
+    use crate::ir::Tensor;
 
     #[test]
     fn integers_stand_for_reals() {
@@ -146,5 +162,22 @@ mod tests {
         let found = dequantized(&g);
         assert!([real, w].iter().all(|v| found.contains(v)));
         assert!([shape, scalar, y].iter().all(|v| !found.contains(v)));
+    }
+    #[test]
+    fn scales_that_are_cast_on_the_way_belong_to_it() {
+        let mut g = Graph::new("g");
+        let x = g.add_input("x", crate::ir::Type::tensor(DType::F16, [2.into()]));
+        let q = g.add_initializer("q", Tensor::from_vec([2], vec![1i8, -3]));
+        let scales = Tensor::from_f32(DType::F16, [2], vec![0.5, 0.25]).unwrap();
+        let [s, other] = [(); 2].map(|()| g.add_initializer("s", scales.clone()));
+        let to = |dtype: DType| Op::new("Cast", "").with("to", i64::from(dtype.onnx()));
+        let [real, scale, apart] = [q, s, other].map(|v| g.add_node(to(DType::F32), &[v], "wide", None));
+        let product = g.add_node(Op::new("Mul", ""), &[real, scale], "product", None);
+        let w = g.add_node(to(DType::F16), &[product], "w", None);
+        let y = g.add_node(Op::new("Add", ""), &[x, w], "y", None);
+        g.outputs.extend([y, apart]);
+        let found = dequantized(&g);
+        assert!([real, scale, product, w].iter().all(|v| found.contains(v)));
+        assert!(!found.contains(&apart) && !found.contains(&y));
     }
 }
