@@ -293,6 +293,16 @@ impl Graph {
             _ => None,
         }
     }
+    /// The op, and which of its bodies, that alone uses a value from around it.
+    pub fn sole_body(&self, id: ValueId) -> Option<(OpId, usize)> {
+        let Use::Capture(op) = self.sole_use(id)? else { return None };
+        let captures = |body: &&Graph| {
+            body.find(self.name_of(id)).is_some_and(|v| body.value(v).origin == Origin::Captured)
+        };
+        let mut bodies = self.op(op).bodies().enumerate().filter(|(_, body)| captures(body));
+        let (first, others) = (bodies.next()?.0, bodies.next());
+        others.is_none().then_some((op, first))
+    }
     /// The tensor of a dense initializer, constant or overridable.
     pub fn initializer(&self, id: ValueId) -> Option<&Tensor> {
         match &self.value(id).origin {

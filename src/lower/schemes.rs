@@ -4,10 +4,10 @@
 use super::{dynamic, few_bits, parameters::Parameters, stored};
 use crate::{
     error::{Error, Result},
-    ir::{DType, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, ValueId, Where},
+    ir::{DType, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, Use, ValueId, Where},
 };
 
-/// Turns every [`QuantScheme`] of the main graph into operators.
+/// Turns every [`QuantScheme`] into operators.
 ///
 /// A constant becomes an integer constant and what computes it back, as its form says; the last operator of that now
 /// computes the value of the old name. A computed value gets one QuantizeLinear and one DequantizeLinear that all its
@@ -19,7 +19,12 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     dynamic::rewrite(model, &mut parameters)?;
     few_bits::rewrite(model)?;
     let opset = model.opset();
-    let graph = &mut model.graph;
+    rewrite(&mut model.graph, opset, &mut parameters)
+}
+
+/// The schemes of a graph and its bodies.
+fn rewrite(graph: &mut Graph, opset: i64, parameters: &mut Parameters) -> Result<()> {
+    sink(graph);
     let annotated: Vec<ValueId> = graph.values().filter(|v| graph.value(*v).quant.is_some()).collect();
     for v in annotated {
         let at = Where::Value(graph.name_of(v).to_owned());
@@ -34,7 +39,7 @@ pub fn materialize(model: &mut Model) -> Result<()> {
             Origin::Initializer(_) if graph.is_input(v) => {
                 return Err(Error::invalid(at, "an overridable default cannot be quantized as a constant"));
             }
-            Origin::Initializer(_) => stored::constant(graph, v, &scheme, &mut parameters)?,
+            Origin::Initializer(_) => stored::constant(graph, v, &scheme, parameters)?,
             Origin::Computed if scheme.form != QuantForm::Qdq => {
                 return Err(Error::invalid(at, "only constants can be dequantized when a model is loaded"));
             }
@@ -45,13 +50,57 @@ pub fn materialize(model: &mut Model) -> Result<()> {
             Origin::Computed if matches!(scheme.grain, Grain::Blocks { .. }) => {
                 return Err(Error::unsupported(at, "only constants are quantized by blocks"));
             }
-            Origin::Computed => computed(graph, v, &scheme, &mut parameters)?,
+            Origin::Computed => computed(graph, v, &scheme, parameters)?,
             _ => {
                 return Err(Error::unsupported(at, "only dense constants and computed values are quantized"));
             }
         }
     }
+    for op in graph.ops().collect::<Vec<_>>() {
+        let mut result = Ok(());
+        graph.edit_bodies(op, |body| {
+            if result.is_ok() {
+                result = rewrite(body, opset, &mut Parameters::default());
+            }
+            true
+        });
+        result?;
+    }
     Ok(())
+}
+
+/// Moves the weights that products in one body alone read, and that DequantizeLinear is to make, into that body: a runtime
+/// that has a kernel for both looks for them side by side.
+fn sink(graph: &mut Graph) {
+    let stored = |v: &ValueId| {
+        let value = graph.value(*v);
+        let form = value.quant.as_ref().map(|scheme| scheme.form);
+        form == Some(QuantForm::Qdq) && matches!(value.origin, Origin::Initializer(_)) && !graph.is_input(*v)
+    };
+    for v in graph.values().filter(stored).collect::<Vec<_>>() {
+        let Some((op, which)) = graph.sole_body(v).filter(|_| multiplied(graph, v)) else { continue };
+        let (name, value) = (graph.name_of(v).to_owned(), graph.value_mut(v));
+        let (origin, scheme) = (std::mem::take(&mut value.origin), value.quant.take());
+        if let Some(body) = graph.op_mut(op).bodies_mut().nth(which)
+            && let Some(inner) = body.find(&name)
+        {
+            let inner = body.value_mut(inner);
+            (inner.origin, inner.quant) = (origin, scheme);
+        }
+        graph.refresh_captures(op);
+        graph.remove_value_if_unused(v);
+    }
+}
+
+/// Whether products alone read a value, all in one graph.
+fn multiplied(graph: &Graph, v: ValueId) -> bool {
+    if let Some((op, which)) = graph.sole_body(v) {
+        let body = graph.op(op).bodies().nth(which);
+        return body.is_some_and(|body| body.find(graph.name_of(v)).is_some_and(|v| multiplied(body, v)));
+    }
+    let product =
+        |at: &Use| matches!(at, Use::Input(op, 1) if graph.op(*op).is("MatMul") || graph.op(*op).is("Gemm"));
+    !graph.is_output(v) && graph.uses(v).iter().all(product)
 }
 
 /// The oldest operator set that has the operators of a scheme for reals of this type: DequantizeLinear since 10, with a scale

@@ -4,6 +4,7 @@
 //! - In front of a large product it becomes part of one too (MatMulNBits, which rounds the other operand to int8 on
 //!   the fly): 0.5 to 1.0 of the time of float32 from 256 rows (with four bits, 384) and 256 columns and 2¹⁷ elements on,
 //!   up to 1.9 of it below. It takes MatMul, and Gemm without transposition or factors, with blocks of a power of two.
+//!   In a body too, where one alone reads the weight.
 //! - Anywhere else it is a step of its own that runs each time, and a table is computed back as a whole for each Gather:
 //!   1.1 to 2.4 of the time of float32. Cast and Mul are done once, when the model is loaded; then it is float32.
 //! - GatherBlockQuantized, which reads rows of a table as they are stored, takes 1.2 (one row) to 37 (1024) of the time of
@@ -27,9 +28,15 @@ pub(super) fn choose(form: Form, model: &mut Model, layers: &Layers) {
     };
     let open: Vec<ValueId> = layers.weights.iter().filter(chosen).copied().collect();
     for v in &open {
-        let fused = |at: &Use| computes_in_integers(graph, *at) || multiplies_few_bits(graph, at.op(), *v);
+        let fused =
+            |at: &Use| computes_in_integers(graph, *at) || multiplies_few_bits(graph, at.op(), graph, *v);
         let chosen = match form {
-            Form::Auto if dequantizes(graph, *v, opset) && graph.uses(*v).iter().any(fused) => QuantForm::Qdq,
+            Form::Auto
+                if dequantizes(graph, *v, opset)
+                    && (graph.uses(*v).iter().any(fused) || fused_in_body(graph, graph, *v)) =>
+            {
+                QuantForm::Qdq
+            }
             Form::Qdq => QuantForm::Qdq,
             Form::MatMulNBits if graph.uses(*v).iter().all(|at| reads_packed(graph, at, *v)) => {
                 QuantForm::Packed
@@ -81,14 +88,25 @@ fn has_whole_blocks(grain: Grain) -> bool {
     }
 }
 
-/// Whether the runtime has a kernel for the product of floats and this weight that is no slower than float32.
-fn multiplies_few_bits(graph: &Graph, op: OpId, weight: ValueId) -> bool {
-    let Some(&[rows, columns]) = graph.constant(weight).map(|t| t.shape()) else { return false };
+/// Whether one body alone reads a weight of the main graph, and multiplies by it as the runtime does best.
+fn fused_in_body(main: &Graph, graph: &Graph, weight: ValueId) -> bool {
+    let name = main.name_of(weight);
+    let Some((op, which)) = graph.find(name).and_then(|v| graph.sole_body(v)) else { return false };
+    let Some(body) = graph.op(op).bodies().nth(which) else { return false };
+    let fused = |at: &Use| matches!(at, Use::Input(op, 1) if multiplies_few_bits(body, *op, main, weight));
+    body.find(name).is_some_and(|v| !body.uses(v).is_empty() && body.uses(v).iter().all(fused))
+        || fused_in_body(main, body, weight)
+}
+
+/// Whether the runtime has a kernel for the product of floats and this weight of the main graph that is no slower than
+/// float32.
+fn multiplies_few_bits(graph: &Graph, op: OpId, main: &Graph, weight: ValueId) -> bool {
+    let Some(&[rows, columns]) = main.constant(weight).map(|t| t.shape()) else { return false };
     let node = graph.op(op);
     let plain = |name: &str| node.int(name).unwrap_or(0) == 0;
     let unscaled = |name: &str| node.float(name).unwrap_or(1.0) == 1.0;
     let gemm = node.is("Gemm") && plain("transA") && plain("transB") && unscaled("alpha") && unscaled("beta");
-    let Some(scheme) = &graph.value(weight).quant else { return false };
+    let Some(scheme) = &main.value(weight).quant else { return false };
     let few = usize::from(scheme.dtype.bits() < 8);
     let large = rows >= LEAST_ROWS[few] && columns >= LEAST_COLUMNS && rows * columns >= LEAST_ELEMENTS;
     has_whole_blocks(scheme.grain) && large && (node.is("MatMul") || gemm)
