@@ -148,6 +148,7 @@ fn best(weights: &Mat<f64>, seen: &Mat<f64>, rank: usize) -> Option<Factors> {
 pub(super) fn insert(g: &mut Graph, layer: &Layer, [first, second]: &Factors) -> Option<OpId> {
     let (op, y) = (layer.op, g.output(layer.op, 0)?);
     let (name, ty) = (g.name_of(y).to_owned(), g.value(y).ty.clone());
+    let dtype = g.dtype(layer.weight)?;
     let (inputs, outputs, rank) = (first.nrows(), second.ncols(), first.ncols());
     let rows = |m: &Mat<f64>| -> Vec<f32> {
         (0..m.nrows()).flat_map(|i| m.row(i).iter().map(|x| *x as f32).collect::<Vec<_>>()).collect()
@@ -157,12 +158,12 @@ pub(super) fn insert(g: &mut Graph, layer: &Layer, [first, second]: &Factors) ->
         let shape = g.constant(layer.weight)?.shape().to_vec();
         let kernel = [&[rank][..], &shape[1..]].concat();
         let pointwise = [&[outputs, rank][..], &vec![1; shape.len() - 2]].concat();
-        let a = Tensor::from_vec(kernel, rows(&first.transpose().to_owned()));
-        let b = Tensor::from_vec(pointwise, rows(&second.transpose().to_owned()));
+        let a = Tensor::from_f32(dtype, kernel, rows(&first.transpose().to_owned()))?;
+        let b = Tensor::from_f32(dtype, pointwise, rows(&second.transpose().to_owned()))?;
         (a, b, branch(g.op(op).clone()), Op::new("Conv", ""))
     } else {
-        let a = Tensor::from_vec([inputs, rank], rows(first));
-        let b = Tensor::from_vec([rank, outputs], rows(second));
+        let a = Tensor::from_f32(dtype, [inputs, rank], rows(first))?;
+        let b = Tensor::from_f32(dtype, [rank, outputs], rows(second))?;
         (a, b, Op::new("MatMul", ""), Op::new("MatMul", ""))
     };
     let weight = g.name_of(layer.weight).to_owned();
