@@ -3,6 +3,7 @@
 mod support;
 
 use assert_cmd::Command;
+use onnx_compress::ir::DType;
 use predicates::{prelude::*, str::contains};
 use std::fs;
 
@@ -46,6 +47,49 @@ fn the_main_job_writes_a_smaller_model_and_a_report() {
     };
     validate().args(["--max-drop", "0.01"]).assert().success().stdout(contains("accuracy 93.30%"));
     validate().args(["--max-drop=-1"]).assert().code(3);
+}
+
+#[test]
+fn a_recipe_gives_single_layers_their_own_options() {
+    let folder = tempfile::tempdir().unwrap();
+    let [recipe, out, report] = ["r.toml", "out.onnx", "report.json"].map(|name| folder.path().join(name));
+    let run = |layers: &str| {
+        fs::write(&recipe, format!("[[pass]]\nname = \"quant\"\nlatency = \"any\"\n{layers}")).unwrap();
+        let mut command = program();
+        command.arg(support::zoo("resnet20_raw")).arg("--recipe").arg(&recipe).arg("-o").arg(&out);
+        command.arg("--calib").arg(support::zoo_data("zoo_calib.npz")).arg("--report").arg(&report);
+        command.assert()
+    };
+    let model = onnx_compress::lower::load(&support::zoo("resnet20_raw")).unwrap();
+    let graph = &model.graph;
+    let order = graph.order();
+    let convs: Vec<&str> =
+        order.iter().map(|op| graph.op(*op)).filter(|op| op.is("Conv")).map(|op| op.name.as_str()).collect();
+    let (four, float) = (convs[10], convs[14]);
+    run(&format!(
+        "[[pass.layers]]\nname = \"{four}\"\nbits = 4\nblock = 16\n\
+         [[pass.layers]]\nname = \"{float}\"\nactivations = \"none\"\n"
+    ))
+    .success();
+    let done = onnx_compress::lower::load(&out).unwrap().graph;
+    let of = |name: &str| done.order().into_iter().find(|op| done.op(*op).name == name).unwrap();
+    let stored = |name: &str| {
+        let weight = done.input(of(name), 1).unwrap();
+        let mut op = done.producer(weight).unwrap().0;
+        while let Some((before, _)) = done.producer(done.input(op, 0).unwrap()) {
+            op = before;
+        }
+        (done.op(op).op_type.to_string(), done.dtype(done.input(op, 0).unwrap()).unwrap())
+    };
+    assert_eq!(stored(convs[8]), ("DequantizeLinear".into(), DType::I8));
+    assert_eq!(stored(float), ("Cast".into(), DType::I8));
+    assert!(stored(four).1.bits() == 4, "{:?}", stored(four));
+    let text = fs::read_to_string(&report).unwrap();
+    assert!(text.contains("layers") && text.contains(four), "the report tells the options");
+    run(&format!("[[pass.layers]]\nname = \"{four}x\"\nbits = 4\n"))
+        .code(2)
+        .stderr(contains(format!("did you mean `{four}`")));
+    run("[[pass.layers]]\nname = \"*\"\nbit = 4\n").code(2).stderr(contains("did you mean `bits`"));
 }
 
 #[test]

@@ -70,6 +70,8 @@ fn weights_become_int8_and_are_computed_back() {
 #[test]
 fn a_misspelt_option_is_refused() {
     assert!("quant(per_chanel=false)".parse::<Pipeline>().is_err());
+    let text = r#"quant(layers=[{"activations":"none","bits":4,"name":"a*"},{"form":"qdq","name":"b"}])"#;
+    assert_eq!(text.parse::<Pipeline>().unwrap().to_string(), text);
     assert!("quant(exclude=[\"a*\"],activations=none,per_channel=false)".parse::<Pipeline>().is_ok());
 }
 

@@ -10,7 +10,7 @@
 //! - GatherBlockQuantized, which reads rows of a table as they are stored, takes 1.2 (one row) to 37 (1024) of the time of
 //!   Gather from floats, so it is for those who ask for it, to save memory.
 
-use super::{Form, weights::Layers};
+use super::{Activations, Form, Quant, weights::Layers};
 use crate::ir::{DType, Grain, Graph, Model, OpId, QuantForm, QuantScheme, Use, ValueId};
 
 /// Rows from which on a product with a weight of few bits is no slower than one in float32: with eight, and with fewer.
@@ -21,16 +21,21 @@ const LEAST_COLUMNS: usize = 256;
 const LEAST_ELEMENTS: usize = 1 << 17;
 
 /// Sets the form of the weights that have none yet; the activations have their schemes.
-pub(super) fn choose(form: Form, model: &mut Model, layers: &Layers) {
+pub(super) fn choose(pass: &Quant, model: &mut Model, layers: &Layers) {
     let (opset, graph) = (model.opset(), &mut model.graph);
     let chosen = |v: &&ValueId| {
         graph.value(**v).quant.as_ref().is_some_and(|scheme| scheme.form != QuantForm::Dynamic)
     };
     let open: Vec<ValueId> = layers.weights.iter().filter(chosen).copied().collect();
     for v in &open {
-        let fused =
-            |at: &Use| computes_in_integers(graph, *at) || multiplies_few_bits(graph, at.op(), graph, *v);
-        let chosen = match form {
+        let options = pass.options_of(graph, *v);
+        // A layer that is to compute in float may read what others have as integers; with its weight in the same form the
+        // runtime would compute it in integers all the same.
+        let fused = |at: &Use| match computes_in_integers(graph, *at) {
+            true => options.activations != Activations::None,
+            false => multiplies_few_bits(graph, at.op(), graph, *v),
+        };
+        let chosen = match options.form() {
             Form::Auto
                 if dequantizes(graph, *v, opset)
                     && (graph.uses(*v).iter().any(fused) || fused_in_body(graph, graph, *v)) =>

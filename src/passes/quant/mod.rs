@@ -16,6 +16,7 @@ mod form;
 mod gptq;
 mod guard;
 mod histogram;
+mod layers;
 mod learned;
 mod lost;
 mod noisy;
@@ -31,7 +32,7 @@ mod weights;
 mod widen;
 
 use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, pass::changed_options,
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, lift, pass::changed_options,
 };
 use crate::{
     error::Result,
@@ -40,10 +41,12 @@ use crate::{
 };
 use activations::Schemes;
 use globset::GlobSet;
+use layers::Tables;
 use options::Budget;
 use placement::{How, Kind, Placement};
 use weights::{Layers, Plan};
 
+pub use layers::LayerOptions;
 pub use options::{Activations, Equalize, Form, Latency, Method, Observer, QuantOptions};
 pub use seam::move_scales;
 pub use target::Target;
@@ -53,11 +56,20 @@ pub struct Quant {
     options: QuantOptions,
     budget: Option<Budget>,
     exclude: GlobSet,
+    tables: Tables,
 }
 
 impl Quant {
     fn excludes(&self, graph: &Graph, op: OpId) -> bool {
         self.exclude.is_match(graph.place(op).name())
+    }
+    /// The options of the layers that read a weight.
+    fn options_of(&self, graph: &Graph, weight: ValueId) -> QuantOptions {
+        self.tables.over(&self.options, &readers(graph, weight))
+    }
+    /// Whether the bits of a weight are given, and not for the pass to widen.
+    fn fixes_bits(&self, graph: &Graph, weight: ValueId) -> bool {
+        self.tables.fix_bits(&readers(graph, weight))
     }
     /// How layers of a kind may compute.
     fn ways(&self, kind: Kind, samples: bool) -> Vec<How> {
@@ -86,7 +98,7 @@ impl Quant {
             saturation::avoid(graph, layers, placement);
         }
         let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
-        form::choose(self.options.form(), model, layers);
+        form::choose(self, model, layers);
         (activations, said)
     }
 }
@@ -181,6 +193,10 @@ impl Quant {
     }
 }
 
+fn readers(graph: &Graph, v: ValueId) -> Vec<&str> {
+    lift::readers(graph, v).into_iter().map(|(graph, op, _)| graph.op(op).name.as_str()).collect()
+}
+
 impl Named for Quant {
     const NAME: &'static str = "quant";
     const ABOUT: &'static str =
@@ -189,7 +205,8 @@ impl Named for Quant {
 
     fn new(options: QuantOptions) -> Result<Self> {
         options.check()?;
-        Ok(Quant { budget: options.budget()?, exclude: globs::excluded(&options.exclude)?, options })
+        let (exclude, tables) = (globs::excluded(&options.exclude)?, Tables::new(&options)?);
+        Ok(Quant { budget: options.budget()?, exclude, tables, options })
     }
 }
 
@@ -200,15 +217,15 @@ impl Pass for Quant {
     fn needs(&self) -> Needs {
         // Four bits and DequantizeLinear by blocks came with 21, with a scale per channel with 13; Mul that broadcasts
         // with 7, Slice by inputs with 10.
-        let options = &self.options;
-        let opset = match (options.form(), options.block(options.bits)) {
+        let opset = |options: &QuantOptions| match (options.form(), options.block(options.bits)) {
             _ if options.least_bits(0) <= 4 => 21,
             (Form::Folded, 0) => 7,
             (Form::Folded, _) => 10,
             (_, 0) => 13,
             _ => 21,
         };
-        Needs { simplified: true, opset: Some(opset), given: options.size.is_some() }
+        let opset = self.tables.combined(&self.options).iter().map(opset).max();
+        Needs { simplified: true, opset, given: self.options.size.is_some() }
     }
     /// Eight bits leave 20 to 45 dB, four 10 to 30; below, only the task can tell.
     fn least_sqnr(&self) -> Option<f64> {
@@ -223,6 +240,7 @@ impl Pass for Quant {
         changed_options(&self.options, Some(&QuantOptions::default()))
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
+        self.tables.check(&self.options, &model.graph)?;
         let restored = match self.options.requantize {
             true => anew::floats(model, cx)?,
             false => Changed::No,

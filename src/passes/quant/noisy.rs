@@ -62,7 +62,8 @@ pub(super) fn widened(
         alone::errors(&float, &groups.iter().map(|group| &rounded[group.clone()]).collect::<Vec<_>>(), cx)
     };
     let noise = noise(&sizes, all.iter().sum(), of)?;
-    let loud = too_loud(&noise, &sizes, all.iter().sum(), most);
+    let mut loud = too_loud(&noise, &sizes, all.iter().sum(), most);
+    loud.retain(|k| !plan.pass.fixes_bits(&model.graph, layers.weights[*k]));
     let wider = (plan.bits < 8).then_some(8);
     for k in &loud {
         let becomes = wider.map_or_else(|| "stays float".into(), |bits| format!("has {bits} bits"));

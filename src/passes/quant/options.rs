@@ -1,6 +1,10 @@
 //! What a user may ask of quantization.
 
-use super::{placement::How, target::Target};
+use super::{
+    layers::{LayerOptions, tables},
+    placement::How,
+    target::Target,
+};
 use crate::{
     error::{Error, Result},
     passes::choices::{self, Repair},
@@ -144,6 +148,9 @@ pub struct QuantOptions {
     pub per_channel: bool,
     /// Globs of node names to leave alone.
     pub exclude: Vec<String>,
+    /// Options of single layers, later tables over earlier ones. See `docs/quant.md`.
+    #[serde(with = "tables")]
+    pub layers: Vec<LayerOptions>,
 }
 
 impl Default for QuantOptions {
@@ -167,6 +174,7 @@ impl Default for QuantOptions {
             requantize: false,
             per_channel: true,
             exclude: Vec::new(),
+            layers: Vec::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Which constants become integers, and which of their elements share a scale.
 
 use super::{
-    Form, Quant,
+    Activations, Form, Quant, QuantOptions,
     form::{computes_in_integers, dequantizes_to},
     placement::{Kind, Placement},
     scales::{self, Integers},
@@ -35,34 +35,42 @@ pub(super) struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn integers(&self) -> Integers {
-        Integers::of(self.bits, self.pass.options.symmetric(self.bits), self.opset)
+    /// The options of the layers that read a weight.
+    fn options(&self, graph: &Graph, v: ValueId) -> QuantOptions {
+        let options = self.pass.options_of(graph, v);
+        let bits = if self.pass.fixes_bits(graph, v) { options.bits } else { self.bits };
+        QuantOptions { bits, ..options }
+    }
+    fn integers(&self, graph: &Graph, v: ValueId) -> Integers {
+        let options = self.options(graph, v);
+        Integers::of(options.bits, options.symmetric(options.bits), self.opset)
     }
     /// The scheme of a weight that is read so.
     fn scheme(&self, graph: &Graph, v: ValueId, lie: Lie) -> Option<QuantScheme> {
         let weight = graph.constant(v)?;
-        scales::fit(weight, self.grain(weight, lie), self.integers(), |_| 1.0)
+        scales::fit(weight, grain(&self.options(graph, v), weight, lie), self.integers(graph, v), |_| 1.0)
     }
     /// Which elements of a weight share a scale.
     pub(super) fn grain_of(&self, graph: &Graph, v: ValueId) -> Option<Grain> {
-        Some(self.grain(graph.constant(v)?, lie(graph, v)?))
+        Some(grain(&self.options(graph, v), graph.constant(v)?, lie(graph, v)?))
     }
     /// The axis of a weight's output channels.
     pub(super) fn outputs_of(graph: &Graph, v: ValueId) -> Option<usize> {
         Some(lie(graph, v)?.outputs)
     }
-    fn grain(&self, weight: &Tensor, lie: Lie) -> Grain {
-        let Lie { outputs, first, end } = lie;
-        match self.pass.options.block(self.bits) {
-            0 if self.pass.options.per_channel => Grain::Axis(outputs),
-            0 => Grain::Tensor,
-            // A block that no sum fills would be stored filled up.
-            block => Grain::Blocks {
-                first,
-                end,
-                size: weight.shape()[first..end].iter().product::<usize>().min(block),
-            },
-        }
+}
+
+fn grain(options: &QuantOptions, weight: &Tensor, lie: Lie) -> Grain {
+    let Lie { outputs, first, end } = lie;
+    match options.block(options.bits) {
+        0 if options.per_channel => Grain::Axis(outputs),
+        0 => Grain::Tensor,
+        // A block that no sum fills would be stored filled up.
+        block => Grain::Blocks {
+            first,
+            end,
+            size: weight.shape()[first..end].iter().product::<usize>().min(block),
+        },
     }
 }
 
@@ -78,8 +86,10 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    fn add(&mut self, graph: &mut Graph, v: ValueId, scheme: QuantScheme, integers: Integers) {
-        if scheme.dtype == DType::I8 && graph.dtype(v) == Some(DType::F32) {
+    fn add(&mut self, plan: &Plan<'_>, graph: &mut Graph, v: ValueId, scheme: QuantScheme) {
+        let (options, integers) = (plan.options(graph, v), plan.integers(graph, v));
+        let float32 = graph.dtype(v) == Some(DType::F32);
+        if options.suits_integer_kernels() && options.activations != Activations::None && float32 {
             let ops = graph.uses(v).into_iter().map(|at| at.op());
             self.ops.extend(ops.filter(|op| Kind::of(graph, *op).is_some()));
             self.ops.sort_unstable();
@@ -89,17 +99,18 @@ impl Layers {
         self.weights.push(v);
         self.integers.insert(v, integers);
     }
-    /// The same weights with so many bits each; those without any are float again.
+    /// The same weights with so many bits each; those without any are float again. Bits that are given stay.
     pub(super) fn with_bits(&self, plan: &Plan<'_>, graph: &mut Graph, bits: &[Option<usize>]) -> Layers {
         let mut layers = Layers::default();
         for (v, bits) in self.weights.iter().zip(bits) {
+            let bits = if plan.pass.fixes_bits(graph, *v) { Some(plan.bits) } else { *bits };
             let plan = bits.map(|bits| Plan { bits, ..*plan });
             let scheme = plan.and_then(|plan| Some((plan, lie(graph, *v)?)));
             graph.value_mut(*v).quant = None;
             if let Some((plan, lie)) = scheme
                 && let Some(scheme) = plan.scheme(graph, *v, lie)
             {
-                layers.add(graph, *v, scheme, plan.integers());
+                layers.add(&plan, graph, *v, scheme);
             }
         }
         layers
@@ -236,7 +247,7 @@ pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>)
                 continue;
             }
         };
-        layers.add(graph, v, scheme, plan.integers());
+        layers.add(plan, graph, v, scheme);
     }
     stored_before(graph, cx);
     layers
@@ -314,11 +325,13 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantS
         return Err("it is part of the graph's interface".into());
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
+    let options = plan.options(graph, v);
     let links = plan.activations
+        && options.activations != Activations::None
         && tensor.dtype() == DType::F32
         && graph.uses(v).iter().any(|at| has_integer_kernel(graph, at.op()));
-    if !links && tensor.len() < worth(plan.bits) {
-        return Err(too_few(tensor.len(), plan.integers().dtype));
+    if !links && tensor.len() < worth(options.bits) {
+        return Err(too_few(tensor.len(), plan.integers(graph, v).dtype));
     }
     if let Some((graph, op, _)) = readers.iter().find(|(graph, op, _)| plan.pass.excludes(graph, *op)) {
         return Err(format!("`{}` is excluded", graph.place(*op).name()));

@@ -1,0 +1,146 @@
+//! Options of single layers, over those of the pass.
+
+use super::{Activations, Form, QuantOptions};
+use crate::{
+    error::{Error, Result},
+    ir::Graph,
+    passes::pass::did_you_mean,
+};
+use globset::{Glob, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+/// Options of the layers whose names match a glob; what is not given is as the tables before, or else the pass, have it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LayerOptions {
+    /// A glob of node names.
+    pub name: String,
+    /// Bits of a weight's element. What is given here is never widened.
+    pub bits: Option<usize>,
+    /// Elements along the sum of a product that share a scale.
+    pub block: Option<usize>,
+    /// Whether the integer 0 stands for zero.
+    pub symmetric: Option<bool>,
+    /// One scale for each output channel of a weight instead of one for all of it.
+    pub per_channel: Option<bool>,
+    /// `none`: the layer computes in float; `auto`: as the pass has it.
+    pub activations: Option<Activations>,
+    /// Which operators compute the weight back from its integers.
+    pub form: Option<Form>,
+}
+
+/// The tables of a pass, with their globs compiled.
+pub(super) struct Tables(Vec<(GlobMatcher, LayerOptions)>);
+
+impl Tables {
+    pub(super) fn new(options: &QuantOptions) -> Result<Self> {
+        let table = |table: &LayerOptions| {
+            let wrong = |what: &str, help: &str| Error::usage(format!("`layers`: {what}"), help);
+            if table.name.is_empty() {
+                return Err(wrong("a table names no layers", "give `name`, a glob like `layer4*`"));
+            }
+            if table.bits.is_some() && (options.size.is_some() || options.max_drop.is_some()) {
+                let help = "leave out `bits` of layers, or `size` and `max_drop`";
+                return Err(wrong("`size` and `max_drop` decide how many bits each weight gets", help));
+            }
+            if matches!(table.activations, Some(Activations::Static | Activations::Dynamic)) {
+                let help = "give `activations` to the pass, and `none` to the layers that stay float";
+                return Err(wrong("how activations become integers is decided for all layers", help));
+            }
+            let glob =
+                Glob::new(&table.name).map_err(|e| wrong(&e.to_string(), "write it like `layer4*`"))?;
+            Ok((glob.compile_matcher(), table.clone()))
+        };
+        options.layers.iter().map(table).collect::<Result<_>>().map(Tables)
+    }
+    /// The options of a layer that is the ops of these names: those of each table that matches one of them over those before it.
+    pub(super) fn over(&self, options: &QuantOptions, ops: &[&str]) -> QuantOptions {
+        let mut merged = options.clone();
+        for (_, table) in self.0.iter().filter(|(glob, _)| matches(glob, ops)) {
+            merged = table.over(merged, options.activations);
+        }
+        if !merged.suits_integer_kernels() {
+            merged.activations = Activations::None;
+        }
+        merged
+    }
+    /// Whether a table gives the bits of a layer.
+    pub(super) fn fix_bits(&self, ops: &[&str]) -> bool {
+        self.0.iter().any(|(glob, table)| table.bits.is_some() && matches(glob, ops))
+    }
+    /// Refuses tables that match nothing, or that make no sense together.
+    pub(super) fn check(&self, options: &QuantOptions, graph: &Graph) -> Result<()> {
+        let mut names = Vec::new();
+        graph.for_each_nested(&mut |g| names.extend(g.order().into_iter().map(|op| g.op(op).name.as_str())));
+        for (glob, table) in &self.0 {
+            if !matches(glob, &names) {
+                let what = format!("`layers`: no node is called `{}`", table.name);
+                let named = names.iter().copied().filter(|name| !name.is_empty());
+                return Err(Error::usage(what, did_you_mean(&table.name, named)));
+            }
+        }
+        let touched = |op: &&&str| self.0.iter().any(|(glob, _)| matches(glob, &[**op]));
+        names.iter().filter(touched).try_for_each(|op| self.over(options, &[op]).check())
+    }
+    /// All that layers may come to need: what that is depends on two options at most.
+    pub(super) fn combined(&self, options: &QuantOptions) -> Vec<QuantOptions> {
+        let mut all = vec![options.clone()];
+        for (_, first) in &self.0 {
+            let one = first.over(options.clone(), options.activations);
+            all.extend(self.0.iter().map(|(_, second)| second.over(one.clone(), options.activations)));
+        }
+        all
+    }
+}
+
+impl LayerOptions {
+    fn over(&self, below: QuantOptions, usual: Activations) -> QuantOptions {
+        QuantOptions {
+            bits: self.bits.unwrap_or(below.bits),
+            block: self.block.or(below.block),
+            symmetric: self.symmetric.or(below.symmetric),
+            per_channel: self.per_channel.unwrap_or(below.per_channel),
+            form: self.form.unwrap_or(below.form),
+            activations: match self.activations {
+                Some(Activations::Auto) => usual,
+                given => given.unwrap_or(below.activations),
+            },
+            ..below
+        }
+    }
+}
+
+fn matches(glob: &GlobMatcher, ops: &[&str]) -> bool {
+    ops.iter().any(|op| glob.is_match(op))
+}
+
+/// Tables as JSON that holds only what was given; keys that are none are refused with the nearest one.
+pub(super) mod tables {
+    use super::LayerOptions;
+    use crate::passes::{
+        Options,
+        pass::{changed_options, did_you_mean},
+    };
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        tables: &[LayerOptions],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let given = |table| changed_options(table, Some(&LayerOptions::default()));
+        tables.iter().map(given).collect::<Vec<Options>>().serialize(to)
+    }
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<LayerOptions>, D::Error> {
+        let known = changed_options(&LayerOptions::default(), None);
+        let table = |table: Options| {
+            if let Some(key) = table.keys().find(|key| !known.contains_key(*key)) {
+                let near = did_you_mean(key, known.keys().map(String::as_str));
+                return Err(D::Error::custom(format!("`layers` have no option `{key}`; {near}")));
+            }
+            serde_json::from_value(table.into()).map_err(|e| D::Error::custom(format!("`layers`: {e}")))
+        };
+        Vec::<Options>::deserialize(from)?.into_iter().map(table).collect()
+    }
+}
