@@ -3,7 +3,10 @@
 mod support;
 
 use assert_cmd::Command;
-use onnx_compress::ir::DType;
+use onnx_compress::{
+    ir::DType,
+    passes::{Context, Pipeline},
+};
 use predicates::{prelude::*, str::contains};
 use std::fs;
 
@@ -60,7 +63,9 @@ fn a_recipe_gives_single_layers_their_own_options() {
         command.arg("--calib").arg(support::zoo_data("zoo_calib.npz")).arg("--report").arg(&report);
         command.assert()
     };
-    let model = onnx_compress::lower::load(&support::zoo("resnet20_raw")).unwrap();
+    let mut model = onnx_compress::lower::load(&support::zoo("resnet20_raw")).unwrap();
+    let simplify: Pipeline = "simplify".parse().unwrap();
+    let _ = simplify.run(&mut model, &mut Context::new()).unwrap();
     let graph = &model.graph;
     let order = graph.order();
     let convs: Vec<&str> =
