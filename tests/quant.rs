@@ -70,7 +70,7 @@ fn weights_become_int8_and_are_computed_back() {
 #[test]
 fn a_misspelt_option_is_refused() {
     assert!("quant(per_chanel=false)".parse::<Pipeline>().is_err());
-    let text = r#"quant(layers=[{"activations":"none","bits":4,"name":"a*"},{"form":"qdq","name":"b"}])"#;
+    let text = r#"quant(layers=[{"name":"a*","bits":4,"activations":"none"},{"name":"b","form":"qdq"}])"#;
     assert_eq!(text.parse::<Pipeline>().unwrap().to_string(), text);
     assert!("quant(exclude=[\"a*\"],activations=none,per_channel=false)".parse::<Pipeline>().is_ok());
 }
