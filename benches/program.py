@@ -8,7 +8,7 @@ import subprocess
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 PROGRAM = f"{ROOT}/target/release/onnx-compress"
-SECONDS = 120
+SECONDS = 300
 
 
 def run(*command):

@@ -144,3 +144,52 @@ pub(super) mod tables {
         Vec::<Options>::deserialize(from)?.into_iter().map(table).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(name: &str) -> LayerOptions {
+        LayerOptions { name: name.into(), ..LayerOptions::default() }
+    }
+
+    #[test]
+    fn tables_merge_in_order_over_the_options_of_the_pass() {
+        let tables = vec![
+            LayerOptions { bits: Some(4), block: Some(64), ..table("layer*") },
+            LayerOptions { bits: Some(3), ..table("layer1.*") },
+            LayerOptions { activations: Some(Activations::None), ..table("head") },
+        ];
+        let options = QuantOptions { layers: tables, ..QuantOptions::default() };
+        let tables = Tables::new(&options).unwrap();
+        let of = |name| {
+            let o = tables.over(&options, &[name]);
+            (o.bits, o.block, o.activations, tables.fix_bits(&[name]))
+        };
+        assert_eq!(of("stem"), (8, None, Activations::Auto, false));
+        assert_eq!(of("layer2.conv"), (4, Some(64), Activations::None, true), "no kernel takes four bits");
+        assert_eq!(of("layer1.conv"), (3, Some(64), Activations::None, true));
+        assert_eq!(of("head"), (8, None, Activations::None, false));
+        let both = tables.over(&options, &["stem", "layer1.conv"]);
+        assert_eq!(both.bits, 3, "a weight that two layers read takes the tables of both");
+        let mut combined: Vec<_> = tables.combined(&options).into_iter().map(|o| o.bits).collect();
+        combined.sort_unstable();
+        combined.dedup();
+        assert_eq!(combined, [3, 4, 8]);
+    }
+    #[test]
+    fn tables_that_make_no_sense_are_refused() {
+        let bits = || LayerOptions { bits: Some(4), ..table("a") };
+        for (layer, size, max_drop) in [
+            (bits(), Some(0.3), None),
+            (bits(), None, Some(0.01)),
+            (table(""), None, None),
+            (table("["), None, None),
+            (LayerOptions { activations: Some(Activations::Static), ..table("a") }, None, None),
+        ] {
+            let options =
+                QuantOptions { size, max_drop, layers: vec![layer.clone()], ..QuantOptions::default() };
+            assert_eq!(Tables::new(&options).err().map(|e| e.exit_code()), Some(2), "{layer:?}");
+        }
+    }
+}

@@ -229,7 +229,8 @@ impl Pass for Quant {
     }
     /// Eight bits leave 20 to 45 dB, four 10 to 30; below, only the task can tell.
     fn least_sqnr(&self) -> Option<f64> {
-        match (self.options.bits, self.budget) {
+        let fewest = self.tables.combined(&self.options).iter().map(|options| options.bits).min();
+        match (fewest?, self.budget) {
             (_, Some(Budget::Size(_))) => None,
             (8, _) => Some(10.0),
             (4, _) => Some(5.0),
