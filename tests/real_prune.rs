@@ -16,11 +16,12 @@ use onnx_compress::{
     },
     runtime::{Measurer, Runtime, Samples, SessionOptions},
 };
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use std::path::Path;
 use support::{
-    conformance, corpus, light,
+    conformance, corpus, light, model,
     oracle::{Oracle, halves_or_fewer, random_inputs, relative_difference, work},
-    zoo, zoo_data, zoo_models,
+    setup_dir, zoo, zoo_data, zoo_models,
 };
 
 /// The model with its weights in plain sight and its types inferred.
@@ -203,7 +204,7 @@ fn resnet20_shrinks_to_three_quarters_of_its_work() {
 
 /// The model cut as the text says and repaired from so many images, and how many layers were.
 fn repaired(text: &str, original: &Model, images: usize) -> (Model, u64) {
-    let runtime = Runtime::find(Some(&support::setup_dir().join("ort"))).unwrap();
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
     let samples = Samples::load(&zoo_data("zoo_calib.npz"), original, 32, Some(images)).unwrap();
     let measurer = Measurer::new(runtime, samples, SessionOptions::default());
     let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
@@ -304,4 +305,48 @@ fn half_precision_is_repaired_in_its_own_type() {
     );
     let right = right(&model);
     assert!(right >= 0.88, "{right} of the images are right");
+}
+
+#[test]
+fn layers_of_the_branch_that_samples_take_are_repaired() {
+    // A real detector of speech: one If whose branches, for two rates, hold all layers.
+    let path = model("silero-vad/silero_vad_op18_ifless.onnx");
+    let mut original = lower::load(&path).unwrap();
+    run("simplify", &mut original);
+    let batch = |k: usize| {
+        let mut random = ChaCha8Rng::seed_from_u64(k as u64);
+        let sound = (0..576).map(|_| random.random_range(-0.2f32..0.2));
+        vec![
+            ("input".to_owned(), Tensor::from_vec([1, 576], sound.collect())),
+            ("sr".to_owned(), Tensor::scalar(16_000i64)),
+            ("state".to_owned(), Tensor::from_vec([2, 1, 128], vec![0f32; 256])),
+        ]
+    };
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
+    let samples = Samples::from_batches((0..48).map(batch));
+    let measurer = Measurer::new(runtime, samples, SessionOptions::default());
+    let cut = |pass: &str| {
+        let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
+        let _ = pass.parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
+        let oracle = Oracle::new();
+        // The squared error of both outputs, each relative to its squares.
+        let error = |k| {
+            let [a, b] = [&original, &model].map(|m| oracle.run(m, &batch(k)));
+            let off = |(a, b): (&(String, Tensor), &(String, Tensor))| {
+                let (a, b) = (a.1.to_f32().unwrap(), b.1.to_f32().unwrap());
+                let squares = a.iter().map(|x| x * x).sum::<f32>();
+                a.iter().zip(b.iter()).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / squares
+            };
+            a.iter().zip(&b).map(off).sum::<f32>()
+        };
+        let repaired = cx.counts.get("prune/repaired").copied().unwrap_or(0);
+        ((60..68).map(error).sum::<f32>() / 8.0, repaired, model)
+    };
+    let (with, repaired, pruned) = cut("prune(ratio=0.3)");
+    let (without, none, _) = cut("prune(ratio=0.3,repair=none)");
+    assert!(repaired >= 3 && none == 0, "{repaired} layers are repaired");
+    assert!(with < 0.2 * without, "{with} against {without}");
+    // The branch that no sample takes is cut too, and no worse than by its weights alone.
+    let other = |name: &str| pruned.graph.initializer(pruned.graph.find(name).unwrap()).unwrap().shape()[0];
+    assert!(other("model_8k.encoder.0.reparam_conv.weight") >= 32);
 }

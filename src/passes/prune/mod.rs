@@ -23,6 +23,7 @@ mod score;
 mod select;
 mod sensitivity;
 mod survey;
+mod taken;
 mod timetable;
 mod unprune;
 
@@ -32,7 +33,8 @@ pub use survey::{GroupSummary, MemberSummary, Standing, Survey, survey};
 pub use unprune::unprune;
 
 use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, lift::readers, pass::changed_options,
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, lift::readers, linear::Layer,
+    pass::changed_options,
 };
 use crate::{
     error::{Error, Result},
@@ -51,6 +53,7 @@ use rand::{SeedableRng, rngs::ChaCha8Rng};
 use record::Record;
 use select::{Candidate, Plan, Weight};
 use std::collections::HashSet;
+use taken::Taken;
 
 const UNREPAIRED: &str =
     "not repaired: with samples of its inputs (`--calib`) the weights that stay are fitted anew";
@@ -103,6 +106,7 @@ impl Pass for Prune {
         let (mut left, mut stays, mut cut_model) = (1.0, Stays::default(), original.clone());
         let mut changed = HashSet::new();
         let mut record = Record::of(model)?.unwrap_or_default();
+        let taken = if cx.has_samples() { Taken::of(&original, cx)? } else { None };
         for step in 1..=self.options.steps {
             // Steps take off equal shares of what is left; what one took in excess, the next leave.
             let wanted = self.budget.share.powf(step as f64 / self.options.steps as f64);
@@ -111,7 +115,8 @@ impl Pass for Prune {
                 continue;
             }
             let flow = Flow::of(&cut_model);
-            let (Selection { keep, branches }, share) = match self.choose(&cut_model, &flow, budget, cx) {
+            let chosen = self.choose(&cut_model, &flow, budget, taken.as_ref(), cx);
+            let (Selection { keep, branches }, share) = match chosen {
                 // A step too small for any count to change.
                 Err(Error::BelowBar(_)) if step < self.options.steps => continue,
                 chosen => chosen?,
@@ -135,7 +140,13 @@ impl Pass for Prune {
             if repair {
                 let values: HashSet<_> = cut_model.graph.values().collect();
                 changed.retain(|v| values.contains(v));
-                repair::run(&original, &mut cut_model, &stays, &changed, cx)?;
+                match &taken {
+                    Some(taken) => taken.repair(&original, &mut cut_model, &stays, &changed, cx)?,
+                    None => {
+                        let layer = Layer::or_normalization;
+                        repair::run(&original, &mut cut_model, &stays, &changed, layer, cx)?;
+                    }
+                }
             }
         }
         if self.options.repair == Repair::Auto && !repair {
@@ -150,7 +161,8 @@ impl Prune {
     /// Chooses what goes, without changing the model, and says so through remarks. Fails with
     /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
     pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Selection> {
-        Ok(self.choose(model, flow, self.budget, cx)?.0)
+        let taken = if cx.has_samples() { Taken::of(model, cx)? } else { None };
+        Ok(self.choose(model, flow, self.budget, taken.as_ref(), cx)?.0)
     }
     /// What goes, and the share that is left of what the budget is a share of.
     fn choose(
@@ -158,9 +170,21 @@ impl Prune {
         model: &Model,
         flow: &Flow<'_>,
         budget: Budget,
+        taken: Option<&Taken>,
         cx: &mut Context<'_>,
     ) -> Result<(Selection, f64)> {
         let (mut open, left_alone) = self.candidates(model, flow, cx.seed);
+        let mut branches = Vec::new();
+        match taken.filter(|_| self.judges_by_data(cx)) {
+            Some(taken) => {
+                let flat = taken.flat(model)?;
+                let flow = Flow::of(&flat);
+                let (mut seen, _) = self.candidates(&flat, &flow, cx.seed);
+                self.judge(&flat, &flow, &mut seen, budget.of, cx)?;
+                Taken::adopt(&mut open, &seen);
+            }
+            None => branches = self.judge(model, flow, &mut open, budget.of, cx)?,
+        }
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
         }
@@ -169,7 +193,6 @@ impl Prune {
             cx.missed(at.clone(), why.clone());
         }
         cx.check_cancelled()?;
-        let branches = self.judge(model, flow, &mut open, budget.of, cx)?;
         let prices = flow.prices();
         let weights = weights(model, flow);
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);

@@ -14,6 +14,11 @@ use crate::{
 };
 
 impl Prune {
+    /// Whether samples tell what goes.
+    pub(super) fn judges_by_data(&self, cx: &Context<'_>) -> bool {
+        use Criterion::{Activation, Auto, Hessian, Variance};
+        cx.has_samples() && matches!(self.options.criterion, Auto | Hessian | Activation | Variance)
+    }
     /// Ranks positions, and finds the branches that may go where it is known what that costs.
     pub(super) fn judge(
         &self,

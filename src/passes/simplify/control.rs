@@ -6,7 +6,7 @@
 use crate::ir::{Attr, DType, Graph, Op, OpId, Tensor, ValueId};
 
 /// Inlines what is decided, in bodies too; returns how many ops went.
-pub(super) fn inline(g: &mut Graph, opset: i64) -> usize {
+pub(in crate::passes) fn inline(g: &mut Graph, opset: i64) -> usize {
     let mut inlined = 0;
     for op in g.ops().collect::<Vec<_>>() {
         g.edit_bodies(op, |body| {

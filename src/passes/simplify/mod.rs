@@ -42,6 +42,7 @@ use crate::{
     error::Result,
     ir::{Model, Where},
 };
+pub(super) use control::inline as inline_decided;
 use growth::Bounds;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;

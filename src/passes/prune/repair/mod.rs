@@ -6,22 +6,26 @@ mod recurrent;
 use super::Context;
 use crate::{
     error::Result,
-    ir::{Model, OpId, ValueId},
+    ir::{Graph, Model, OpId, ValueId},
     ops::axes::Stays,
     passes::linear::{Layer, Refit, Sight, Target, Task, Tasks, Wave, collect, tasks},
 };
 use std::collections::HashSet;
 
-/// Repairs `model`, which is what `stays` of `original`; besides, values that are `changed` are not what they were.
+/// Repairs `model`, which is what `stays` of `original`; besides, values that are `changed` are not what they were. `layer`
+/// tells what can be repaired, as [`Layer::or_normalization`] does.
+///
+/// [`Layer::or_normalization`]: crate::passes::linear::Layer::or_normalization
 pub(super) fn run(
     original: &Model,
     model: &mut Model,
     stays: &Stays,
     changed: &HashSet<ValueId>,
+    layer: impl Fn(&Graph, OpId, i64) -> Option<std::result::Result<Layer, &'static str>>,
     cx: &mut Context<'_>,
 ) -> Result<()> {
     let changed: Vec<ValueId> = changed.iter().copied().collect();
-    let Tasks { waves, left_alone } = tasks(model, &changed, |v| stays.is_cut(v), Layer::or_normalization);
+    let Tasks { waves, left_alone } = tasks(model, &changed, |v| stays.is_cut(v), layer);
     for (op, why) in left_alone {
         cx.missed(model.graph.place(op), format!("not repaired: {why}"));
     }
