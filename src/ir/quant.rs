@@ -1,9 +1,10 @@
 //! Quantization as an annotation: what a float value is to be stored or passed on as.
 //!
 //! A scheme maps a real `x` to the integer `saturate(round_half_even(x / scale) + zero_point)` and back by
-//! `(q - zero_point) * scale`, as ONNX's QuantizeLinear and DequantizeLinear do.
+//! `(q - zero_point) * scale`, as ONNX's QuantizeLinear and DequantizeLinear do. Floats of eight bits take the place of
+//! integers, the nearest to `x / scale`; their zero points are zero.
 
-use super::{DType, Grain, Lay, Tensor};
+use super::{DType, Float8, Grain, Lay, Tensor};
 use crate::error::{Error, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -23,10 +24,10 @@ pub enum QuantForm {
     Packed,
 }
 
-/// How a value of floating-point numbers is represented by integers.
+/// How a value of floating-point numbers is represented by integers, or by floats of eight bits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantScheme {
-    /// The integer type: of 2, 4 or 8 bits, or int32 (biases).
+    /// The integer type: of 2, 4, 8 or 16 bits, or int32 (biases); or a [`Float8`].
     pub dtype: DType,
     /// Which elements share a scale.
     pub grain: Grain,
@@ -63,30 +64,26 @@ impl QuantScheme {
         Some(scheme.for_reals(weight.dtype()))
     }
 
-    /// Asymmetric uint8 over a range, widened so that zero is exact. `None` where the range is not finite.
-    pub fn uint8_over(min: f32, max: f32) -> Option<QuantScheme> {
+    /// Asymmetric integers of this type over a range, widened so that zero is exact. `None` where the range is not finite,
+    /// or a scheme has no such integers.
+    pub fn over(dtype: DType, min: f32, max: f32) -> Option<QuantScheme> {
+        let (low, high) = bounds(dtype).filter(|_| dtype.is_integer())?;
         let (min, max) = (min.min(0.0), max.max(0.0));
-        let scale = (max - min) / 255.0;
+        let scale = (max - min) / (high - low) as f32;
         if !scale.is_finite() {
             return None;
         }
         let scale = if scale == 0.0 { 1.0 } else { scale.max(f32::MIN_POSITIVE) };
-        let zero_point = (-min / scale).round_ties_even().clamp(0.0, 255.0) as i32;
+        let zero_point = ((-min / scale).round_ties_even() as i64 + low).clamp(low, high) as i32;
         let (scales, zero_points) = (vec![scale], vec![zero_point]);
-        Some(QuantScheme {
-            dtype: DType::U8,
-            grain: Grain::Tensor,
-            scales,
-            zero_points,
-            form: QuantForm::Qdq,
-        })
+        Some(QuantScheme { dtype, grain: Grain::Tensor, scales, zero_points, form: QuantForm::Qdq })
     }
 
     /// Checks the invariants of the fields, against the shape of the value where it is known.
     pub fn check(&self, shape: Option<&[usize]>) -> Result<()> {
         let fail = |why: &str| Err(Error::invalid((), format!("quantization scheme: {why}")));
         let Some((low, high)) = bounds(self.dtype) else {
-            return fail("not an integer type it can use");
+            return fail("not a type of few bits that it can use");
         };
         if self.scales.len() != self.zero_points.len() {
             return fail("scales and zero points differ in number");
@@ -95,7 +92,7 @@ impl QuantScheme {
             return fail("a scale is not finite and positive");
         }
         if self.zero_points.iter().any(|z| !(low..=high).contains(&i64::from(*z))) {
-            return fail("a zero point is outside the integer type");
+            return fail("a zero point is outside its type");
         }
         let expected = match (self.grain, shape) {
             (Grain::Tensor, _) => Some(1),
@@ -118,7 +115,7 @@ impl QuantScheme {
         self
     }
 
-    /// The integers of a tensor of float32, float16, bfloat16 or float64 under this scheme.
+    /// What stands for the elements of a tensor of float32, float16, bfloat16 or float64 under this scheme.
     pub fn quantize(&self, tensor: &Tensor) -> Result<Tensor> {
         self.check(Some(tensor.shape()))?;
         let Some(values) = tensor.to_f32() else {
@@ -127,10 +124,22 @@ impl QuantScheme {
         };
         let shape = tensor.shape();
         let lay = self.lay(shape)?;
+        if let Some(float8) = Float8::of(self.dtype) {
+            let codes = self.map(lay, &values, |x, at| float8.encode(x / self.scales[at]));
+            return Tensor::new(self.dtype, shape, codes);
+        }
+        let (low, high) = bounds(self.dtype).expect("`check` refuses types without bounds");
+        let integer = |x: f32, at: usize| {
+            // A cast takes NaN to 0.
+            let steps = nearest(f64::from(x / self.scales[at]).clamp(-MOST_STEPS, MOST_STEPS)) as i64;
+            (steps + i64::from(self.zero_points[at])).clamp(low, high)
+        };
         Ok(match self.dtype {
-            DType::U8 => Tensor::from_vec(shape, self.map(lay, &values, |q| q as u8)),
-            DType::I32 => Tensor::from_vec(shape, self.map(lay, &values, |q| q as i32)),
-            dtype => self.integers(dtype, shape, self.map(lay, &values, |q| q as i8)),
+            DType::U8 => Tensor::from_vec(shape, self.map(lay, &values, |x, at| integer(x, at) as u8)),
+            DType::U16 => Tensor::from_vec(shape, self.map(lay, &values, |x, at| integer(x, at) as u16)),
+            DType::I16 => Tensor::from_vec(shape, self.map(lay, &values, |x, at| integer(x, at) as i16)),
+            DType::I32 => Tensor::from_vec(shape, self.map(lay, &values, |x, at| integer(x, at) as i32)),
+            dtype => self.integers(dtype, shape, self.map(lay, &values, |x, at| integer(x, at) as i8)),
         })
     }
     fn lay(&self, shape: &[usize]) -> Result<Lay> {
@@ -139,46 +148,53 @@ impl QuantScheme {
     }
     /// A tensor of at most eight bits an element.
     fn integers(&self, dtype: DType, shape: &[usize], elements: Vec<i8>) -> Tensor {
-        Tensor::packed(dtype, shape, &elements).unwrap_or_else(|| Tensor::from_vec(shape, elements))
+        Tensor::packed(dtype, shape, &elements).unwrap_or_else(|| {
+            let bytes: Vec<u8> = elements.into_iter().map(|x| x as u8).collect();
+            Tensor::new(dtype, shape, bytes).expect("a byte for each element")
+        })
     }
 
-    /// Saturated integers, narrowed by `narrow` (which cannot lose anything), computed in parallel runs.
+    /// What `of` makes of each value and the place of its scale, in parallel runs.
     fn map<T: Send + Copy + Default>(
         &self,
         lay: Lay,
         values: &[f32],
-        narrow: impl Fn(i64) -> T + Sync,
+        of: impl Fn(f32, usize) -> T + Sync,
     ) -> Vec<T> {
-        let (low, high) = bounds(self.dtype).expect("`check` refuses types without bounds");
         let mut out = vec![T::default(); values.len()];
         out.par_chunks_mut(RUN).zip(values.par_chunks(RUN)).enumerate().for_each(|(run, (out, values))| {
             for ((q, x), at) in out.iter_mut().zip(values).zip(lay.scales_from(run * RUN)) {
-                // A cast takes NaN to 0.
-                let steps = nearest(f64::from(x / self.scales[at]).clamp(-MOST_STEPS, MOST_STEPS)) as i64;
-                *q = narrow((steps + i64::from(self.zero_points[at])).clamp(low, high));
+                *q = of(*x, at);
             }
         });
         out
     }
 
-    /// The reals that integers under this scheme stand for, as float32.
+    /// The reals that a tensor under this scheme stands for, as float32.
     pub fn dequantize(&self, tensor: &Tensor) -> Result<Tensor> {
         self.check(Some(tensor.shape()))?;
-        let wide = || Some(tensor.unpacked()?.into_iter().map(i64::from).collect());
-        let values: Option<Vec<i64>> = tensor.to_i64().or_else(wide);
-        let Some(values) = values.filter(|_| tensor.dtype() == self.dtype) else {
+        let lay = self.lay(tensor.shape())?;
+        let places = || lay.scales_from(0);
+        let steps = |values: Vec<i64>| {
+            let above_zero = |(q, at): (i64, usize)| (q - i64::from(self.zero_points[at])) as f32;
+            values.into_iter().zip(places()).map(above_zero).collect()
+        };
+        let narrow = || Some(tensor.unpacked()?.into_iter().map(i64::from).collect());
+        let numbers: Option<Vec<f32>> = match Float8::of(self.dtype) {
+            _ if tensor.dtype() != self.dtype => None,
+            _ if tensor.is_empty() => Some(Vec::new()),
+            Some(float8) => Some(tensor.bytes().iter().map(|code| float8.decode(*code)).collect()),
+            None => tensor.to_i64().or_else(narrow).map(steps),
+        };
+        let Some(mut reals) = numbers else {
             return Err(Error::invalid(
                 (),
                 format!("a {} tensor under a {} scheme", tensor.dtype(), self.dtype),
             ));
         };
-        let lay = self.lay(tensor.shape())?;
-        let real = |(q, at): (&i64, usize)| (q - i64::from(self.zero_points[at])) as f32 * self.scales[at];
-        let reals = if values.is_empty() {
-            Vec::new()
-        } else {
-            values.iter().zip(lay.scales_from(0)).map(real).collect()
-        };
+        if !reals.is_empty() {
+            reals.iter_mut().zip(places()).for_each(|(x, at)| *x *= self.scales[at]);
+        }
         Ok(Tensor::from_vec(tensor.shape(), reals))
     }
 
@@ -187,11 +203,13 @@ impl QuantScheme {
         let numbers = || self.scales.clone();
         Tensor::from_f32(dtype, shape, numbers()).unwrap_or_else(|| Tensor::from_vec(shape, numbers()))
     }
-    /// The zero points, in the integer type, as a tensor of this shape, which must hold as many.
+    /// The zero points, in the scheme's type, as a tensor of this shape, which must hold as many.
     pub fn zero_point_tensor(&self, shape: &[usize]) -> Tensor {
         let z = self.zero_points.iter();
         match self.dtype {
             DType::U8 => Tensor::from_vec(shape, z.map(|z| *z as u8).collect()),
+            DType::U16 => Tensor::from_vec(shape, z.map(|z| *z as u16).collect()),
+            DType::I16 => Tensor::from_vec(shape, z.map(|z| *z as i16).collect()),
             DType::I32 => Tensor::from_vec(shape, z.copied().collect()),
             dtype => self.integers(dtype, shape, z.map(|z| *z as i8).collect()),
         }
@@ -231,7 +249,7 @@ pub(crate) fn nearest(x: f64) -> f64 {
     (x + NO_FRACTIONS) - NO_FRACTIONS
 }
 
-/// The bounds of an integer type a scheme may use.
+/// The bounds of a type that a scheme may use: of its integers, or of the zero points of floats.
 fn bounds(dtype: DType) -> Option<(i64, i64)> {
     match dtype {
         DType::I2 => Some((-2, 1)),
@@ -240,8 +258,10 @@ fn bounds(dtype: DType) -> Option<(i64, i64)> {
         DType::U4 => Some((0, 15)),
         DType::I8 => Some((-128, 127)),
         DType::U8 => Some((0, 255)),
+        DType::I16 => Some((-32768, 32767)),
+        DType::U16 => Some((0, 65535)),
         DType::I32 => Some((i64::from(i32::MIN), i64::from(i32::MAX))),
-        _ => None,
+        dtype => Float8::of(dtype).map(|_| (0, 0)),
     }
 }
 
@@ -268,10 +288,17 @@ mod tests {
             prop_assert_eq!(scheme.quantize(&back).unwrap(), q);
         }
         #[test]
-        fn zero_is_exact(a in -1e6f32..1e6, b in -1e6f32..1e6) {
-            let scheme = QuantScheme::uint8_over(a.min(b), a.max(b)).unwrap();
-            let zero = Tensor::from_vec([1], vec![0f32]);
-            prop_assert_eq!(scheme.dequantize(&scheme.quantize(&zero).unwrap()).unwrap(), zero);
+        fn zero_is_exact_and_the_ends_are_near(a in -1e6f32..1e6, b in -1e6f32..1e6) {
+            for dtype in [DType::U8, DType::I8, DType::U16, DType::I16] {
+                let (low, high) = (a.min(b).min(0.0), a.max(b).max(0.0));
+                let scheme = QuantScheme::over(dtype, low, high).unwrap();
+                let x = Tensor::from_vec([3], vec![0f32, low, high]);
+                let back = scheme.dequantize(&scheme.quantize(&x).unwrap()).unwrap();
+                let (back, step) = (back.view::<f32>().unwrap(), scheme.scales[0]);
+                prop_assert_eq!(back[0], 0.0);
+                prop_assert!((back[1] - low).abs().max((back[2] - high).abs()) <= step * 0.51, "{}", dtype);
+            }
+            prop_assert!(QuantScheme::over(DType::F8E5M2, a, b).is_none());
         }
     }
     #[test]

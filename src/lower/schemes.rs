@@ -186,7 +186,7 @@ mod tests {
         let y = graph.add_node(Op::new("MatMul", "m"), &[x, w], "y", Some(float()));
         graph.outputs.push(y);
         for v in [x, y] {
-            graph.value_mut(v).quant = QuantScheme::uint8_over(-1.0, 1.0);
+            graph.value_mut(v).quant = QuantScheme::over(DType::U8, -1.0, 1.0);
         }
         let opsets = vec![OpsetImport { version: opset, ..OpsetImport::default() }];
         Model { ir_version: 8, opsets, graph, ..Model::default() }

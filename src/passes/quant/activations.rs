@@ -1,4 +1,4 @@
-//! Where activations become uint8, so that the runtime finds whole chains of integer operators.
+//! Where activations become integers, so that the runtime finds whole chains of integer operators.
 
 use super::{
     Quant, observe,
@@ -18,7 +18,7 @@ const MOVES: &[&str] = &["MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze"
 /// The largest bias in integer steps; sums of products still fit beside it.
 const BIAS_LIMIT: f32 = (1u32 << 30) as f32;
 
-/// The schemes of values that are to be uint8; `None` where what was measured allows none.
+/// The schemes of values that are to be integers; `None` where what was measured allows none.
 pub(super) type Schemes = BTreeMap<ValueId, Option<QuantScheme>>;
 
 /// Measures what the placement, and any that places fewer kinds so, wants to round.
@@ -30,8 +30,9 @@ pub(super) fn schemes(
     cx: &Context<'_>,
 ) -> Result<Schemes> {
     let wanted = wanted(pass, &model.graph, &placed(&model.graph, layers, placement), placement);
-    let mut schemes = observe::schemes(pass.options.observer, model, wanted, cx)?;
-    if pass.options.target.profile().symmetric_activations {
+    let options = &pass.options;
+    let mut schemes = observe::schemes(options.observer(), options.activation_dtype(), model, wanted, cx)?;
+    if options.target.profile().symmetric_activations {
         schemes.values_mut().flatten().for_each(|scheme| *scheme = symmetric(scheme));
     }
     Ok(schemes)
@@ -79,13 +80,14 @@ pub(super) fn annotate(
         let read = split_readers(graph, *v, &layers, &schemes);
         graph.value_mut(read).quant = Some(scheme.clone());
     }
-    if pass.options.target.profile().integer_biases {
+    let profile = pass.options.target.profile();
+    if profile.integer_biases && (profile.wide_integers || !pass.options.has_wide_activations()) {
         biases(graph, &layers, said);
     }
     schemes.len() as u64
 }
 
-/// The values to be uint8: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what joins them.
+/// The values to be integers: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what joins them.
 ///
 /// Products (Gemm, MatMul) write floats from their integer sums at no cost, so their outputs are rounded only where
 /// another layer wants integers.
@@ -121,7 +123,7 @@ fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId], placement: &Placement) -
     }
 }
 
-/// Whether the op has an integer kernel that reads and writes uint8 without weights.
+/// Whether the op has an integer kernel that reads and writes integers without weights.
 fn joins(graph: &Graph, op: OpId) -> bool {
     Kind::of(graph, op) == Some(Kind::Join)
 }

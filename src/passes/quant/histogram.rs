@@ -6,8 +6,6 @@ use super::Observer;
 /// Bins on either side of zero, four to eight for each integer of a span on one side, so that it can be cut finely.
 const SIDE: usize = 2048;
 const BINS: usize = 2 * SIDE;
-/// Integers of eight bits.
-const LEVELS: usize = 256;
 /// The share of elements that `percentile` leaves out on each side.
 const OUTERMOST: f64 = 1e-5;
 /// Shares of each side's extent that are tried as ends of the span, in percent.
@@ -110,8 +108,8 @@ impl Histogram {
         first..bin(high).max(first + 1)
     }
 
-    /// The span that a rule chooses, zero inside.
-    pub(super) fn span(&self, observer: Observer) -> (f64, f64) {
+    /// The span that a rule chooses for so many integers, zero inside.
+    pub(super) fn span(&self, observer: Observer, levels: usize) -> (f64, f64) {
         if !self.width.is_normal() {
             return (f64::from(self.low), f64::from(self.high));
         }
@@ -122,8 +120,8 @@ impl Histogram {
                 (self.ends.0 / batches, self.ends.1 / batches)
             }
             Observer::Percentile => self.without_outermost(),
-            Observer::Mse => self.cheapest(|low, high| self.squared_error(low, high)),
-            Observer::Entropy => self.cheapest(|low, high| self.divergence(low, high)),
+            Observer::Mse => self.cheapest(|low, high| self.squared_error(low, high, levels)),
+            Observer::Entropy => self.cheapest(|low, high| self.divergence(low, high, levels)),
         }
     }
     fn without_outermost(&self) -> (f64, f64) {
@@ -154,8 +152,8 @@ impl Histogram {
         (least(low, &|low| cost(low, high)), high)
     }
     /// Of elements in the middle of their bins.
-    fn squared_error(&self, low: f64, high: f64) -> f64 {
-        let step = (high - low) / (LEVELS - 1) as f64;
+    fn squared_error(&self, low: f64, high: f64, levels: usize) -> f64 {
+        let step = (high - low) / (levels - 1) as f64;
         let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
         let errors = counted.map(|(bin, count)| {
             let x = self.start() + (bin as f64 + 0.5) * f64::from(self.width);
@@ -166,7 +164,7 @@ impl Histogram {
         });
         errors.sum()
     }
-    fn divergence(&self, low: f64, high: f64) -> f64 {
+    fn divergence(&self, low: f64, high: f64, levels: usize) -> f64 {
         let inside = self.inside(low, high);
         let (below, above) = (self.counts[..inside.start].iter(), self.counts[inside.end..].iter());
         let mut p: Vec<f64> = self.counts[inside].iter().map(|count| *count as f64).collect();
@@ -180,8 +178,10 @@ impl Histogram {
             return f64::INFINITY;
         }
         let mut divergence = 0.0;
-        for level in 0..LEVELS {
-            let bins = level * p.len() / LEVELS..(level + 1) * p.len() / LEVELS;
+        // More integers than bins lose nothing that these tell.
+        let levels = levels.min(p.len());
+        for level in 0..levels {
+            let bins = level * p.len() / levels..(level + 1) * p.len() / levels;
             let used = bins.clone().filter(|bin| p[*bin] > 0.0).count();
             let share = q[bins.clone()].iter().sum::<f64>() / held / used.max(1) as f64;
             for p in p[bins].iter().filter(|p| **p > 0.0) {
@@ -233,7 +233,7 @@ impl Bins {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::QuantScheme;
+    use crate::ir::{DType, QuantScheme};
 
     fn of(elements: &[f32]) -> Histogram {
         let mut histogram = Histogram::new();
@@ -258,7 +258,7 @@ mod tests {
         let positive = bell(true);
         let zeros = positive.iter().filter(|x| **x == 0.0).count() as u64;
         assert_eq!(of(&positive).counts.iter().sum::<u64>(), 100_000 - zeros, "zeros do not count");
-        let (low, high) = histogram.span(Observer::MinMax);
+        let (low, high) = histogram.span(Observer::MinMax, 256);
         assert_eq!(histogram.range(), Some((low as f32, high as f32)));
     }
     #[test]
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(parts.counts.iter().sum::<u64>(), 100_000);
         assert!(parts.width <= 2.0 * whole.width, "bins are at most twice as wide as need be");
         for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
-            let ((a, b), (c, d)) = (parts.span(observer), whole.span(observer));
+            let ((a, b), (c, d)) = (parts.span(observer, 256), whole.span(observer, 256));
             assert!((a - c).abs() < 0.25 && (b - d).abs() < 0.25, "{observer:?}: {a} to {b}, {c} to {d}");
         }
     }
@@ -299,7 +299,7 @@ mod tests {
         }
         assert_eq!(of(&[0.0; 5]).range(), Some((0.0, 0.0)));
         assert_eq!(
-            of(&[1e-42, -1e-42]).span(Observer::Percentile),
+            of(&[1e-42, -1e-42]).span(Observer::Percentile, 256),
             (f64::from(-1e-42f32), f64::from(1e-42f32))
         );
     }
@@ -309,19 +309,31 @@ mod tests {
         elements.push(60.0);
         let histogram = of(&elements);
         for observer in [Observer::Percentile, Observer::Entropy] {
-            let (low, high) = histogram.span(observer);
+            let (low, high) = histogram.span(observer, 256);
             assert!(low == 0.0 && (3.0..25.0).contains(&high), "{observer:?}: {low} to {high}");
+        }
+    }
+    #[test]
+    fn an_outlier_stays_where_integers_are_many() {
+        let elements = [bell(true).repeat(3), vec![60.0]].concat();
+        for observer in [Observer::Mse, Observer::Entropy] {
+            let (low, high) = of(&elements).span(observer, 1 << 16);
+            assert!(low == 0.0 && high > 59.0, "{observer:?}: {low} to {high}");
         }
     }
     #[test]
     fn the_average_is_that_of_the_ends_of_batches() {
         let mut histogram = of(&[-1.0, 0.5, 2.0]);
-        assert_eq!(histogram.span(Observer::Average), histogram.span(Observer::MinMax), "of one batch");
+        assert_eq!(
+            histogram.span(Observer::Average, 256),
+            histogram.span(Observer::MinMax, 256),
+            "of one batch"
+        );
         // A batch that does not reach below zero ends there, as zero is in every span.
         histogram.add(&[1.0, 4.0]);
         histogram.add(&[-2.0, 6.0]);
-        assert_eq!(histogram.span(Observer::Average), (-1.0, 4.0));
-        let (least, most) = histogram.span(Observer::MinMax);
+        assert_eq!(histogram.span(Observer::Average, 256), (-1.0, 4.0));
+        let (least, most) = histogram.span(Observer::MinMax, 256);
         assert_eq!((least, most), (-2.0, 6.0));
     }
     #[test]
@@ -329,7 +341,7 @@ mod tests {
         let even: Vec<f32> = (0..200_000).map(|k| k as f32 / 1e5 - 0.5).collect();
         let histogram = of(&even);
         for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
-            let (low, high) = histogram.span(observer);
+            let (low, high) = histogram.span(observer, 256);
             assert!((low + 0.5).abs() < 0.02 && (high - 1.5).abs() < 0.03, "{observer:?}: {low} to {high}");
         }
     }
@@ -338,15 +350,15 @@ mod tests {
         let elements = bell(false);
         let histogram = of(&elements);
         let error = |(low, high): (f64, f64)| {
-            let scheme = QuantScheme::uint8_over(low as f32, high as f32).unwrap();
+            let scheme = QuantScheme::over(DType::U8, low as f32, high as f32).unwrap();
             let x = crate::ir::Tensor::from_vec([elements.len()], elements.clone());
             let back = scheme.dequantize(&scheme.quantize(&x).unwrap()).unwrap();
             let back = back.view::<f32>().unwrap();
             elements.iter().zip(back.iter()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
         };
-        let best = histogram.span(Observer::Mse);
-        assert!(error(best) < error(histogram.span(Observer::MinMax)));
-        let estimate = histogram.squared_error(best.0, best.1);
+        let best = histogram.span(Observer::Mse, 256);
+        assert!(error(best) < error(histogram.span(Observer::MinMax, 256)));
+        let estimate = histogram.squared_error(best.0, best.1, 256);
         assert!((estimate / error(best) - 1.0).abs() < 0.05, "{estimate} against {}", error(best));
     }
 }

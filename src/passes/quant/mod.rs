@@ -1,4 +1,5 @@
-//! Quantization: weights in eight bits or fewer always, activations in eight where calibration samples tell their ranges.
+//! Quantization: weights in eight bits or fewer always, activations in integers where calibration samples tell
+//! their ranges.
 //!
 //! The pass only annotates values with a [`QuantScheme`](crate::ir::QuantScheme); writing the model turns that into
 //! operators.
@@ -47,11 +48,11 @@ use placement::{How, Kind, Placement};
 use weights::{Layers, Plan};
 
 pub use layers::LayerOptions;
-pub use options::{Activations, Equalize, Form, Latency, Method, Observer, QuantOptions};
+pub use options::{ActivationType, Activations, Equalize, Form, Latency, Method, Observer, QuantOptions};
 pub use seam::move_scales;
 pub use target::Target;
 
-/// Quantizes weights to integers of few bits, and activations to uint8 where samples are at hand.
+/// Quantizes weights to integers of few bits, and activations to integers where samples are at hand.
 pub struct Quant {
     options: QuantOptions,
     budget: Option<Budget>,
@@ -94,7 +95,7 @@ impl Quant {
         dynamic::annotate(graph, layers, placement);
         let profile = self.options.target.profile();
         let seven_bits = self.options.reduce_range.or(profile.reduce_range);
-        if seven_bits.unwrap_or_else(saturation::here) {
+        if !self.options.has_wide_activations() && seven_bits.unwrap_or_else(saturation::here) {
             saturation::avoid(graph, layers, placement);
         }
         let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
@@ -215,16 +216,7 @@ impl Pass for Quant {
         Self::NAME
     }
     fn needs(&self) -> Needs {
-        // Four bits and DequantizeLinear by blocks came with 21, with a scale per channel with 13; Mul that broadcasts
-        // with 7, Slice by inputs with 10.
-        let opset = |options: &QuantOptions| match (options.form(), options.block(options.bits)) {
-            _ if options.least_bits(0) <= 4 => 21,
-            (Form::Folded, 0) => 7,
-            (Form::Folded, _) => 10,
-            (_, 0) => 13,
-            _ => 21,
-        };
-        let opset = self.tables.combined(&self.options).iter().map(opset).max();
+        let opset = self.tables.combined(&self.options).iter().map(QuantOptions::opset).max();
         Needs { simplified: true, opset, given: self.options.size.is_some() }
     }
     /// Eight bits leave 20 to 45 dB, four 10 to 30; below, only the task can tell.

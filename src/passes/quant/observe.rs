@@ -15,7 +15,7 @@
 use super::{Observer, histogram::Histogram};
 use crate::{
     error::Result,
-    ir::{Model, QuantScheme, ValueId},
+    ir::{DType, Model, QuantScheme, ValueId},
     measure::{Need, Probe, Stat},
     passes::Context,
 };
@@ -27,9 +27,10 @@ const MOST_HELD: usize = 1 << 26;
 /// What an open dimension counts for there.
 const USUAL_BATCH: usize = 32;
 
-/// The schemes of values over the calibration samples; `None` where a range is not finite.
+/// The schemes, of this type, of values over the calibration samples; `None` where a range is not finite.
 pub(super) fn schemes(
     observer: Observer,
+    dtype: DType,
     model: &Model,
     values: impl IntoIterator<Item = ValueId>,
     cx: &Context<'_>,
@@ -40,7 +41,7 @@ pub(super) fn schemes(
         // Reduced where the model runs, so that no values need come back.
         let need = |v: &ValueId| Need { value: name(*v), stat: Stat::Range { axis: None } };
         let stats = cx.measure(model, &values.iter().map(need).collect::<Vec<_>>())?;
-        let scheme = |(low, high)| QuantScheme::uint8_over(low, high);
+        let scheme = |(low, high)| QuantScheme::over(dtype, low, high);
         return Ok(values.iter().map(|v| (*v, stats.range(&name(*v)).and_then(scheme))).collect());
     }
     let mut schemes = BTreeMap::new();
@@ -58,8 +59,8 @@ pub(super) fn schemes(
         })?;
         let spans = histograms.par_iter().map(|histogram| {
             histogram.range()?;
-            let (low, high) = histogram.span(observer);
-            QuantScheme::uint8_over(low as f32, high as f32)
+            let (low, high) = histogram.span(observer, 1 << dtype.bits());
+            QuantScheme::over(dtype, low as f32, high as f32)
         });
         schemes.extend(now.iter().copied().zip(spans.collect::<Vec<_>>()));
         open = later;

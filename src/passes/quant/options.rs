@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    ir::DType,
     passes::choices::{self, Repair},
 };
 use serde::{Deserialize, Serialize};
@@ -20,10 +21,35 @@ pub enum Activations {
     Auto,
     /// Activations stay float: only weights get smaller.
     None,
-    /// uint8 from measured ranges, so that the runtime computes in integers.
+    /// Integers from measured ranges, so that the runtime computes in these.
     Static,
     /// uint8 from the range of what is at hand as the model runs: no samples are needed.
     Dynamic,
+}
+
+/// The integers of activations whose ranges are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationType {
+    /// Eight bits without a sign.
+    Uint8,
+    /// Eight bits.
+    Int8,
+    /// Sixteen bits without a sign.
+    Uint16,
+    /// Sixteen bits.
+    Int16,
+}
+
+impl ActivationType {
+    fn dtype(self) -> DType {
+        match self {
+            ActivationType::Uint8 => DType::U8,
+            ActivationType::Int8 => DType::I8,
+            ActivationType::Uint16 => DType::U16,
+            ActivationType::Int16 => DType::I16,
+        }
+    }
 }
 
 /// Which operators compute a weight back from its integers.
@@ -111,6 +137,8 @@ pub struct QuantOptions {
     pub target: Target,
     /// What activations become.
     pub activations: Activations,
+    /// What static activations are; where it is not given, uint8, or what the target knows.
+    pub activation_type: Option<ActivationType>,
     /// Which operators compute a weight back from its integers.
     pub form: Form,
     /// Bits of a weight's element: 8, 4, 3 or 2. Three are stored in four; so are two, below operator set 25.
@@ -137,8 +165,9 @@ pub struct QuantOptions {
     pub equalize: Equalize,
     /// Whether biases make up for the mean error of rounding, as samples tell it.
     pub repair: Repair,
-    /// How the range of a static activation follows from the samples.
-    pub observer: Observer,
+    /// How the range of a static activation follows from the samples. Where it is not given, `percentile`, and with 16 bits,
+    /// whose steps are fine enough, `minmax`.
+    pub observer: Option<Observer>,
     /// Whether weights that integer kernels multiply keep to seven bits, for processors whose sums overflow with eight;
     /// where it is not given, as this processor needs it.
     pub reduce_range: Option<bool>,
@@ -158,6 +187,7 @@ impl Default for QuantOptions {
         QuantOptions {
             target: Target::Cpu,
             activations: Activations::Auto,
+            activation_type: None,
             form: Form::Auto,
             bits: 8,
             size: None,
@@ -169,7 +199,7 @@ impl Default for QuantOptions {
             compensate: 0,
             equalize: Equalize::Auto,
             repair: Repair::Auto,
-            observer: Observer::Percentile,
+            observer: None,
             reduce_range: None,
             requantize: false,
             per_channel: true,
@@ -187,6 +217,31 @@ impl QuantOptions {
     /// Whether 0 stands for zero in weights of so many bits.
     pub(super) fn symmetric(&self, bits: usize) -> bool {
         self.symmetric.unwrap_or(bits == 8)
+    }
+    /// The type of static activations.
+    pub(super) fn activation_dtype(&self) -> DType {
+        self.activation_type.unwrap_or(self.target.profile().activation_type).dtype()
+    }
+    /// Whether static activations are of 16 bits.
+    pub(super) fn has_wide_activations(&self) -> bool {
+        self.activation_dtype().bits() > 8
+    }
+    /// How the ranges of static activations follow from the samples.
+    pub(super) fn observer(&self) -> Observer {
+        let usual = if self.has_wide_activations() { Observer::MinMax } else { Observer::Percentile };
+        self.observer.unwrap_or(usual)
+    }
+    /// The oldest operator set that has what these options ask for: four bits, 16 bits and DequantizeLinear by blocks came with
+    /// 21, a scale per channel with 13; Mul that broadcasts with 7, Slice by inputs with 10.
+    pub(super) fn opset(&self) -> i64 {
+        let integers = self.activations != Activations::None && self.suits_integer_kernels();
+        match (self.form(), self.block(self.bits)) {
+            _ if self.least_bits(0) <= 4 || integers && self.has_wide_activations() => 21,
+            (Form::Folded, 0) => 7,
+            (Form::Folded, _) => 10,
+            (_, 0) => 13,
+            _ => 21,
+        }
     }
     /// What the number of bits of each weight has to meet.
     pub(super) fn budget(&self) -> Result<Option<Budget>> {
@@ -245,6 +300,21 @@ impl QuantOptions {
                 "leave out `block` or `per_channel=false`",
             );
         }
+        self.check_activations()
+    }
+    fn check_activations(&self) -> Result<()> {
+        let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
+        let profile = self.target.profile();
+        if profile.symmetric_activations && self.activation_dtype() != profile.activation_type.dtype() {
+            let what = format!("the target knows {} activations alone", profile.activation_type.dtype());
+            return wrong(&what, "leave out `activation_type` or `target`");
+        }
+        if self.activation_type.is_some()
+            && matches!(self.activations, Activations::None | Activations::Dynamic)
+        {
+            let what = "`activation_type` is that of activations whose ranges are measured";
+            return wrong(what, "leave out `activation_type`, or give `activations=static`");
+        }
         let integers = matches!(self.activations, Activations::Static | Activations::Dynamic);
         if integers && !self.suits_integer_kernels() {
             let help =
@@ -262,8 +332,11 @@ impl QuantOptions {
         match how {
             How::Float => true,
             How::Static => auto || self.activations == Activations::Static,
-            // The standard form is what was asked for, so nothing takes its place unasked.
-            How::Dynamic => auto && self.form() != Form::Qdq || self.activations == Activations::Dynamic,
+            // The standard form, or more bits, is what was asked for, so nothing takes its place unasked.
+            How::Dynamic => {
+                auto && self.form() != Form::Qdq && !self.has_wide_activations()
+                    || self.activations == Activations::Dynamic
+            }
         }
     }
 }

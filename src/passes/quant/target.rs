@@ -1,7 +1,7 @@
 //! What the runtimes ask for that a model is quantized for: each option that is not given follows from the target.
 
-use super::Form;
-use crate::ir::{DType, QuantScheme};
+use super::{ActivationType, Form};
+use crate::ir::QuantScheme;
 use serde::{Deserialize, Serialize};
 
 /// Where the model will run.
@@ -30,8 +30,12 @@ pub(super) struct Profile {
     pub(super) form: Form,
     /// Whether times of this machine tell anything about the target's.
     pub(super) timed: bool,
-    /// Whether activations are int8 with a zero point of 0, not uint8 with one of their own.
+    /// What activations with static ranges are.
+    pub(super) activation_type: ActivationType,
+    /// Whether their zero points are 0, and they are of no other type.
     pub(super) symmetric_activations: bool,
+    /// Whether layers whose activations are of 16 bits compute in integers.
+    pub(super) wide_integers: bool,
     /// Whether integer layers have their biases in int32.
     pub(super) integer_biases: bool,
     /// Whether Conv of few channels computes in integers, where nothing is timed.
@@ -45,7 +49,9 @@ impl Target {
         let qdq = Profile {
             form: Form::Qdq,
             timed: false,
+            activation_type: ActivationType::Uint8,
             symmetric_activations: false,
+            wide_integers: false,
             integer_biases: true,
             first_convolutions: true,
             reduce_range: Some(false),
@@ -59,36 +65,37 @@ impl Target {
                 ..qdq
             },
             Target::Cuda => Profile { form: Form::Folded, ..qdq },
-            Target::TensorRt => Profile { symmetric_activations: true, integer_biases: false, ..qdq },
-            Target::Qnn => qdq,
+            Target::TensorRt => Profile {
+                activation_type: ActivationType::Int8,
+                symmetric_activations: true,
+                integer_biases: false,
+                ..qdq
+            },
+            Target::Qnn => Profile { wide_integers: true, ..qdq },
             Target::OpenVino => Profile { integer_biases: false, ..qdq },
             Target::Portable => Profile { first_convolutions: false, reduce_range: Some(true), ..qdq },
         }
     }
 }
 
-/// The int8 scheme with a zero point of 0 that reaches as far as a uint8 scheme of one scale.
-pub(super) fn symmetric(uint8: &QuantScheme) -> QuantScheme {
-    let (scale, zero) = (uint8.scales[0], uint8.zero_points[0]);
-    let reach = scale * zero.max(255 - zero) as f32;
-    QuantScheme {
-        dtype: DType::I8,
-        scales: vec![(reach / 127.0).max(f32::MIN_POSITIVE)],
-        zero_points: vec![0],
-        ..uint8.clone()
-    }
+/// The int8 scheme with a zero point of 0 that reaches as far as one of a scale and a zero point.
+pub(super) fn symmetric(int8: &QuantScheme) -> QuantScheme {
+    let (scale, zero) = (int8.scales[0], int8.zero_points[0]);
+    let reach = scale * (zero + 128).max(127 - zero) as f32;
+    QuantScheme { scales: vec![(reach / 127.0).max(f32::MIN_POSITIVE)], zero_points: vec![0], ..int8.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::DType;
 
     #[test]
     fn symmetric_int8_reaches_as_far() {
-        let scheme = symmetric(&QuantScheme::uint8_over(-1.0, 3.0).unwrap());
+        let scheme = symmetric(&QuantScheme::over(DType::I8, -1.0, 3.0).unwrap());
         assert_eq!((scheme.dtype, scheme.zero_points.as_slice()), (DType::I8, &[0][..]));
         assert!((scheme.scales[0] * 127.0 - 3.0).abs() < 0.02, "{}", scheme.scales[0]);
-        let scheme = symmetric(&QuantScheme::uint8_over(-4.0, 1.0).unwrap());
+        let scheme = symmetric(&QuantScheme::over(DType::I8, -4.0, 1.0).unwrap());
         assert!((scheme.scales[0] * 127.0 - 4.0).abs() < 0.02, "{}", scheme.scales[0]);
     }
 }
