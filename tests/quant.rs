@@ -149,8 +149,12 @@ fn of_type(dtype: DType) -> Model {
 #[test]
 fn what_is_quantized_anew_was_what_its_integers_stand_for() {
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
-        for options in ["", "form=qdq", "bits=4", "bits=4,form=qdq", "bits=3,block=48", "per_channel=false"] {
-            if dtype == DType::F64 && options.contains("qdq") {
+        let few = ["", "form=qdq", "bits=4", "bits=4,form=qdq", "bits=3,block=48", "per_channel=false"];
+        let wide = ["bits=16", "bits=16,form=qdq,symmetric=false", "bits=16,form=folded,block=24"];
+        let floats = ["float8=e4m3fn", "float8=e5m2,form=qdq", "float8=e4m3fn,block=24,form=folded"];
+        for options in [&few[..], &wide, &floats].concat() {
+            let same = options.contains("bits=16") && dtype.bits() == 16;
+            if same || dtype == DType::F64 && options.contains("qdq") {
                 continue;
             }
             let text = format!("quant({options})");

@@ -1,11 +1,20 @@
 //! Floats of eight bits: as ONNX's Cast makes them, rounded half to even and saturating, and back.
 
 use super::{DType, nearest};
+use serde::{Deserialize, Serialize};
 
 /// A type of floats of eight bits that weights are stored in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Float8 {
-    dtype: DType,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Float8 {
+    /// Four bits of exponent, three of fraction, no infinities.
+    E4M3FN,
+    /// Five bits of exponent, two of fraction.
+    E5M2,
+}
+
+/// How the bits lie below the sign.
+struct Layout {
     /// Bits of the fraction.
     fraction: u32,
     /// The exponent of the smallest normal number, which subnormal ones share.
@@ -15,44 +24,50 @@ pub struct Float8 {
 }
 
 impl Float8 {
-    /// Four bits of exponent, three of fraction, no infinities.
-    pub const E4M3FN: Float8 = Float8 { dtype: DType::F8E4M3FN, fraction: 3, least: -6, most: 0x7e };
-    /// Five bits of exponent, two of fraction.
-    pub const E5M2: Float8 = Float8 { dtype: DType::F8E5M2, fraction: 2, least: -14, most: 0x7b };
-
-    /// The type of this name; `None` for any other.
+    /// The type of these elements; `None` for any other.
     pub fn of(dtype: DType) -> Option<Float8> {
-        [Float8::E4M3FN, Float8::E5M2].into_iter().find(|known| known.dtype == dtype)
+        [Float8::E4M3FN, Float8::E5M2].into_iter().find(|known| known.dtype() == dtype)
     }
     /// The element type.
     pub fn dtype(self) -> DType {
-        self.dtype
+        match self {
+            Float8::E4M3FN => DType::F8E4M3FN,
+            Float8::E5M2 => DType::F8E5M2,
+        }
+    }
+    fn layout(self) -> Layout {
+        match self {
+            Float8::E4M3FN => Layout { fraction: 3, least: -6, most: 0x7e },
+            Float8::E5M2 => Layout { fraction: 2, least: -14, most: 0x7b },
+        }
     }
     /// The largest finite number.
     pub fn largest(self) -> f32 {
-        self.decode(self.most)
+        self.decode(self.layout().most)
     }
     /// The code of the nearest number; of infinities that of the largest finite one.
     pub fn encode(self, x: f32) -> u8 {
+        let Layout { fraction, least, most } = self.layout();
         let sign = (x.to_bits() >> 24) as u8 & 0x80;
         if x.is_nan() {
             return sign | 0x7f;
         }
-        let exponent = (((x.to_bits() >> 23) & 0xff) as i32 - 127).max(self.least);
+        let exponent = (((x.to_bits() >> 23) & 0xff) as i32 - 127).max(least);
         // Steps reach from 0, or 2^fraction for what is normal, to one past the binade, which is the next one's first code.
-        let steps = nearest(f64::from(x.abs()) * 2f64.powi(self.fraction as i32 - exponent));
-        let code = f64::from((exponent - self.least) << self.fraction) + steps;
-        sign | code.min(f64::from(self.most)) as u8
+        let steps = nearest(f64::from(x.abs()) * 2f64.powi(fraction as i32 - exponent));
+        let code = f64::from((exponent - least) << fraction) + steps;
+        sign | code.min(f64::from(most)) as u8
     }
     /// The number of a code.
     pub fn decode(self, code: u8) -> f32 {
+        let Layout { fraction, least, most } = self.layout();
         let magnitude = code & 0x7f;
-        let (exponent, fraction) = (magnitude >> self.fraction, magnitude & ((1 << self.fraction) - 1));
-        let leading = u8::from(exponent > 0) << self.fraction;
-        let step = 2f32.powi(i32::from(exponent.max(1)) - 1 + self.least - self.fraction as i32);
+        let (exponent, steps) = (magnitude >> fraction, magnitude & ((1 << fraction) - 1));
+        let leading = u8::from(exponent > 0) << fraction;
+        let step = 2f32.powi(i32::from(exponent.max(1)) - 1 + least - fraction as i32);
         let number = match magnitude {
-            code if code <= self.most => f32::from(leading + fraction) * step,
-            code if code == self.most + 1 && code < 0x7f => f32::INFINITY,
+            finite if finite <= most => f32::from(leading + steps) * step,
+            0x7c if self == Float8::E5M2 => f32::INFINITY,
             _ => f32::NAN,
         };
         if code & 0x80 == 0 { number } else { -number }
@@ -78,7 +93,7 @@ mod tests {
     #[test]
     fn ties_go_to_the_even_code() {
         for known in [Float8::E4M3FN, Float8::E5M2] {
-            for code in 0..known.most {
+            for code in 0..known.layout().most {
                 let (low, high) = (known.decode(code), known.decode(code + 1));
                 let tie = (low + high) / 2.0;
                 assert_eq!(known.encode(tie), code + code % 2, "{known:?} {tie}");

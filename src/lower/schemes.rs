@@ -4,7 +4,7 @@
 use super::{dynamic, few_bits, parameters::Parameters, stored};
 use crate::{
     error::{Error, Result},
-    ir::{DType, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, Use, ValueId, Where},
+    ir::{DType, Float8, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, Use, ValueId, Where},
 };
 
 /// Turns every [`QuantScheme`] into operators.
@@ -105,7 +105,7 @@ fn multiplied(graph: &Graph, v: ValueId) -> bool {
 
 /// The oldest operator set that has the operators of a scheme for reals of this type: DequantizeLinear since 10, with a scale
 /// for each index of an axis since 13, of half precision since 19, with blocks since 21; Mul that broadcasts since 7, Slice by inputs since 10; types of four bits
-/// since 21, of two since 25.
+/// since 21, of two since 25, DequantizeLinear of 16 bits since 21, floats of eight since 19.
 pub fn least_opset(scheme: &QuantScheme, reals: DType) -> i64 {
     let form = match (scheme.form, scheme.grain) {
         (QuantForm::Folded, Grain::Tensor | Grain::Axis(_)) => 7,
@@ -118,6 +118,8 @@ pub fn least_opset(scheme: &QuantScheme, reals: DType) -> i64 {
     match scheme.dtype.bits() {
         2 => 25,
         4 => form.max(21),
+        8 if Float8::of(scheme.dtype).is_some() => form.max(19),
+        16 if scheme.form != QuantForm::Folded => form.max(21),
         _ => form,
     }
 }

@@ -9,7 +9,7 @@
 use super::parameters::{self, Parameters};
 use crate::{
     error::{Error, Result},
-    ir::{DType, Grain, Graph, Lay, Op, Origin, QuantForm, QuantScheme, Tensor, Type, ValueId},
+    ir::{DType, Float8, Grain, Graph, Lay, Op, Origin, QuantForm, QuantScheme, Tensor, Type, ValueId},
 };
 
 /// Replaces a constant by its integers and what computes it back.
@@ -83,8 +83,10 @@ impl Chain<'_> {
             self.quantized(integers.reshaped(&stored[..])),
             parameters::scale(self.graph, scheme, self.dtype, &parameters),
         ];
-        // Integer kernels look for a zero point, which is a number for each channel; for each block it would be a waste.
-        if !(scheme.is_symmetric() && matches!(scheme.grain, Grain::Blocks { .. })) {
+        // Integer kernels look for a zero point, which is a number for each channel; for each block, and beside floats, it would
+        // be a waste.
+        let unread = matches!(scheme.grain, Grain::Blocks { .. }) || Float8::of(scheme.dtype).is_some();
+        if !(scheme.is_symmetric() && unread) {
             inputs.push(known.zero_point(self.graph, scheme.zero_point_tensor(&parameters)));
         }
         if stored == self.shape {
@@ -152,22 +154,24 @@ fn cast(to: DType) -> Op {
     Op::new("Cast", "").with("to", i64::from(to.onnx()))
 }
 
-/// The integers as `[outer, blocks, size, inner]`, the last block filled up with zeros.
+/// The elements as `[outer, blocks, size, inner]`, the last block filled up with zeros.
 fn filled(integers: Tensor, lay: &Lay) -> Tensor {
     let shape = [lay.outer, lay.blocks(), lay.size, lay.inner];
     let whole = lay.blocks() * lay.size;
     if whole == lay.length {
         return integers.reshaped(shape);
     }
+    // Those of less than a byte take one here.
+    let width = integers.dtype().bits().div_ceil(8) * lay.inner;
     let narrow = integers.unpacked();
-    let elements = narrow.unwrap_or_else(|| integers.bytes().iter().map(|b| *b as i8).collect());
-    let mut out = Vec::with_capacity(shape.iter().product());
-    for part in elements.chunks(lay.length * lay.inner) {
+    let bytes = narrow.unwrap_or_else(|| integers.bytes().iter().map(|b| *b as i8).collect());
+    let mut out = Vec::with_capacity(bytes.len() / lay.length * whole);
+    for part in bytes.chunks(lay.length * width) {
         out.extend_from_slice(part);
-        out.resize(out.len() + (whole - lay.length) * lay.inner, 0);
+        out.resize(out.len() + (whole - lay.length) * width, 0);
     }
     Tensor::packed(integers.dtype(), shape, &out).unwrap_or_else(|| {
         let bytes: Vec<u8> = out.into_iter().map(|x| x as u8).collect();
-        Tensor::new(integers.dtype(), shape, bytes).expect("as many bytes as elements")
+        Tensor::new(integers.dtype(), shape, bytes).expect("as many bytes as elements take")
     })
 }

@@ -2,7 +2,7 @@
 //! runtime does once, when it loads the model.
 
 use super::is_deterministic;
-use crate::ir::{DType, Grain, Graph, Op, OpId, QuantForm, QuantScheme, Tensor, Use, ValueId};
+use crate::ir::{DType, Float8, Grain, Graph, Op, OpId, QuantForm, QuantScheme, Tensor, Use, ValueId};
 use std::collections::HashSet;
 
 /// What a constant is to the QuantizeLinear or DequantizeLinear that reads it.
@@ -45,7 +45,12 @@ pub fn scheme(g: &Graph, op: OpId) -> Option<QuantScheme> {
         Some(_) => {
             let tensor = constant(2)?;
             let narrow = || tensor.unpacked().map(|zs| zs.into_iter().map(i64::from).collect());
-            let wide = tensor.to_i64().or_else(narrow)?;
+            // Of floats only 0 is one.
+            let float8 = || {
+                let codes = tensor.bytes().iter().filter(|_| Float8::of(tensor.dtype()).is_some());
+                codes.map(|code| (code & 0x7f == 0).then_some(0)).collect()
+            };
+            let wide = tensor.to_i64().or_else(narrow).or_else(float8)?;
             wide.into_iter().map(|z| i32::try_from(z).ok()).collect::<Option<_>>()?
         }
         None => vec![0; scales.len()],
@@ -112,7 +117,7 @@ fn is_plain(op: &Op) -> bool {
     is_deterministic(op) && op.bodies().next().is_none()
 }
 
-/// Whether an op turns a constant of at most eight bits into wider reals.
+/// Whether an op turns a constant of few bits into wider reals.
 fn widens(g: &Graph, op: OpId) -> bool {
     let node = g.op(op);
     let Some(stored) = g.input(op, 0).and_then(|v| g.constant(v)) else { return false };
@@ -121,12 +126,12 @@ fn widens(g: &Graph, op: OpId) -> bool {
     }
     let to = node.int("to").and_then(|to| DType::from_onnx(i32::try_from(to).ok()?));
     let narrow = is_narrow(stored.dtype()) && stored.len() > 1;
-    node.is("Cast") && narrow && to.is_some_and(|to| to.is_float() && to.bits() > 8)
+    node.is("Cast") && narrow && to.is_some_and(|to| to.is_float() && to.bits() > stored.dtype().bits())
 }
 
-/// Whether numbers of this type take at most eight bits, as quantized weights do.
+/// Whether quantized weights are stored as numbers of this type: integers of at most 16 bits, floats of at most eight.
 pub fn is_narrow(dtype: DType) -> bool {
-    (dtype.is_integer() || dtype.is_float()) && dtype.bits() <= 8
+    dtype.is_integer() && dtype.bits() <= 16 || dtype.is_float() && dtype.bits() <= 8
 }
 
 #[cfg(test)]

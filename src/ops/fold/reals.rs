@@ -1,7 +1,7 @@
 //! What computes weights of any size back from their integers, element by element, in single precision as a runtime does.
 
 use super::index::{broadcast, broadcast_strides, walk};
-use crate::ir::{DType, Op, Tensor};
+use crate::ir::{DType, Float8, Op, Tensor};
 use std::borrow::Cow;
 
 /// What a Cast to floating-point numbers, or arithmetic on two tensors of these, gives; `None` for anything else.
@@ -29,12 +29,17 @@ pub fn reals(op: &Op, inputs: &[Option<&Tensor>]) -> Option<Tensor> {
     Tensor::from_f32(first.dtype(), shape.clone(), results)
 }
 
-/// The elements of floating-point numbers, or of integers of at most eight bits.
+/// The elements of floating-point numbers, or of what quantized weights are stored as.
 fn numbers(t: &Tensor) -> Option<Cow<'_, [f32]>> {
     if let Some(narrow) = t.unpacked() {
         return Some(narrow.into_iter().map(f32::from).collect());
     }
+    if let Some(float8) = Float8::of(t.dtype()) {
+        return Some(t.bytes().iter().map(|code| float8.decode(*code)).collect());
+    }
     match t.dtype() {
+        DType::I16 => Some(t.view::<i16>()?.iter().map(|x| f32::from(*x)).collect()),
+        DType::U16 => Some(t.view::<u16>()?.iter().map(|x| f32::from(*x)).collect()),
         DType::I8 => Some(t.view::<i8>()?.iter().map(|x| f32::from(*x)).collect()),
         DType::U8 => Some(t.view::<u8>()?.iter().map(|x| f32::from(*x)).collect()),
         _ => t.to_f32(),

@@ -112,6 +112,9 @@ fn multiplies_few_bits(graph: &Graph, op: OpId, main: &Graph, weight: ValueId) -
     let unscaled = |name: &str| node.float(name).unwrap_or(1.0) == 1.0;
     let gemm = node.is("Gemm") && plain("transA") && plain("transB") && unscaled("alpha") && unscaled("beta");
     let Some(scheme) = &main.value(weight).quant else { return false };
+    if !scheme.dtype.is_integer() || scheme.dtype.bits() > 8 {
+        return false;
+    }
     let few = usize::from(scheme.dtype.bits() < 8);
     let large = rows >= LEAST_ROWS[few] && columns >= LEAST_COLUMNS && rows * columns >= LEAST_ELEMENTS;
     has_whole_blocks(scheme.grain) && large && (node.is("MatMul") || gemm)

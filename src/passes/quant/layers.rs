@@ -3,7 +3,7 @@
 use super::{Activations, Form, QuantOptions};
 use crate::{
     error::{Error, Result},
-    ir::Graph,
+    ir::{Float8, Graph},
     passes::pass::did_you_mean,
 };
 use globset::{Glob, GlobMatcher};
@@ -17,6 +17,8 @@ pub struct LayerOptions {
     pub name: String,
     /// Bits of a weight's element. What is given here is never widened.
     pub bits: Option<usize>,
+    /// Floats of eight bits instead of integers; never widened either.
+    pub float8: Option<Float8>,
     /// Elements along the sum of a product that share a scale.
     pub block: Option<usize>,
     /// Whether the integer 0 stands for zero.
@@ -39,8 +41,8 @@ impl Tables {
             if table.name.is_empty() {
                 return Err(wrong("a table names no layers", "give `name`, a glob like `layer4*`"));
             }
-            if table.bits.is_some() && (options.size.is_some() || options.max_drop.is_some()) {
-                let help = "leave out `bits` of layers, or `size` and `max_drop`";
+            if table.fixes_bits() && (options.size.is_some() || options.max_drop.is_some()) {
+                let help = "leave out `bits` and `float8` of layers, or `size` and `max_drop`";
                 return Err(wrong("`size` and `max_drop` decide how many bits each weight gets", help));
             }
             if matches!(table.activations, Some(Activations::Static | Activations::Dynamic)) {
@@ -66,7 +68,7 @@ impl Tables {
     }
     /// Whether a table gives the bits of a layer.
     pub(super) fn fix_bits(&self, ops: &[&str]) -> bool {
-        self.0.iter().any(|(glob, table)| table.bits.is_some() && matches(glob, ops))
+        self.0.iter().any(|(glob, table)| table.fixes_bits() && matches(glob, ops))
     }
     /// Refuses tables that match nothing, or that make no sense together.
     pub(super) fn check(&self, options: &QuantOptions, graph: &Graph) -> Result<()> {
@@ -94,9 +96,13 @@ impl Tables {
 }
 
 impl LayerOptions {
+    fn fixes_bits(&self) -> bool {
+        self.bits.is_some() || self.float8.is_some()
+    }
     fn over(&self, below: QuantOptions, usual: Activations) -> QuantOptions {
         QuantOptions {
-            bits: self.bits.unwrap_or(below.bits),
+            bits: self.bits.unwrap_or(if self.float8.is_some() { 8 } else { below.bits }),
+            float8: self.float8.or(below.float8.filter(|_| self.bits.is_none())),
             block: self.block.or(below.block),
             symmetric: self.symmetric.or(below.symmetric),
             per_channel: self.per_channel.unwrap_or(below.per_channel),

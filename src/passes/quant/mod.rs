@@ -1,4 +1,4 @@
-//! Quantization: weights in eight bits or fewer always, activations in integers where calibration samples tell
+//! Quantization: weights in few bits always, activations in integers where calibration samples tell
 //! their ranges.
 //!
 //! The pass only annotates values with a [`QuantScheme`](crate::ir::QuantScheme); writing the model turns that into
@@ -219,12 +219,12 @@ impl Pass for Quant {
         let opset = self.tables.combined(&self.options).iter().map(QuantOptions::opset).max();
         Needs { simplified: true, opset, given: self.options.size.is_some() }
     }
-    /// Eight bits leave 20 to 45 dB, four 10 to 30; below, only the task can tell.
+    /// Eight bits and more leave at least 20 dB, four 10 to 30; below, only the task can tell.
     fn least_sqnr(&self) -> Option<f64> {
         let fewest = self.tables.combined(&self.options).iter().map(|options| options.bits).min();
         match (fewest?, self.budget) {
             (_, Some(Budget::Size(_))) => None,
-            (8, _) => Some(10.0),
+            (8 | 16, _) => Some(10.0),
             (4, _) => Some(5.0),
             _ => None,
         }

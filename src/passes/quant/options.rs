@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::DType,
+    ir::{DType, Float8},
     passes::choices::{self, Repair},
 };
 use serde::{Deserialize, Serialize};
@@ -141,8 +141,10 @@ pub struct QuantOptions {
     pub activation_type: Option<ActivationType>,
     /// Which operators compute a weight back from its integers.
     pub form: Form,
-    /// Bits of a weight's element: 8, 4, 3 or 2. Three are stored in four; so are two, below operator set 25.
+    /// Bits of a weight's element: 16, 8, 4, 3 or 2. Three are stored in four; so are two, below operator set 25.
     pub bits: usize,
+    /// Weights are floats of eight bits of this type, not integers.
+    pub float8: Option<Float8>,
     /// The share of the bytes of the file that was given to keep, 0 to 1: weights get 8, 4 or, from operator set 25 on, 2
     /// bits, or stay float, as the outputs bear it.
     pub size: Option<f64>,
@@ -153,7 +155,7 @@ pub struct QuantOptions {
     /// it is not given, 32 with four bits or fewer, otherwise 0.
     pub block: Option<usize>,
     /// Whether the integer 0 stands for zero, or each group of elements has its own zero point. Where it is not given,
-    /// eight bits are symmetric and fewer are not.
+    /// eight bits and more are symmetric and fewer are not.
     pub symmetric: Option<bool>,
     /// Whether integers may make the model slower, on targets that are this machine.
     pub latency: Latency,
@@ -190,6 +192,7 @@ impl Default for QuantOptions {
             activation_type: None,
             form: Form::Auto,
             bits: 8,
+            float8: None,
             size: None,
             max_drop: None,
             block: None,
@@ -216,7 +219,7 @@ impl QuantOptions {
     }
     /// Whether 0 stands for zero in weights of so many bits.
     pub(super) fn symmetric(&self, bits: usize) -> bool {
-        self.symmetric.unwrap_or(bits == 8)
+        self.symmetric.unwrap_or(bits >= 8)
     }
     /// The type of static activations.
     pub(super) fn activation_dtype(&self) -> DType {
@@ -231,17 +234,25 @@ impl QuantOptions {
         let usual = if self.has_wide_activations() { Observer::MinMax } else { Observer::Percentile };
         self.observer.unwrap_or(usual)
     }
-    /// The oldest operator set that has what these options ask for: four bits, 16 bits and DequantizeLinear by blocks came with
-    /// 21, a scale per channel with 13; Mul that broadcasts with 7, Slice by inputs with 10.
+    /// The oldest operator set that has what these options ask for: DequantizeLinear by blocks came with 21, with a scale per
+    /// channel with 13; Mul that broadcasts with 7, Slice by inputs with 10; four bits, and DequantizeLinear of 16, with 21,
+    /// floats of eight with 19.
     pub(super) fn opset(&self) -> i64 {
-        let integers = self.activations != Activations::None && self.suits_integer_kernels();
-        match (self.form(), self.block(self.bits)) {
-            _ if self.least_bits(0) <= 4 || integers && self.has_wide_activations() => 21,
+        let form = match (self.form(), self.block(self.bits)) {
             (Form::Folded, 0) => 7,
             (Form::Folded, _) => 10,
             (_, 0) => 13,
             _ => 21,
-        }
+        };
+        let integers = self.activations != Activations::None && self.suits_integer_kernels();
+        let numbers = match self.least_bits(0) {
+            _ if integers && self.has_wide_activations() => 21,
+            ..=4 => 21,
+            16 if self.form() == Form::Qdq => 21,
+            8 if self.float8.is_some() => 19,
+            _ => form,
+        };
+        form.max(numbers)
     }
     /// What the number of bits of each weight has to meet.
     pub(super) fn budget(&self) -> Result<Option<Budget>> {
@@ -265,20 +276,31 @@ impl QuantOptions {
     }
     /// Whether weights are what kernels that multiply integers take.
     pub(super) fn suits_integer_kernels(&self) -> bool {
-        self.bits == 8 && self.block(8) == 0 && self.symmetric(8) && self.form() != Form::Folded
+        self.bits == 8
+            && self.float8.is_none()
+            && self.block(8) == 0
+            && self.symmetric(8)
+            && self.form() != Form::Folded
     }
     pub(super) fn check(&self) -> Result<()> {
         let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
-        if !matches!(self.bits, 2 | 3 | 4 | 8) {
+        if !matches!(self.bits, 2 | 3 | 4 | 8 | 16) {
             return wrong(
                 &format!("weights of {} bits cannot be stored", self.bits),
-                "`bits` is 8, 4, 3 or 2",
+                "`bits` is 16, 8, 4, 3 or 2",
             );
         }
-        if self.size.is_some() && (self.bits != 8 || self.form == Form::MatMulNBits) {
+        if self.float8.is_some() && (self.bits != 8 || self.symmetric == Some(false)) {
+            return wrong(
+                "floats of eight bits have no other bits and no zero points",
+                "leave out `bits` and `symmetric`, or `float8`",
+            );
+        }
+        if self.size.is_some() && (self.bits != 8 || self.float8.is_some() || self.form == Form::MatMulNBits)
+        {
             return wrong(
                 "`size` decides how many bits each weight gets",
-                "leave out `bits` and `form=matmulnbits`, or `size`",
+                "leave out `bits`, `float8` and `form=matmulnbits`, or `size`",
             );
         }
         if self.size.is_some() && self.compensate > 0 {
@@ -317,8 +339,7 @@ impl QuantOptions {
         }
         let integers = matches!(self.activations, Activations::Static | Activations::Dynamic);
         if integers && !self.suits_integer_kernels() {
-            let help =
-                "leave out `activations`, or `target=cuda`, `form=folded`, `bits`, `block` and `symmetric`";
+            let help = "leave out `activations`, or `target=cuda`, `form=folded`, `bits`, `float8`, `block` and `symmetric`";
             return wrong(
                 "integer kernels need weights of symmetric int8 in the form `qdq`, without blocks",
                 help,

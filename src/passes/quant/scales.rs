@@ -3,7 +3,7 @@
 //! Eight bits span a group of elements from end to end. With fewer, steps matter more than the ends: a span is shrunk so
 //! that the squared error is smallest, outliers saturating; then integers and scale are fitted to each other in turns.
 
-use crate::ir::{DType, Grain, Lay, QuantForm, QuantScheme, Tensor, nearest};
+use crate::ir::{DType, Float8, Grain, Lay, QuantForm, QuantScheme, Tensor, nearest};
 use rayon::prelude::*;
 
 /// Spans that are tried, as shares of the whole one.
@@ -26,10 +26,10 @@ struct Group {
     counts: Vec<f32>,
 }
 
-/// What integers a weight becomes.
+/// What integers, or floats of eight bits, the elements of a weight become.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Integers {
-    /// The type that holds them.
+    /// The type that holds them; a [`Float8`] holds no integers, but what lies between `low` and `high` all the same.
     pub dtype: DType,
     /// The smallest and largest that are used.
     pub low: i32,
@@ -47,6 +47,7 @@ impl Integers {
         let container = match bits {
             2 if opset >= 25 => 2,
             2..=4 => 4,
+            16 => 16,
             _ => 8,
         };
         let dtype = match (container, symmetric) {
@@ -54,13 +55,20 @@ impl Integers {
             (2, false) => DType::U2,
             (4, true) => DType::I4,
             (4, false) => DType::U4,
+            (16, true) => DType::I16,
+            (16, false) => DType::U16,
             (_, true) => DType::I8,
             (_, false) => DType::U8,
         };
         let high = if symmetric { (1 << (bits - 1)) - 1 } else { (1 << bits) - 1 };
-        // Of eight bits -128 is left out, as kernels that multiply integers like it.
+        // Of eight bits and more the least, as -128, is left out, as kernels that multiply integers like it.
         let low = if symmetric { -high - i32::from(bits < 8) } else { 0 };
         Integers { dtype, low, high, symmetric, clip: bits <= 4 }
+    }
+    /// Floats of eight bits; the largest magnitude lands on the largest of them.
+    pub(super) fn float8(of: Float8) -> Integers {
+        let most = of.largest() as i32;
+        Integers { dtype: of.dtype(), low: -most, high: most, symmetric: true, clip: false }
     }
     /// Whether elements may be outside of the integers where the type does not saturate, so that rounding to the type
     /// alone would not do.
@@ -70,6 +78,9 @@ impl Integers {
     /// The real that `x` becomes.
     pub(super) fn round(&self, x: f64, scale: f32, zero: i32) -> f64 {
         let scale = f64::from(scale);
+        if let Some(float8) = Float8::of(self.dtype) {
+            return f64::from(float8.decode(float8.encode((x / scale) as f32))) * scale + 0.0;
+        }
         let (low, high) = (f64::from(self.low - zero), f64::from(self.high - zero));
         // Integers know no -0.
         nearest((x / scale).clamp(low, high)) * scale + 0.0
@@ -238,6 +249,33 @@ mod tests {
             let back = best.dequantize(&best.quantize(&stored).unwrap()).unwrap();
             prop_assert_eq!(&back, &stored);
             prop_assert!(integers.saturate_early() || best.quantize(&w).unwrap() == best.quantize(&stored).unwrap());
+        }
+    }
+    proptest! {
+        #[test]
+        fn wide_integers_and_floats_come_back_as_they_were(
+            values in proptest::collection::vec(-4f32..3.0, 60), symmetric: bool,
+        ) {
+            let w = Tensor::from_vec([4, 15], values);
+            let peak = w.view::<f32>().unwrap().iter().fold(0f32, |peak, x| peak.max(x.abs()));
+            for (integers, share) in [
+                (Integers::of(16, symmetric, 21), 2e-5),
+                (Integers::float8(Float8::E4M3FN), 1.0 / 16.0),
+                (Integers::float8(Float8::E5M2), 1.0 / 8.0),
+            ] {
+                let scheme = fit(&w, Grain::Tensor, integers, |_| 1.0).unwrap();
+                let stored = rounded(&w, &scheme, integers).unwrap();
+                let back = scheme.dequantize(&scheme.quantize(&w).unwrap()).unwrap();
+                prop_assert_eq!(&scheme.dequantize(&scheme.quantize(&stored).unwrap()).unwrap(), &stored);
+                for ((x, y), z) in w.view::<f32>().unwrap().iter().zip(&back.view::<f32>().unwrap()[..])
+                    .zip(&stored.view::<f32>().unwrap()[..])
+                {
+                    let most = if integers.dtype.is_float() { x.abs() * share + peak * 1e-4 } else { peak * share };
+                    prop_assert!((x - y).abs() <= most && (x - z).abs() <= most, "{:?}: {x} {y} {z}", integers);
+                }
+                let ends = [scheme.scales[0] * integers.high as f32, peak];
+                prop_assert!(!symmetric || (ends[0] - ends[1]).abs() <= peak * 1e-5, "{:?}", ends);
+            }
         }
     }
     #[test]

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 /// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save, and small
 /// layers, as heads and depthwise convolutions are, cost the outputs more than they are worth.
 fn worth(bits: usize) -> usize {
-    if bits == 8 { 512 } else { 1024 }
+    if bits >= 8 { 512 } else { 1024 }
 }
 
 /// What weights are to become.
@@ -43,7 +43,10 @@ impl Plan<'_> {
     }
     fn integers(&self, graph: &Graph, v: ValueId) -> Integers {
         let options = self.options(graph, v);
-        Integers::of(options.bits, options.symmetric(options.bits), self.opset)
+        match options.float8 {
+            Some(float8) => Integers::float8(float8),
+            None => Integers::of(options.bits, options.symmetric(options.bits), self.opset),
+        }
     }
     /// The scheme of a weight that is read so.
     fn scheme(&self, graph: &Graph, v: ValueId, lie: Lie) -> Option<QuantScheme> {
@@ -172,7 +175,8 @@ pub(super) fn uncast(plan: &Plan<'_>, graph: &mut Graph) -> Vec<(ValueId, DType)
         let Some((from, to)) = from.zip(to).filter(|_| graph.op(op).is("Cast")) else { continue };
         let Some(tensor) = graph.constant(from) else { continue };
         let (dtype, rank) = (tensor.dtype(), tensor.rank());
-        let narrow = matches!(dtype, DType::F16 | DType::BF16) && graph.dtype(to) == Some(DType::F32);
+        let half = matches!(dtype, DType::F16 | DType::BF16) && dtype.bits() > plan.bits;
+        let narrow = half && graph.dtype(to) == Some(DType::F32);
         let is_read = |(graph, op, slot): &(&Graph, OpId, usize)| lie_of(graph, *op, *slot, rank).is_some();
         if !narrow || tensor.len() < worth(plan.bits) || graph.is_output(to) {
             continue;
@@ -320,6 +324,9 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantS
         let newest =
             if tensor.dtype() == DType::F64 { "" } else { ", or only in newer operator sets (`--opset 19`)" };
         return Err(format!("it is {}, which DequantizeLinear does not make{newest}", tensor.dtype()));
+    }
+    if tensor.dtype().bits() <= plan.integers(graph, v).dtype.bits() {
+        return Err(format!("it is {}, which takes no more bits", tensor.dtype()));
     }
     if graph.is_input(v) || is_given_out(graph, v) {
         return Err("it is part of the graph's interface".into());
