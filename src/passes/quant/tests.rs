@@ -202,10 +202,78 @@ fn options_that_make_no_sense_are_refused() {
         r#"{"symmetric": false, "activations": "dynamic"}"#,
         r#"{"form": "matmulnbits"}"#,
         r#"{"form": "matmulnbits", "bits": 4, "block": 48}"#,
+        r#"{"float8": "e4m3fn", "bits": 4}"#,
+        r#"{"float8": "e5m2", "symmetric": false}"#,
+        r#"{"float8": "e5m2", "size": 0.3}"#,
+        r#"{"float8": "e5m2", "activations": "static"}"#,
+        r#"{"bits": 16, "activations": "static"}"#,
+        r#"{"activation_type": "int16", "activations": "none"}"#,
+        r#"{"activation_type": "int8", "activations": "dynamic"}"#,
+        r#"{"activation_type": "uint8", "target": "tensorrt"}"#,
     ] {
         let refused = Quant::new(serde_json::from_str(options).unwrap()).err().map(|e| e.exit_code());
         assert_eq!(refused, Some(2), "{options}");
     }
+}
+#[test]
+fn types_need_the_operator_set_that_brought_them() {
+    for (options, opset) in [
+        (r#"{}"#, 13),
+        (r#"{"form": "folded"}"#, 7),
+        (r#"{"form": "folded", "bits": 16}"#, 7),
+        (r#"{"form": "qdq", "bits": 16}"#, 21),
+        (r#"{"form": "folded", "float8": "e4m3fn"}"#, 19),
+        (r#"{"form": "qdq", "float8": "e4m3fn"}"#, 19),
+        (r#"{"float8": "e4m3fn", "block": 32}"#, 21),
+        (r#"{"activation_type": "int8"}"#, 13),
+        (r#"{"activation_type": "uint16"}"#, 21),
+        (r#"{"activation_type": "uint16", "bits": 16, "form": "folded"}"#, 7),
+        (r#"{"layers": [{"name": "a*", "float8": "e5m2"}]}"#, 19),
+    ] {
+        let pass = Quant::new(serde_json::from_str(options).unwrap()).unwrap();
+        assert_eq!(pass.needs().opset, Some(opset), "{options}");
+    }
+}
+#[test]
+fn a_layer_of_floats_of_eight_bits_computes_in_float_beside_integers() {
+    let mut m = residual();
+    let options = r#"{"layers": [{"name": "c2", "float8": "e4m3fn"}, {"name": "fc", "bits": 16}]}"#;
+    run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+    let dtype = |name: &str| Some(m.graph.value(m.graph.find(name)?).quant.as_ref()?.dtype);
+    let dtypes = ["w1", "w2", "w3", "x", "p"].map(dtype);
+    let expected = [DType::I8, DType::F8E4M3FN, DType::I16, DType::U8].map(Some);
+    assert_eq!((&dtypes[..4], dtypes[4]), (&expected[..], None));
+}
+#[test]
+fn wide_activations_have_integer_biases_where_the_target_computes_so() {
+    for (options, bias) in [
+        (r#"{"activation_type": "int16"}"#, None),
+        (r#"{"activation_type": "int8"}"#, Some(DType::I32)),
+        (r#"{"activation_type": "int16", "target": "qnn"}"#, Some(DType::I32)),
+        (r#"{"activation_type": "uint16", "target": "openvino"}"#, None),
+    ] {
+        let mut m = residual();
+        run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+        let scheme = |name: &str| m.graph.value(m.graph.find(name).unwrap()).quant.clone();
+        assert_eq!(scheme("b1").map(|s| s.dtype), bias, "{options}");
+        let asked = serde_json::from_str::<QuantOptions>(options).unwrap().activation_dtype();
+        let x = scheme("x").unwrap();
+        assert_eq!((x.dtype, x.scales[0] > 0.01), (asked, asked.bits() == 8), "{options}");
+    }
+}
+#[test]
+fn half_precision_gains_nothing_from_sixteen_bits() {
+    let mut m = residual();
+    for v in m.graph.values().collect::<Vec<_>>() {
+        if let Some(t) = m.graph.initializer(v).cloned() {
+            let half = t.to_f32().unwrap().into_owned();
+            m.graph.make_constant(v, Tensor::from_f32(DType::F16, t.shape(), half).unwrap());
+        }
+    }
+    let options = QuantOptions { bits: 16, ..QuantOptions::default() };
+    let said = run(&mut m, options, None);
+    assert!(annotated(&m).is_empty());
+    assert!(said.iter().any(|r| r.text.contains("float16, which takes no more bits")), "{said:?}");
 }
 #[test]
 fn few_bits_leave_activations_float_and_fill_no_block_in_vain() {
