@@ -1,8 +1,10 @@
 //! Where activations become integers, so that the runtime finds whole chains of integer operators.
 
 use super::{
-    Quant, observe,
-    placement::{How, Kind, Placement},
+    Quant,
+    chains::{Chains, behind_clip},
+    observe,
+    placement::{How, Placement},
     target::symmetric,
     weights::{Layers, weight_of},
 };
@@ -13,8 +15,6 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Operators that move elements without changing them: input and output share one scheme.
-const MOVES: &[&str] = &["MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"];
 /// The largest bias in integer steps; sums of products still fit beside it.
 const BIAS_LIMIT: f32 = (1u32 << 30) as f32;
 
@@ -29,9 +29,10 @@ pub(super) fn schemes(
     placement: &Placement,
     cx: &Context<'_>,
 ) -> Result<Schemes> {
-    let wanted = wanted(pass, &model.graph, &placed(&model.graph, layers, placement), placement);
+    let chains = chains(pass, &model.graph, &placed(&model.graph, layers, placement), placement);
     let options = &pass.options;
-    let mut schemes = observe::schemes(options.observer(), options.activation_dtype(), model, wanted, cx)?;
+    let mut schemes =
+        observe::schemes(options.observer(), options.activation_dtype(), model, chains.values, cx)?;
     if options.target.profile().symmetric_activations {
         schemes.values_mut().flatten().for_each(|scheme| *scheme = symmetric(scheme));
     }
@@ -53,9 +54,9 @@ pub(super) fn annotate(
     said: &mut Vec<(Where, String)>,
 ) -> u64 {
     let layers = placed(graph, layers, placement);
-    let wanted = wanted(pass, graph, &layers, placement);
+    let chains = chains(pass, graph, &layers, placement);
     let mut schemes: BTreeMap<ValueId, QuantScheme> = BTreeMap::new();
-    for v in &wanted {
+    for v in &chains.values {
         match measured.get(v).cloned().flatten() {
             Some(scheme) => {
                 schemes.insert(*v, scheme);
@@ -66,18 +67,9 @@ pub(super) fn annotate(
             )),
         }
     }
-    for op in graph.order() {
-        if let Some((x, y)) = moved(graph, op)
-            && wanted.contains(&y)
-        {
-            match schemes.get(&x).cloned() {
-                Some(scheme) => schemes.insert(y, scheme),
-                None => schemes.remove(&y),
-            };
-        }
-    }
+    chains.follow(graph, &mut schemes);
     for (v, scheme) in &schemes {
-        let read = split_readers(graph, *v, &layers, &schemes);
+        let read = split_readers(graph, *v, &layers, &chains);
         graph.value_mut(read).quant = Some(scheme.clone());
     }
     let profile = pass.options.target.profile();
@@ -87,73 +79,35 @@ pub(super) fn annotate(
     schemes.len() as u64
 }
 
-/// The values to be integers: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what joins them.
+/// What is to be integers: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what lies between.
 ///
 /// Products (Gemm, MatMul) write floats from their integer sums at no cost, so their outputs are rounded only where
 /// another layer wants integers.
-fn wanted(pass: &Quant, graph: &Graph, layers: &[OpId], placement: &Placement) -> BTreeSet<ValueId> {
-    let joined = placement.of_kind(Kind::Join) == How::Static;
-    let mut wanted = BTreeSet::new();
+fn chains(pass: &Quant, graph: &Graph, layers: &[OpId], placement: &Placement) -> Chains {
+    let mut asked = BTreeSet::new();
     for op in layers {
-        wanted.extend(graph.input(*op, 0).filter(|x| graph.constant(*x).is_none()));
+        asked.extend(graph.input(*op, 0).filter(|x| graph.constant(*x).is_none()));
         if graph.op(*op).is("Conv") {
-            wanted.extend(graph.output(*op, 0).map(|y| behind_clip(graph, y)));
+            asked.extend(graph.output(*op, 0).map(|y| behind_clip(graph, y)));
         }
     }
-    let order = graph.order();
-    loop {
-        let before = wanted.len();
-        for op in order.iter().filter(|o| !pass.excludes(graph, **o)) {
-            if let Some((x, y)) = moved(graph, *op) {
-                if wanted.contains(&y) {
-                    wanted.insert(x);
-                }
-            } else if joined
-                && joins(graph, *op)
-                && graph.inputs_of(*op).iter().flatten().all(|x| wanted.contains(x))
-                && let Some(y) = graph.output(*op, 0).map(|y| behind_clip(graph, y))
-                && !graph.is_output(y)
-            {
-                wanted.insert(y);
-            }
-        }
-        if wanted.len() == before {
-            return wanted;
-        }
-    }
-}
-
-/// Whether the op has an integer kernel that reads and writes integers without weights.
-fn joins(graph: &Graph, op: OpId) -> bool {
-    Kind::of(graph, op) == Some(Kind::Join)
+    Chains::from(graph, layers, asked, placement, |op| pass.excludes(graph, op))
 }
 
 /// Where a value comes from a float operator, only integer operators read it rounded: an Identity stands for what
 /// they read, and the others (a residual path, a graph output) keep the exact floats.
-fn split_readers(
-    graph: &mut Graph,
-    v: ValueId,
-    layers: &[OpId],
-    schemes: &BTreeMap<ValueId, QuantScheme>,
-) -> ValueId {
-    let rounded = |y: Option<ValueId>| y.is_some_and(|y| schemes.contains_key(&behind_clip(graph, y)));
-    let member = |op: OpId| joins(graph, op) || graph.op(op).is("Conv") && layers.contains(&op);
+fn split_readers(graph: &mut Graph, v: ValueId, layers: &[OpId], chains: &Chains) -> ValueId {
+    let member = |op: OpId| chains.has(op) || graph.op(op).is("Conv") && layers.contains(&op);
     let mut source = graph.producer(v).map(|p| p.0);
     if let Some(op) = source.filter(|o| graph.op(*o).is("Relu") || graph.op(*o).is("Clip")) {
         let inner = graph.input(op, 0).filter(|x| behind_clip(graph, *x) == v);
         source = inner.and_then(|x| graph.producer(x)).map(|p| p.0);
     }
-    if source.is_some_and(|o| member(o) || moved(graph, o).is_some()) {
+    if source.is_some_and(member) {
         return v;
     }
-    let reads = |at: &Use| match at {
-        Use::Input(op, 0) if layers.contains(op) => true,
-        Use::Input(op, _) => {
-            (joins(graph, *op) || moved(graph, *op).is_some()) && rounded(graph.output(*op, 0))
-        }
-        Use::Capture(_) => false,
-    };
-    let (inside, outside): (Vec<Use>, Vec<Use>) = graph.uses(v).into_iter().partition(reads);
+    let (inside, outside): (Vec<Use>, Vec<Use>) =
+        graph.uses(v).into_iter().partition(|at| chains.reads(at, layers));
     if inside.is_empty() || outside.is_empty() && !graph.is_output(v) {
         return v;
     }
@@ -164,22 +118,6 @@ fn split_readers(
         graph.replace_use(at, v, copy);
     }
     copy
-}
-
-/// The output of a Relu or Clip that alone reads `y`: with the zero point at its lower end it becomes the rounding.
-fn behind_clip(graph: &Graph, y: ValueId) -> ValueId {
-    let Some(Use::Input(op, 0)) = graph.sole_use(y) else { return y };
-    let node = graph.op(op);
-    if node.is("Relu") || node.is("Clip") { graph.output(op, 0).unwrap_or(y) } else { y }
-}
-
-/// Input and output of an operator that only moves float elements.
-fn moved(graph: &Graph, op: OpId) -> Option<(ValueId, ValueId)> {
-    let node = graph.op(op);
-    let (x, y) = (graph.input(op, 0)?, graph.output(op, 0)?);
-    let float = graph.dtype(x).is_none_or(|d| d == DType::F32) && graph.constant(x).is_none();
-    (float && node.is_standard() && MOVES.contains(&node.op_type.as_str()) && graph.output(op, 1).is_none())
-        .then_some((x, y))
 }
 
 /// Biases become int32 in steps of input scale times weight scale, as integer kernels add them.

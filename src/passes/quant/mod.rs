@@ -9,6 +9,7 @@ mod alone;
 mod anew;
 mod bias;
 mod budget;
+mod chains;
 mod compensate;
 mod descent;
 mod dynamic;

@@ -1,6 +1,10 @@
 //! Which kinds of layers compute in integers, and how.
 
-use super::{QuantOptions, weights::gathers_more_than_it_multiplies};
+use super::{
+    QuantOptions,
+    chains::{self, Follows},
+    weights::gathers_more_than_it_multiplies,
+};
 use crate::{
     ir::{Graph, OpId},
     passes::Context,
@@ -17,8 +21,10 @@ pub(super) enum Kind {
     Product,
     /// LSTM.
     Recurrence,
-    /// Add and pooling between layers.
+    /// What computes between layers, element by element or over whole planes.
     Join,
+    /// Means over windows.
+    Window,
 }
 
 /// How a layer computes.
@@ -33,8 +39,14 @@ pub(super) enum How {
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 5] =
-        [Kind::Convolution, Kind::FirstConvolution, Kind::Product, Kind::Recurrence, Kind::Join];
+    pub(super) const ALL: [Kind; 6] = [
+        Kind::Convolution,
+        Kind::FirstConvolution,
+        Kind::Product,
+        Kind::Recurrence,
+        Kind::Join,
+        Kind::Window,
+    ];
 
     /// The kind of an op; `None` where the runtime has no integer kernel for it.
     pub(super) fn of(graph: &Graph, op: OpId) -> Option<Kind> {
@@ -45,16 +57,22 @@ impl Kind {
             () if is(&["Conv"]) => Kind::Convolution,
             () if is(&["MatMul", "Gemm"]) => Kind::Product,
             () if is(&["LSTM"]) => Kind::Recurrence,
-            () if is(&["Add", "GlobalAveragePool", "AveragePool"]) => Kind::Join,
-            () => return None,
+            () => match chains::follows(graph, op)? {
+                Follows::Own(kind) | Follows::Shared(kind) => kind,
+                Follows::Moved | Follows::Picked => return None,
+            },
         })
+    }
+    /// Whether integer kernels of ONNX Runtime are mostly slower than float ones with conversions around.
+    fn is_slow(self) -> bool {
+        matches!(self, Kind::FirstConvolution | Kind::Window)
     }
     /// What the runtime has kernels for.
     pub(super) fn ways(self) -> &'static [How] {
         match self {
             Kind::Product => &[How::Static, How::Dynamic],
             Kind::Recurrence => &[How::Dynamic],
-            Kind::Convolution | Kind::FirstConvolution | Kind::Join => &[How::Static],
+            Kind::Convolution | Kind::FirstConvolution | Kind::Join | Kind::Window => &[How::Static],
         }
     }
 }
@@ -70,8 +88,8 @@ impl Placement {
     /// What is fastest on most processors; `samples` tells whether ranges can be measured.
     pub(super) fn usual(options: &QuantOptions, samples: bool) -> Placement {
         let mut placement = Placement::FLOAT;
-        let first = options.target.profile().first_convolutions;
-        for kind in Kind::ALL.into_iter().filter(|kind| first || *kind != Kind::FirstConvolution) {
+        let slow = options.target.profile().slow_kinds;
+        for kind in Kind::ALL.into_iter().filter(|kind| slow || !kind.is_slow()) {
             if let Some(how) = kind.ways().iter().find(|how| options.allows(**how, samples)) {
                 placement = placement.with(kind, *how);
             }

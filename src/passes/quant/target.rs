@@ -38,8 +38,8 @@ pub(super) struct Profile {
     pub(super) wide_integers: bool,
     /// Whether integer layers have their biases in int32.
     pub(super) integer_biases: bool,
-    /// Whether Conv of few channels computes in integers, where nothing is timed.
-    pub(super) first_convolutions: bool,
+    /// Whether what ONNX Runtime is slow with in integers (Conv of few channels, AveragePool) is so where nothing is timed.
+    pub(super) slow_kinds: bool,
     /// Whether weights keep to seven bits; as this processor needs it, where it is not said.
     pub(super) reduce_range: Option<bool>,
 }
@@ -53,17 +53,13 @@ impl Target {
             symmetric_activations: false,
             wide_integers: false,
             integer_biases: true,
-            first_convolutions: true,
+            slow_kinds: true,
             reduce_range: Some(false),
         };
         match self {
-            Target::Cpu => Profile {
-                form: Form::Auto,
-                timed: true,
-                first_convolutions: false,
-                reduce_range: None,
-                ..qdq
-            },
+            Target::Cpu => {
+                Profile { form: Form::Auto, timed: true, slow_kinds: false, reduce_range: None, ..qdq }
+            }
             Target::Cuda => Profile { form: Form::Folded, ..qdq },
             Target::TensorRt => Profile {
                 activation_type: ActivationType::Int8,
@@ -73,7 +69,7 @@ impl Target {
             },
             Target::Qnn => Profile { wide_integers: true, ..qdq },
             Target::OpenVino => Profile { integer_biases: false, ..qdq },
-            Target::Portable => Profile { first_convolutions: false, reduce_range: Some(true), ..qdq },
+            Target::Portable => Profile { slow_kinds: false, reduce_range: Some(true), ..qdq },
         }
     }
 }
