@@ -3,7 +3,7 @@
 mod support;
 
 use onnx_compress::{
-    ir::Model,
+    ir::{Model, text},
     lower::{self, SaveOptions, schemes::materialize},
     measure::Measure,
     ops::infer_types,
@@ -102,6 +102,33 @@ fn a_transformer_multiplies_integers_and_keeps_its_residual_path() {
     assert_eq!(kernels.get("Conv"), Some(&1), "one channel: {kernels:?}");
     let (lost, sqnr) = cost(&original, &quantized);
     assert!(lost <= 0.3 && sqnr > 30.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
+fn what_is_between_layers_stays_integers() {
+    let source = include_str!("golden/quant/chains.onnxtxt");
+    let original = text::parse(source).unwrap();
+    let samples = Samples::synthesize(&runtime(), &original, &Synthesis::default()).unwrap();
+    let measurer = Measurer::new(runtime(), samples.clone(), SessionOptions::default());
+    let mut model = original.clone();
+    let pipeline: Pipeline = "simplify,quant(latency=any,activations=static)".parse().unwrap();
+    let mut cx = Context::new().with_measure(&measurer);
+    assert_eq!(pipeline.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+    materialize(&mut model).unwrap();
+    let kernels = kernels(&model);
+    for (kind, count) in [
+        ("QLinearConv", 4),
+        ("QLinearConcat", 1),
+        ("QLinearMul", 1),
+        ("QLinearSigmoid", 1),
+        ("QLinearLeakyRelu", 1),
+        ("QuantizeLinear", 1),
+        ("DequantizeLinear", 2),
+    ] {
+        assert_eq!(kernels.get(kind), Some(&count), "{kind}: {kernels:?}");
+    }
+    let result = validate(&runtime(), &original, &model, &samples, &ValidateOptions::default()).unwrap();
+    assert!(result.outputs.iter().all(|output| output.sqnr_db.is_some_and(|db| db > 25.0)), "{result:?}");
 }
 
 #[test]
