@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod driver;
 pub mod error;
+mod files;
 pub mod ir;
 pub mod lower;
 pub mod measure;

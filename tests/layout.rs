@@ -12,14 +12,18 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ops", &["ir"]),
     ("measure", &["ir"]),
     ("numpy", &["ir"]),
-    ("passes", &["ir", "ops", "measure", "numpy"]),
-    ("lower", &["ir", "ops"]),
+    ("files", &[]),
+    ("passes", &["ir", "ops", "measure", "numpy", "files"]),
+    ("lower", &["ir", "ops", "files"]),
     ("runtime", &["ir", "ops", "lower", "measure", "numpy"]),
     ("report", &["ir", "ops", "lower", "measure", "passes", "runtime"]),
     ("driver", &["ir", "ops", "measure", "passes", "lower", "runtime", "report"]),
     ("cli", &["ir", "ops", "measure", "passes", "lower", "runtime", "report", "driver"]),
     ("error", &["ir"]),
-    ("lib", &["ir", "ops", "measure", "numpy", "passes", "lower", "runtime", "report", "driver", "cli"]),
+    (
+        "lib",
+        &["ir", "ops", "measure", "numpy", "files", "passes", "lower", "runtime", "report", "driver", "cli"],
+    ),
     ("main", &[]),
 ];
 

@@ -11,67 +11,14 @@ use onnx_compress::{
         Changed, Context, Named, Pass, Pipeline,
         quant::{Quant, QuantOptions},
     },
-    runtime::{
-        Measurer, Runtime, Samples, Session, SessionOptions, Synthesis, ValidateOptions, read_labels,
-        validate,
-    },
+    runtime::{Measurer, Samples, SessionOptions, Synthesis, ValidateOptions, validate},
 };
 use std::{collections::BTreeMap, path::Path};
-use support::{corpus, python_output, setup_dir, zoo, zoo_data, zoo_models};
-
-fn runtime() -> Runtime {
-    Runtime::find(Some(&setup_dir().join("ort"))).expect("set-up fetched the library: `cargo xtask setup`")
-}
-
-fn load(path: &Path) -> Model {
-    lower::load(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
-}
-
-/// The model with weights and activations quantized, from the zoo's calibration images.
-fn static_uint8(original: &Model) -> Model {
-    calibrated(original, "quant(latency=any)")
-}
-
-/// The model after this pass, which has the zoo's calibration images.
-fn calibrated(original: &Model, pass: &str) -> Model {
-    let samples = Samples::load(&zoo_data("zoo_calib.npz"), original, 64, None).unwrap();
-    let measurer = Measurer::new(runtime(), samples, SessionOptions::default());
-    let mut model = original.clone();
-    let mut cx = Context::new().with_measure(&measurer);
-    let pipeline: Pipeline = format!("simplify,{pass}").parse().unwrap();
-    assert_eq!(pipeline.run(&mut model, &mut cx).unwrap(), Changed::Yes);
-    materialize(&mut model).unwrap();
-    model
-}
-
-/// How many kernels of each kind ONNX Runtime makes of a model.
-fn kernels(model: &Model) -> BTreeMap<String, usize> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("rewritten.onnx");
-    let options = SessionOptions { optimized_model: Some(path.clone()), ..SessionOptions::default() };
-    Session::new(&runtime(), model, &options).unwrap();
-    let rewritten = load(&path);
-    let mut counts = BTreeMap::new();
-    for op in rewritten.graph.ops() {
-        *counts.entry(rewritten.graph.op(op).op_type.clone()).or_default() += 1;
-    }
-    counts
-}
-
-/// Accuracy lost, in points of 100, on the 2,000 test images; and the outputs' signal-to-noise ratio.
-fn cost(original: &Model, compressed: &Model) -> (f64, f64) {
-    let samples = Samples::load(&zoo_data("zoo_test.npz"), original, 250, None).unwrap();
-    let labels = Some(read_labels(&zoo_data("zoo_test.npz")).unwrap());
-    let options = ValidateOptions { labels, ..ValidateOptions::default() };
-    let result = validate(&runtime(), original, compressed, &samples, &options).unwrap();
-    let accuracy = result.accuracy.unwrap();
-    (100.0 * (accuracy.original - accuracy.compressed), result.outputs[0].sqnr_db.unwrap())
-}
-
-fn share(original: &Model, compressed: &Model) -> f64 {
-    let size = |m: &Model| lower::to_bytes(m).unwrap().len() as f64;
-    size(compressed) / size(original)
-}
+use support::{
+    corpus, python_output,
+    quantized::{calibrated, cost, kernels, load, runtime, share, static_uint8},
+    zoo, zoo_data, zoo_models,
+};
 
 #[test]
 fn a_residual_network_runs_in_integers_from_its_second_layer_on() {
@@ -301,95 +248,6 @@ fn weights_that_cost_most_stay_float_where_there_are_inputs_to_tell() {
     assert!(seen.0 > unseen.0 + 4.0, "{} dB, without a look {}", seen.0, unseen.0);
     assert!(seen.1 < unseen.1 + 0.001, "{} of the bytes, without a look {}", seen.1, unseen.1);
 }
-#[test]
-fn few_bits_rounded_by_what_layers_see_keep_the_accuracy() {
-    for (name, bits, most_lost, least_sqnr) in [
-        ("simplecnn_dynamo21", 4, 0.2, 35.0),
-        ("simplecnn_dynamo21", 3, 0.3, 28.0),
-        ("lstm_dynamo21", 4, 0.4, 25.0),
-    ] {
-        let original = load(&zoo(name));
-        let nearest = cost(&original, &calibrated(&original, &format!("quant(bits={bits},method=rtn)")));
-        let compressed = calibrated(&original, &format!("quant(bits={bits})"));
-        let (lost, sqnr) = cost(&original, &compressed);
-        assert!(lost <= most_lost && sqnr >= least_sqnr, "{name}, {bits} bits: {lost} points, {sqnr} dB");
-        assert!(sqnr > nearest.1 + 2.0, "{name}, {bits} bits: {sqnr} dB, to the nearest {} dB", nearest.1);
-        let share = share(&original, &compressed);
-        assert!(share < 0.3, "{name}, {bits} bits: {share} of the bytes");
-    }
-}
-
-#[test]
-fn factors_beside_layers_make_up_for_what_rounding_takes() {
-    let original = load(&zoo("vit_dynamo21"));
-    let plain = cost(&original, &calibrated(&original, "quant(bits=3)"));
-    let compressed = calibrated(&original, "quant(bits=3,compensate=8)");
-    let (lost, sqnr) = cost(&original, &compressed);
-    assert!(lost <= 0.4 && sqnr >= plain.1 + 1.0, "{lost} points, {sqnr} dB, without {} dB", plain.1);
-    assert!(share(&original, &compressed) < 0.4);
-    // Without samples too, and on integers of eight bits, of which little is lost.
-    let nearest = |options: &str| {
-        let (mut model, mut cx) = (original.clone(), Context::new());
-        let _ = format!("simplify,quant({options})")
-            .parse::<Pipeline>()
-            .unwrap()
-            .run(&mut model, &mut cx)
-            .unwrap();
-        materialize(&mut model).unwrap();
-        cost(&original, &model).1
-    };
-    let (plain, with) = (nearest("bits=4"), nearest("bits=4,compensate=8"));
-    assert!(with > plain, "{with} dB, without {plain} dB");
-}
-
-#[test]
-fn a_share_of_the_bytes_is_met_with_bits_where_they_matter() {
-    let original = load(&zoo("resnet20_dynamo21"));
-    let size = |m: &Model| lower::to_bytes(m).unwrap().len() as f64;
-    let mut simplified = original.clone();
-    let _ = "simplify".parse::<Pipeline>().unwrap().run(&mut simplified, &mut Context::new()).unwrap();
-    let four = calibrated(&original, "quant(bits=4,method=rtn)");
-    let mixed = calibrated(&original, "quant(size=0.24,latency=any,activations=none,method=rtn)");
-    let share = size(&mixed) / size(&simplified);
-    assert!((0.22..=0.24).contains(&share), "{share}");
-    let ((lost, sqnr), (_, of_four)) = (cost(&original, &mixed), cost(&original, &four));
-    assert!(lost <= 0.3 && sqnr >= of_four + 2.0, "{lost} points, {sqnr} dB, with four bits {of_four} dB");
-    let bits: std::collections::BTreeSet<_> =
-        mixed.graph.initializers().map(|(_, t)| t.dtype().bits()).filter(|bits| *bits < 32).collect();
-    assert_eq!(bits.into_iter().collect::<Vec<_>>(), [4, 8]);
-}
-
-#[test]
-fn bits_rise_until_answers_are_kept() {
-    let original = load(&zoo("vit_dynamo21"));
-    let most = 0.005;
-    let agreement = |pass: &str| {
-        let samples = Samples::load(&zoo_data("zoo_calib.npz"), &original, 64, None).unwrap();
-        let compressed = calibrated(&original, pass);
-        let result =
-            validate(&runtime(), &original, &compressed, &samples, &ValidateOptions::default()).unwrap();
-        (result.outputs[0].top1_agreement.unwrap(), share(&original, &compressed))
-    };
-    let (plain, small) = agreement("quant(bits=4,method=rtn)");
-    assert!(plain < 1.0 - most, "else there is nothing to do: {plain}");
-    let (kept, large) = agreement("quant(bits=4,method=rtn,max_drop=0.005)");
-    assert!(kept >= 1.0 - most, "{kept}");
-    assert!(large > small && large < 0.34, "{large} of the bytes, with four bits {small}");
-}
-
-#[test]
-fn four_bits_run_as_fast_kernels_or_as_floats() {
-    let original = load(&zoo("vit_dynamo21"));
-    let folded = calibrated(&original, "quant(bits=4,method=rtn)");
-    let kernels = kernels(&folded);
-    assert!(!kernels.contains_key("DequantizeLinear") && !kernels.contains_key("Cast"), "{kernels:?}");
-    let qdq = calibrated(&original, "quant(bits=4,method=rtn,form=qdq)");
-    let kernels = self::kernels(&qdq);
-    assert!(kernels.get("MatMulNBits") >= Some(&12), "{kernels:?}");
-    let (lost, sqnr) = cost(&original, &qdq);
-    assert!(lost <= 0.6 && sqnr > 18.0, "{lost} points, {sqnr} dB");
-}
-
 #[test]
 fn a_float16_network_keeps_its_type_and_loses_as_little() {
     let mut original = load(&zoo("resnet20_fp16"));

@@ -23,7 +23,7 @@ pub mod schemes;
 mod stored;
 mod wire;
 
+pub(crate) use export::to_bytes_without;
 pub use export::{ExternalData, SaveOptions, byte_len, save, tensor_to_proto, to_bytes};
-pub(crate) use export::{save_bytes, to_bytes_without};
 pub use import::{load, parse, tensor_from_proto};
 pub use metadata::metadata;

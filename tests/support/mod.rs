@@ -16,6 +16,7 @@
 pub(crate) mod blocks;
 pub(crate) mod extents;
 pub(crate) mod oracle;
+pub(crate) mod quantized;
 
 use onnx_compress::{ir::Model, lower, measure::Batch};
 use std::collections::HashSet;

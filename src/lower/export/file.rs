@@ -3,12 +3,13 @@
 use super::{DataFile, Rope, Writer, check_size};
 use crate::{
     error::{Error, Result},
+    files::{folder_of, put_in_place, temporary},
     ir::Model,
     lower::rope::write_data,
 };
 use std::{
     fs,
-    io::{self, Seek as _, SeekFrom, Write as _},
+    io::{self, Seek as _, SeekFrom},
     path::Path,
 };
 use tempfile::NamedTempFile;
@@ -66,24 +67,6 @@ pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<u64> {
     Ok(rope.len() as u64 + external)
 }
 
-/// Writes a file of plain bytes: it is there as a whole, or what was there before is.
-pub(crate) fn save_bytes(bytes: &[u8], path: &Path) -> Result<()> {
-    let failed = |source| Error::io("cannot write", path, source);
-    let mut file = temporary(path).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    put_in_place(file, path)
-}
-
-/// Gives a written file its name.
-fn put_in_place(file: NamedTempFile, to: &Path) -> Result<()> {
-    let failed = |source| Error::io("cannot write", to, source);
-    if to.exists() {
-        file.as_file().sync_data().map_err(failed)?;
-    }
-    file.persist(to).map_err(|error| failed(error.error))?;
-    Ok(())
-}
-
 fn encode(model: &Model, name: &str, external: ExternalData) -> (Rope, Option<DataFile>) {
     if external != ExternalData::Always {
         let rope = Writer::default().model(model);
@@ -113,10 +96,6 @@ fn check_target(path: &Path) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 fn write_parts(file: &DataFile, path: &Path) -> io::Result<NamedTempFile> {
     let mut out = temporary(path)?;
     for (start, data) in &file.parts {
@@ -125,21 +104,4 @@ fn write_parts(file: &DataFile, path: &Path) -> io::Result<NamedTempFile> {
         write_data(data, out.as_file_mut())?;
     }
     Ok(out)
-}
-
-/// A file in the folder of `path` that goes away unless it is renamed, with the permissions of a new file, or of the
-/// one it replaces.
-fn temporary(path: &Path) -> io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".onnx-compress-");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        builder.permissions(fs::Permissions::from_mode(0o666));
-    }
-    let file = builder.tempfile_in(folder_of(path))?;
-    if let Ok(old) = fs::metadata(path) {
-        fs::set_permissions(file.path(), old.permissions())?;
-    }
-    Ok(file)
 }

@@ -16,7 +16,6 @@ use crate::{
     error::{Error, Result},
     ir::{Attr, Function, Model, Op, OpsetImport, Origin, Tensor},
 };
-pub(crate) use file::save_bytes;
 pub use file::{ExternalData, SaveOptions, save};
 use tensor::DataFile;
 

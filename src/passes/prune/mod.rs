@@ -38,9 +38,9 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, Tensor, ValueId, Where},
+    ir::{Graph, Model, ValueId, Where},
     ops::{
-        axes::{Factors, Flow, Group, Keep, Stays},
+        axes::{Flow, Group, Keep, Stays},
         infer_types,
         quantized::{is_narrow, is_readable},
     },
@@ -51,7 +51,7 @@ use globset::GlobSet;
 pub use lift::lift;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 use record::Record;
-use select::{Candidate, Plan, Weight};
+use select::{Candidate, Plan, weights};
 use std::collections::HashSet;
 use taken::Taken;
 
@@ -266,23 +266,6 @@ impl Prune {
     }
 }
 
-/// Every weight of the main graph, and those of control-flow bodies as one that stays whole.
-fn weights(model: &Model, flow: &Flow<'_>) -> Vec<Weight> {
-    let bytes = |g: &Graph| g.initializers().map(|(_, t)| t.byte_len() as u64).sum::<u64>();
-    let mut all = 0;
-    model.graph.for_each_nested(&mut |g| all += bytes(g));
-    let inner = all - bytes(&model.graph);
-    let weight = |(v, t): (ValueId, &Tensor)| Weight {
-        value: Some(v),
-        elements: t.len(),
-        params: if t.dtype().is_float() { t.len() as u64 } else { 0 },
-        bytes: t.byte_len() as u64,
-        axes: flow.known_dims(v).into(),
-    };
-    let bodies = Weight { value: None, elements: 0, params: 0, bytes: inner, axes: Factors::new() };
-    model.graph.initializers().map(weight).chain([bodies]).collect()
-}
-
 /// Whether a weight will be integers when the model is written, or is of which nobody here knows what they stand for.
 fn is_quantized(g: &Graph, v: ValueId) -> bool {
     let narrow = g.initializer(v).is_some_and(|t| is_narrow(t.dtype()));
@@ -312,7 +295,7 @@ fn shortened(names: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{DType, Dim, Op, OpsetImport, Type};
+    use crate::ir::{DType, Dim, Op, OpsetImport, Tensor, Type};
 
     /// Two linear layers around a hidden axis of 32 features, of which feature `k` has weights of size `k + 1`.
     fn mlp() -> Model {

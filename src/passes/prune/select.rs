@@ -6,8 +6,8 @@
 
 use super::{super::Scope, PruneOptions, branch::Branch};
 use crate::{
-    ir::ValueId,
-    ops::axes::{Arena, Factor, Factors, Group, Keep, Price},
+    ir::{Graph, Model, Tensor, ValueId},
+    ops::axes::{Arena, Factor, Factors, Flow, Group, Keep, Price},
 };
 use std::collections::HashMap;
 
@@ -185,4 +185,21 @@ impl Plan<'_> {
         }
         keep
     }
+}
+
+/// Every weight of the main graph, and those of control-flow bodies as one that stays whole.
+pub(super) fn weights(model: &Model, flow: &Flow<'_>) -> Vec<Weight> {
+    let bytes = |g: &Graph| g.initializers().map(|(_, t)| t.byte_len() as u64).sum::<u64>();
+    let mut all = 0;
+    model.graph.for_each_nested(&mut |g| all += bytes(g));
+    let inner = all - bytes(&model.graph);
+    let weight = |(v, t): (ValueId, &Tensor)| Weight {
+        value: Some(v),
+        elements: t.len(),
+        params: if t.dtype().is_float() { t.len() as u64 } else { 0 },
+        bytes: t.byte_len() as u64,
+        axes: flow.known_dims(v).into(),
+    };
+    let bodies = Weight { value: None, elements: 0, params: 0, bytes: inner, axes: Factors::new() };
+    model.graph.initializers().map(weight).chain([bodies]).collect()
 }

@@ -3,8 +3,8 @@
 use super::{branch::Branch, select::Candidate};
 use crate::{
     error::{Error, Result},
+    files::save_bytes,
     ir::{Model, Tensor},
-    lower::save_bytes,
 };
 use serde::{Deserialize, Serialize};
 use std::{fs, io::ErrorKind, path::Path};

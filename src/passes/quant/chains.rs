@@ -25,11 +25,14 @@ impl Follows {
     }
 }
 
-/// Which operators, under which condition, and how their schemes follow.
+/// An operator, which ops of it, and how the scheme of what they put out follows.
+type Row = (&'static str, fn(&Op) -> bool, Follows);
+
+/// The operators.
 ///
 /// Not among them is what ONNX Runtime surrounds with conversions (Sub, Div, Pad, Clip, HardSigmoid, HardSwish, SpaceToDepth,
 /// ReduceMean, Resize that interpolates), and whose integer kernel is much slower than conversions and floats (Softmax, Where).
-const OPERATORS: &[(&str, fn(&Op) -> bool, Follows)] = &[
+const OPERATORS: &[Row] = &[
     ("DepthToSpace", always, Follows::Moved),
     ("Expand", always, Follows::Moved),
     ("Flatten", always, Follows::Moved),

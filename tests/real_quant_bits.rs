@@ -1,0 +1,90 @@
+//! Weights of few bits on real models: what accuracy and size are left, and what runs them.
+
+mod support;
+
+use onnx_compress::{
+    ir::Model,
+    lower,
+    passes::{Context, Pipeline},
+    runtime::{Samples, ValidateOptions, validate},
+};
+use support::{
+    quantized::{calibrated, cost, kernels, load, runtime, share},
+    zoo, zoo_data,
+};
+
+#[test]
+fn few_bits_rounded_by_what_layers_see_keep_the_accuracy() {
+    for (name, bits, most_lost, least_sqnr) in [
+        ("simplecnn_dynamo21", 4, 0.2, 35.0),
+        ("simplecnn_dynamo21", 3, 0.3, 28.0),
+        ("lstm_dynamo21", 4, 0.4, 25.0),
+    ] {
+        let original = load(&zoo(name));
+        let nearest = cost(&original, &calibrated(&original, &format!("quant(bits={bits},method=rtn)")));
+        let compressed = calibrated(&original, &format!("quant(bits={bits})"));
+        let (lost, sqnr) = cost(&original, &compressed);
+        assert!(lost <= most_lost && sqnr >= least_sqnr, "{name}, {bits} bits: {lost} points, {sqnr} dB");
+        assert!(sqnr > nearest.1 + 2.0, "{name}, {bits} bits: {sqnr} dB, to the nearest {} dB", nearest.1);
+        let share = share(&original, &compressed);
+        assert!(share < 0.3, "{name}, {bits} bits: {share} of the bytes");
+    }
+}
+
+#[test]
+fn factors_beside_layers_make_up_for_what_rounding_takes() {
+    let original = load(&zoo("vit_dynamo21"));
+    let plain = cost(&original, &calibrated(&original, "quant(bits=3)"));
+    let compressed = calibrated(&original, "quant(bits=3,compensate=8)");
+    let (lost, sqnr) = cost(&original, &compressed);
+    assert!(lost <= 0.4 && sqnr >= plain.1 + 1.0, "{lost} points, {sqnr} dB, without {} dB", plain.1);
+    assert!(share(&original, &compressed) < 0.4);
+}
+
+#[test]
+fn a_share_of_the_bytes_is_met_with_bits_where_they_matter() {
+    let original = load(&zoo("resnet20_dynamo21"));
+    let size = |m: &Model| lower::to_bytes(m).unwrap().len() as f64;
+    let mut simplified = original.clone();
+    let _ = "simplify".parse::<Pipeline>().unwrap().run(&mut simplified, &mut Context::new()).unwrap();
+    let four = calibrated(&original, "quant(bits=4,method=rtn)");
+    let mixed = calibrated(&original, "quant(size=0.24,latency=any,activations=none,method=rtn)");
+    let share = size(&mixed) / size(&simplified);
+    assert!((0.22..=0.24).contains(&share), "{share}");
+    let ((lost, sqnr), (_, of_four)) = (cost(&original, &mixed), cost(&original, &four));
+    assert!(lost <= 0.3 && sqnr >= of_four + 2.0, "{lost} points, {sqnr} dB, with four bits {of_four} dB");
+    let bits: std::collections::BTreeSet<_> =
+        mixed.graph.initializers().map(|(_, t)| t.dtype().bits()).filter(|bits| *bits < 32).collect();
+    assert_eq!(bits.into_iter().collect::<Vec<_>>(), [4, 8]);
+}
+
+#[test]
+fn bits_rise_until_answers_are_kept() {
+    let original = load(&zoo("vit_dynamo21"));
+    let most = 0.005;
+    let agreement = |pass: &str| {
+        let samples = Samples::load(&zoo_data("zoo_calib.npz"), &original, 64, None).unwrap();
+        let compressed = calibrated(&original, pass);
+        let result =
+            validate(&runtime(), &original, &compressed, &samples, &ValidateOptions::default()).unwrap();
+        (result.outputs[0].top1_agreement.unwrap(), share(&original, &compressed))
+    };
+    let (plain, small) = agreement("quant(bits=4,method=rtn)");
+    assert!(plain < 1.0 - most, "else there is nothing to do: {plain}");
+    let (kept, large) = agreement("quant(bits=4,method=rtn,max_drop=0.005)");
+    assert!(kept >= 1.0 - most, "{kept}");
+    assert!(large > small && large < 0.34, "{large} of the bytes, with four bits {small}");
+}
+
+#[test]
+fn four_bits_run_as_fast_kernels_or_as_floats() {
+    let original = load(&zoo("vit_dynamo21"));
+    let folded = calibrated(&original, "quant(bits=4,method=rtn)");
+    let kernels = kernels(&folded);
+    assert!(!kernels.contains_key("DequantizeLinear") && !kernels.contains_key("Cast"), "{kernels:?}");
+    let qdq = calibrated(&original, "quant(bits=4,method=rtn,form=qdq)");
+    let kernels = self::kernels(&qdq);
+    assert!(kernels.get("MatMulNBits") >= Some(&12), "{kernels:?}");
+    let (lost, sqnr) = cost(&original, &qdq);
+    assert!(lost <= 0.6 && sqnr > 18.0, "{lost} points, {sqnr} dB");
+}
