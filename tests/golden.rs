@@ -88,6 +88,15 @@ fn request(source: &str) -> Request {
     r
 }
 
+/// No constant is left that nothing reads, unless nothing did before.
+fn no_dead_weights(original: &Model, model: &Model) {
+    let dead = |model: &Model, v| model.graph.uses(v).is_empty() && !model.graph.is_output(v);
+    for (v, _) in model.graph.initializers().filter(|(v, _)| dead(model, *v)) {
+        let before = original.graph.find(model.graph.name_of(v));
+        assert!(before.is_some_and(|v| dead(original, v)), "`{}` is dead", model.graph.name_of(v));
+    }
+}
+
 /// Runs the passes, and both models; returns what the snapshot holds.
 fn check(runtime: &Runtime, source: &str) -> String {
     let request = request(source);
@@ -108,6 +117,7 @@ fn check(runtime: &Runtime, source: &str) -> String {
     };
     schemes::materialize(&mut model).unwrap_or_else(|e| panic!("{e}"));
     model.verify().unwrap_or_else(|e| panic!("{e}"));
+    no_dead_weights(&original, &model);
     let printed = text::print(&model);
     assert_eq!(
         text::print(&text::parse(&printed).expect("what is printed is read")).lines().count(),

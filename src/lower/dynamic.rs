@@ -196,15 +196,17 @@ fn recur(graph: &mut Graph, op: OpId, weights: [ValueId; 2], parameters: &mut Pa
         inputs[2 * k + 8] = Some(graph.add_initializer("scale", scale));
         inputs[2 * k + 9] = Some(parameters.zero_point(graph, zeros));
     }
-    if let Some(bias) = inputs[3].and_then(|b| summed_bias(graph, b)) {
-        inputs[3] = Some(bias);
-    }
+    let biases = inputs[3];
+    inputs[3] = biases.and_then(|b| summed_bias(graph, b)).or(biases);
     let node = graph.op_mut(op);
     node.domain = "com.microsoft".into();
     node.op_type = "DynamicQuantizeLSTM".into();
     node.unset("layout");
     node.set("hidden_size", hidden as i64);
     graph.set_inputs(op, &inputs);
+    if let Some(biases) = biases {
+        graph.remove_value_if_unused(biases);
+    }
     Ok(())
 }
 
