@@ -80,7 +80,7 @@ pub(super) struct Chains {
 
 impl Chains {
     /// Grows chains from what layers read and write: moves in front of what is wanted, then what reads nothing but
-    /// integers, as far as it leads to integers again.
+    /// integers, as far as it leads to integers again or joins several.
     pub(super) fn from(
         graph: &Graph,
         layers: &[OpId],
@@ -120,7 +120,8 @@ impl Chains {
             if !chains.members.contains_key(&op) {
                 continue;
             }
-            if outputs.iter().any(leads_on) {
+            // What joins several into one saves conversions even where floats follow.
+            if outputs.iter().any(leads_on) || outputs.len() < read(graph, op, follows).len() {
                 chains.values.extend(outputs);
             } else {
                 chains.members.remove(&op);
