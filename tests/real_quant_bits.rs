@@ -39,6 +39,19 @@ fn factors_beside_layers_make_up_for_what_rounding_takes() {
     let (lost, sqnr) = cost(&original, &compressed);
     assert!(lost <= 0.4 && sqnr >= plain.1 + 1.0, "{lost} points, {sqnr} dB, without {} dB", plain.1);
     assert!(share(&original, &compressed) < 0.4);
+    // Without samples too.
+    let nearest = |options: &str| {
+        let (mut model, mut cx) = (original.clone(), Context::new());
+        let _ = format!("simplify,quant({options})")
+            .parse::<Pipeline>()
+            .unwrap()
+            .run(&mut model, &mut cx)
+            .unwrap();
+        lower::schemes::materialize(&mut model).unwrap();
+        cost(&original, &model).1
+    };
+    let (plain, with) = (nearest("bits=4"), nearest("bits=4,compensate=8"));
+    assert!(with > plain + 0.5, "{with} dB, without {plain} dB");
 }
 
 #[test]

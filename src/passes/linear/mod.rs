@@ -17,7 +17,7 @@ mod window;
 pub(crate) use collect::{Found, Sight, Target, chosen, collect};
 pub(crate) use fit::{Refit, System, fit};
 pub(crate) use layer::Layer;
-pub(crate) use plan::{Task, Tasks, Wave, tasks};
+pub(crate) use plan::{Task, Tasks, Wave, steps, tasks};
 pub(crate) use recurrent::{Kept, Recurrent, moments};
 pub(crate) use sparse::{is_sparse, settle};
 pub(crate) use spread::{Spread, damped, damped_inverse};

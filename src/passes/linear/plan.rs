@@ -1,8 +1,11 @@
 //! Which layers to find anew, in which order, and towards what.
 
-use super::{Layer, Recurrent};
+use super::{Layer, Recurrent, Sight, Target};
 use crate::ir::{Graph, Model, OpId, Use, ValueId};
 use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Steps of [`steps`], at most: each runs the samples through the model.
+const MOST_STEPS: usize = 32;
 
 /// A layer and what it should put out.
 #[derive(Clone, Debug)]
@@ -90,6 +93,25 @@ pub(crate) fn tasks(
     }
     tasks.waves = waves.into_values().collect();
     tasks
+}
+
+/// The layers whose weights are open to be found anew, front to back: all of a step at a time, [`MOST_STEPS`] at most, so that
+/// layers behind each other share steps in a deeper model. All inputs of the model count as not what they were.
+pub(crate) fn steps(model: &Model, open: impl Fn(ValueId) -> bool) -> Vec<Vec<Task>> {
+    let waves = tasks(model, &model.graph.inputs, &open, Layer::of).waves.into_iter();
+    let wanted = |wave: Wave| wave.linear.into_iter().filter(|task| open(task.layer.weight)).collect();
+    let waves: Vec<Vec<Task>> = waves.map(wanted).filter(|wave: &Vec<Task>| !wave.is_empty()).collect();
+    let together = waves.len().div_ceil(MOST_STEPS).max(1);
+    waves.chunks(together).map(<[Vec<Task>]>::concat).collect()
+}
+
+impl Task {
+    /// A look at all that the layer should put out.
+    pub(crate) fn sight(&self) -> Sight<'_> {
+        let layer = &self.layer;
+        let kept = (0..layer.outputs * layer.groups).collect();
+        Sight { layer, target: Some(Target { value: self.target, kept, beside: self.beside }) }
+    }
 }
 
 impl Walk {

@@ -24,6 +24,9 @@ pub(super) struct Taken {
 impl Taken {
     /// `None` where there is no If that all samples decide alike.
     pub(super) fn of(model: &Model, cx: &Context<'_>) -> Result<Option<Taken>> {
+        if !model.graph.ops().any(|op| model.graph.op(op).is("If")) {
+            return Ok(None);
+        }
         let mut taken = Taken { decided: Vec::new() };
         for _ in 0..DEEPEST {
             let flat = taken.flat(model)?;

@@ -5,20 +5,18 @@
 //! (reduced-rank regression, Izenman 1975). Without samples `B` is what rounding took from the weights. As in ZeroQuant-V2
 //! (Yao et al. 2023) and LQER (Zhang et al. 2024), few directions hold much of the error where weights have few bits.
 
-use super::{learned::sight, scales, weights::Layers};
+use super::{scales, weights::Layers};
 use crate::{
     error::Result,
     ir::{Graph, Model, Op, OpId, Origin, QuantScheme, Tensor, ValueId},
     passes::{
         Context,
-        linear::{Layer, Sums, System, Task, collect, damped, tasks},
+        linear::{Layer, Sums, System, Task, collect, damped, steps},
     },
 };
 use faer::{Mat, Side};
 use std::collections::BTreeMap;
 
-/// Times that the samples are run through the model, at most.
-const MOST_SWEEPS: usize = 32;
 /// How much the ridge solution is held back, as a share of the mean diagonal.
 const RIDGE: f64 = 1e-2;
 
@@ -32,23 +30,11 @@ pub(super) fn beside(
     cx: &mut Context<'_>,
 ) -> Result<Vec<ValueId>> {
     let schemes = settle(weights, model, layers);
-    let inputs = model.graph.inputs.clone();
-    let mut waves: Vec<Vec<Task>> = Vec::new();
-    for wave in tasks(model, &inputs, |v| schemes.contains_key(&v), Layer::of).waves {
-        let open = |task: &Task| schemes.contains_key(&task.layer.weight) && task.layer.groups == 1;
-        waves.push(wave.linear.into_iter().filter(open).collect());
-    }
-    waves.retain(|wave| !wave.is_empty());
-    let together = waves.len().div_ceil(MOST_SWEEPS).max(1);
-    let mut done = Vec::new();
-    for tasks in waves.chunks(together) {
-        let tasks: Vec<&Task> = tasks.iter().flatten().collect();
+    let (steps, mut done) = (steps(model, |v| schemes.contains_key(&v)), Vec::new());
+    for tasks in steps {
         for (task, factors) in tasks.iter().zip(factors(rank, model, float, &tasks, cx)?) {
-            let layer = &task.layer;
-            let Some((factors, text)) = factors else { continue };
-            if insert(&mut model.graph, layer, &factors).is_some() {
-                cx.applied(model.graph.place(layer.op), text);
-                done.push(layer.weight);
+            if add(&mut model.graph, &task.layer, factors, cx) {
+                done.push(task.layer.weight);
             }
         }
     }
@@ -73,51 +59,58 @@ fn settle(weights: &[ValueId], model: &mut Model, layers: &Layers) -> BTreeMap<V
     schemes
 }
 
-pub(super) type Factors = [Mat<f64>; 2];
+type Factors = [Mat<f64>; 2];
+/// Factors and what they are worth, or why there are none.
+pub(super) type Found = std::result::Result<(Factors, String), String>;
 
-/// The factors for each task, and what they are worth; nothing where that is nothing.
+/// The factors for each task.
 fn factors(
     rank: usize,
     model: &Model,
     float: &Model,
-    tasks: &[&Task],
+    tasks: &[Task],
     cx: &Context<'_>,
-) -> Result<Vec<Option<(Factors, String)>>> {
-    let weights = |model: &Model, layer: &Layer| layer.weights(&model.graph)?.into_iter().next();
+) -> Result<Vec<Found>> {
+    let weights = |model: &Model, layer: &Layer| match layer.weights(&model.graph) {
+        Some(parts) if layer.groups == 1 => parts.into_iter().next().ok_or_else(unread),
+        Some(_) => Err(in_groups()),
+        None => Err(unread()),
+    };
     if !cx.has_samples() {
-        let taken = |task: &&Task| {
+        let taken = |task: &Task| {
             let (now, was) = (weights(model, &task.layer)?, weights(float, &task.layer)?);
             let n = task.layer.channels * task.layer.area;
             let taken = (was - now).subrows(0, n).to_owned();
-            let factors = best(&taken, &Mat::identity(n, n), rank)?;
-            Some((
-                factors,
-                format!("factors of rank {rank} beside it, for what rounding took from its weights"),
-            ))
+            let text = format!("factors of rank {rank} beside it, for what rounding took from its weights");
+            Ok((best(&taken, &Mat::identity(n, n), rank)?, text))
         };
         return Ok(tasks.iter().map(taken).collect());
     }
-    let sights: Vec<_> = tasks.iter().map(|task| sight(task)).collect();
+    let sights: Vec<_> = tasks.iter().map(Task::sight).collect();
     let mut all = Vec::with_capacity(tasks.len());
     collect(model, float, &sights, cx, |k, found| {
         let layer = &tasks[k].layer;
-        let found = found.ok().and_then(|parts| parts.into_iter().next());
-        all.push(found.zip(weights(model, layer)).and_then(|(sums, now)| learned(rank, layer, &sums, &now)));
+        let found = || {
+            let (now, sums) = (weights(model, layer)?, found?.into_iter().next().ok_or_else(unread)?);
+            learned(rank, layer, &sums, &now)
+        };
+        all.push(found());
     })?;
     Ok(all)
 }
 
-/// Factors beside weights that are `now`, by what the layer sees and should put out; nothing where samples held out find
-/// them no better.
-pub(super) fn learned(
-    rank: usize,
-    layer: &Layer,
-    [most, held]: &[Sums; 2],
-    now: &Mat<f64>,
-) -> Option<(Factors, String)> {
+pub(super) fn in_groups() -> String {
+    "its channels are in groups".to_owned()
+}
+fn unread() -> String {
+    "its weights cannot be read".to_owned()
+}
+
+/// Factors beside weights that are `now`, by what the layer sees and should put out, where samples held out find them better.
+pub(super) fn learned(rank: usize, layer: &Layer, [most, held]: &[Sums; 2], now: &Mat<f64>) -> Found {
     let (train, judge) = (System::of(most), System::of(held));
     let n = layer.channels * layer.area;
-    let wanted = train.find(now, Some(RIDGE), layer.has_bias())?;
+    let wanted = train.find(now, Some(RIDGE), layer.has_bias()).ok_or_else(unsolved)?;
     let taken = (wanted - now).subrows(0, n).to_owned();
     let seen = damped(&train.gram, layer.has_bias()).submatrix(0, 0, n, n).to_owned();
     let [first, second] = best(&taken, &seen, rank)?;
@@ -126,26 +119,50 @@ pub(super) fn learned(
     rows += &first * &second;
     let share = |weights: &Mat<f64>| 100.0 * (judge.error(weights) / judge.squares).sqrt();
     let (before, after) = (share(now), share(&with));
+    if after >= before {
+        return Err(format!("with them samples held out are no nearer than {before:.1} % of its output"));
+    }
     let text = format!("factors of rank {rank} beside it: error {before:.1} % -> {after:.1} % of its output");
-    (after < before).then_some(([first, second], text))
+    Ok(([first, second], text))
 }
 
-/// The best factors of weights, by the second moments of what they read; `None` where the rank is no less than theirs.
-fn best(weights: &Mat<f64>, seen: &Mat<f64>, rank: usize) -> Option<Factors> {
-    let outputs = weights.ncols();
-    if rank >= weights.nrows().min(outputs) {
-        return None;
+fn unsolved() -> String {
+    "what rounding took from it has no solution".to_owned()
+}
+
+/// The best factors of weights, by the second moments of what they read.
+fn best(weights: &Mat<f64>, seen: &Mat<f64>, rank: usize) -> std::result::Result<Factors, String> {
+    let (inputs, outputs) = (weights.nrows(), weights.ncols());
+    if rank >= inputs.min(outputs) {
+        return Err(format!("its {inputs} inputs and {outputs} outputs have no more directions"));
     }
     let squares = weights.transpose() * (seen * weights);
     // Eigenvalues rise.
-    let directions =
-        squares.self_adjoint_eigen(Side::Lower).ok()?.U().subcols(outputs - rank, rank).to_owned();
+    let eigen = squares.self_adjoint_eigen(Side::Lower).map_err(|_| unsolved())?;
+    let directions = eigen.U().subcols(outputs - rank, rank).to_owned();
     let first = weights * &directions;
-    (first.is_all_finite()).then(|| [first, directions.transpose().to_owned()])
+    match first.is_all_finite() {
+        true => Ok([first, directions.transpose().to_owned()]),
+        false => Err(unsolved()),
+    }
+}
+
+/// Puts what was found beside a layer, and says so, or why nothing is there.
+pub(super) fn add(g: &mut Graph, layer: &Layer, found: Found, cx: &mut Context<'_>) -> bool {
+    let added = found.and_then(|(factors, text)| {
+        let unfit = || "the factors do not fit its type of numbers".to_owned();
+        insert(g, layer, &factors).map(|_| text).ok_or_else(unfit)
+    });
+    let (at, done) = (g.place(layer.op), added.is_ok());
+    match added {
+        Ok(text) => cx.applied(at, text),
+        Err(why) => cx.missed(at, format!("no factors beside it: {why}")),
+    }
+    done
 }
 
 /// Adds what the factors make of a layer's input to its output.
-pub(super) fn insert(g: &mut Graph, layer: &Layer, [first, second]: &Factors) -> Option<OpId> {
+fn insert(g: &mut Graph, layer: &Layer, [first, second]: &Factors) -> Option<OpId> {
     let (op, y) = (layer.op, g.output(layer.op, 0)?);
     let (name, ty) = (g.name_of(y).to_owned(), g.value(y).ty.clone());
     let dtype = g.dtype(layer.weight)?;

@@ -11,14 +11,10 @@ use crate::{
     ir::{Graph, Model, Origin, QuantScheme, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Sight, System, Target, Task, collect, fit, is_sparse, settle, tasks},
+        linear::{Found, Layer, System, Task, collect, fit, is_sparse, settle, steps},
     },
 };
 use std::collections::HashMap;
-
-/// Times that the samples are run through the model, at most: layers behind each other are rounded together in a model
-/// that has more.
-const MOST_SWEEPS: usize = 32;
 
 /// Rounds these weights: those of linear layers by what these see, with float factors of this `rank` beside them,
 /// others to the nearest.
@@ -34,34 +30,32 @@ pub(super) fn round(
     // A layer whose weight has a scheme counts as solved.
     let open = weights.iter().filter_map(|v| Some((*v, g.value_mut(*v).quant.take()?)));
     let mut open: HashMap<ValueId, QuantScheme> = open.collect();
-    let inputs = g.inputs.clone();
-    let mut waves: Vec<Vec<Task>> = Vec::new();
-    for wave in tasks(model, &inputs, |v| open.contains_key(&v), Layer::of).waves {
-        waves.push(wave.linear.into_iter().filter(|task| open.contains_key(&task.layer.weight)).collect());
-    }
-    waves.retain(|wave| !wave.is_empty());
-    let learned: Vec<ValueId> = waves.iter().flatten().map(|task| task.layer.weight).collect();
+    let steps = steps(model, |v| open.contains_key(&v));
+    let learned: Vec<ValueId> = steps.iter().flatten().map(|task| task.layer.weight).collect();
     let (learned, others): (Vec<ValueId>, _) = weights.iter().partition(|v| learned.contains(v));
     others.iter().for_each(|v| model.graph.value_mut(*v).quant = open.remove(v));
     to_nearest(layers, &mut model.graph, &others);
-    let together = waves.len().div_ceil(MOST_SWEEPS).max(1);
     cx.progress().begin("rounding", learned.len() as u64);
-    for tasks in waves.chunks(together) {
-        let tasks: Vec<&Task> = tasks.iter().flatten().collect();
-        let sights: Vec<_> = tasks.iter().map(|task| sight(task)).collect();
+    for tasks in steps {
+        let sights: Vec<_> = tasks.iter().map(Task::sight).collect();
         let mut found = Vec::with_capacity(tasks.len());
         collect(model, &float, &sights, cx, |_, sums| {
             found.push(sums);
             cx.progress().advance(1);
         })?;
-        for (task, found) in tasks.into_iter().zip(found) {
+        for (task, found) in tasks.iter().zip(found) {
             let weight = task.layer.weight;
             let Some((scheme, integers)) = open.remove(&weight).zip(layers.integers.get(&weight)) else {
                 continue;
             };
             let at = model.graph.place(task.layer.op);
             match by_what_it_sees(*integers, rank, model, &task.layer, &scheme, found) {
-                Ok(texts) => texts.into_iter().for_each(|text| cx.applied(at.clone(), text)),
+                Ok((text, factors)) => {
+                    cx.applied(at, text);
+                    if let Some(factors) = factors {
+                        compensate::add(&mut model.graph, &task.layer, factors, cx);
+                    }
+                }
                 Err(why) => {
                     cx.missed(at, format!("rounded to the nearest: {why}"));
                     model.graph.value_mut(weight).quant = Some(scheme);
@@ -87,14 +81,7 @@ pub(super) fn to_nearest(layers: &Layers, graph: &mut Graph, weights: &[ValueId]
     }
 }
 
-/// What a layer should put out by the float model.
-pub(super) fn sight(task: &Task) -> Sight<'_> {
-    let layer = &task.layer;
-    let kept = (0..layer.outputs * layer.groups).collect();
-    Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
-}
-
-/// Rounds a layer's weight, with factors of this rank beside it; says how near it comes, or why it stays as it was.
+/// Rounds a layer's weight, and finds factors of this rank to stand beside it; says how near it comes, or why it stays as it was.
 fn by_what_it_sees(
     integers: Integers,
     rank: usize,
@@ -102,7 +89,7 @@ fn by_what_it_sees(
     layer: &Layer,
     nearest: &QuantScheme,
     found: Found,
-) -> std::result::Result<Vec<String>, String> {
+) -> std::result::Result<(String, Option<compensate::Found>), String> {
     let parts = found?;
     let g = &mut model.graph;
     let unread = || "its weights cannot be read".to_owned();
@@ -151,13 +138,10 @@ fn by_what_it_sees(
     }
     layer.set(g, &rounded).ok_or_else(unset)?;
     g.value_mut(layer.weight).quant = Some(scheme);
-    let mut texts =
-        vec![format!("rounded by what it sees: error {:.1} % of its output", 100.0 * (error / size).sqrt())];
-    if let ([sums], [now], 1..) = (&parts[..], &rounded[..], rank)
-        && let Some((factors, text)) = compensate::learned(rank, layer, sums, now)
-        && compensate::insert(g, layer, &factors).is_some()
-    {
-        texts.push(text);
-    }
-    Ok(texts)
+    let text = format!("rounded by what it sees: error {:.1} % of its output", 100.0 * (error / size).sqrt());
+    let factors = || match (&parts[..], &rounded[..]) {
+        ([sums], [now]) => compensate::learned(rank, layer, sums, now),
+        _ => Err(compensate::in_groups()),
+    };
+    Ok((text, (rank > 0).then(factors)))
 }

@@ -11,15 +11,11 @@ use crate::{
     ir::{Model, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Sight, System, Target, Task, collect, damped_inverse, fit, settle, tasks},
+        linear::{Found, Layer, Sight, System, Task, collect, damped_inverse, fit, settle, steps},
     },
 };
 use faer::Mat;
 use std::collections::HashMap;
-
-/// Times that the samples are run through the model, at most: layers behind each other are solved together in a model
-/// that has more.
-const MOST_SWEEPS: usize = 32;
 
 /// What becomes of a weight.
 pub(super) enum Fate<'a> {
@@ -85,17 +81,11 @@ pub(super) fn run(
     cx: &mut Context<'_>,
 ) -> Result<Vec<(ValueId, String)>> {
     let original = model.clone();
-    let inputs = model.graph.inputs.clone();
-    let mut waves: Vec<Vec<Task>> = Vec::new();
-    for wave in tasks(model, &inputs, |v| open.contains_key(&v), Layer::of).waves {
-        waves.push(wave.linear.into_iter().filter(|task| open.contains_key(&task.layer.weight)).collect());
-    }
-    waves.retain(|wave| !wave.is_empty());
+    let steps = steps(model, |v| open.contains_key(&v));
     let mut left = Vec::new();
     cx.progress().begin("removing weights", open.len() as u64);
-    for tasks in waves.chunks(waves.len().div_ceil(MOST_SWEEPS).max(1)) {
-        let tasks: Vec<&Task> = tasks.iter().flatten().collect();
-        let sights: Vec<_> = tasks.iter().map(|task| sight(task)).collect();
+    for tasks in steps {
+        let sights: Vec<_> = tasks.iter().map(Task::sight).collect();
         let mut done = Vec::with_capacity(tasks.len());
         collect(model, &original, &sights, cx, |k, found| {
             let layer = &tasks[k].layer;
@@ -103,7 +93,7 @@ pub(super) fn run(
             done.push(fate.map(|fate| removed(model, layer, &fate, found)));
             cx.progress().advance(1);
         })?;
-        for (task, done) in tasks.into_iter().zip(done) {
+        for (task, done) in tasks.iter().zip(done) {
             let at = model.graph.place(task.layer.op);
             let set = done.unwrap_or_else(|| Err("it is done already".into())).and_then(|(weights, text)| {
                 let set = task.layer.set(&mut model.graph, &weights);
@@ -121,12 +111,6 @@ pub(super) fn run(
     );
     left.sort_unstable();
     Ok(left)
-}
-
-fn sight(task: &Task) -> Sight<'_> {
-    let layer = &task.layer;
-    let kept = (0..layer.outputs * layer.groups).collect();
-    Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
 }
 
 /// The weights of each part with zeros, and how near they come.
