@@ -61,6 +61,12 @@ pub(crate) struct Said {
     counts: BTreeMap<String, u64>,
 }
 
+/// What was taken back. See [`Context::unsay`].
+pub(crate) struct Unsaid {
+    remarks: Vec<Remark>,
+    counts: Vec<(String, u64)>,
+}
+
 /// The surroundings of a pass.
 pub struct Context<'a> {
     /// Everything said so far.
@@ -128,10 +134,22 @@ impl<'a> Context<'a> {
     pub(crate) fn said(&self) -> Said {
         Said { remarks: self.remarks.len(), counts: self.counts.clone() }
     }
-    /// Takes back what was said and counted since.
-    pub(crate) fn unsay(&mut self, since: Said) {
-        self.remarks.truncate(since.remarks);
-        self.counts = since.counts;
+    /// Takes back what was said and counted since, and hands it over to be [said after all](Self::say_after_all).
+    pub(crate) fn unsay(&mut self, since: Said) -> Unsaid {
+        let remarks = self.remarks.split_off(since.remarks);
+        let counted = std::mem::replace(&mut self.counts, since.counts);
+        let more = |(what, n): (String, u64)| {
+            let more = n - self.counts.get(&what).copied().unwrap_or_default();
+            (what, more)
+        };
+        Unsaid { remarks, counts: counted.into_iter().map(more).collect() }
+    }
+    /// Says and counts what was taken back.
+    pub(crate) fn say_after_all(&mut self, unsaid: Unsaid) {
+        self.remarks.extend(unsaid.remarks);
+        for (what, n) in unsaid.counts {
+            *self.counts.entry(what).or_default() += n;
+        }
     }
     /// Names the pass that the next remarks and counts belong to.
     pub(crate) fn enter(&mut self, pass: &str) {

@@ -51,30 +51,50 @@ pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Res
 }
 
 fn affordable_of(most: usize, model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
-    let (macs, samples) = first_batch(model, cx)?;
+    let Load { macs, batch, .. } = load(model, 1, cx)?;
     let work = macs.saturating_mul(changes as u64).max(1);
-    let affordable = MOST_WORK.saturating_mul(samples as u64) / work;
+    let affordable = MOST_WORK.saturating_mul(batch as u64) / work;
     Ok(usize::try_from(affordable).map_or(most, |samples| samples.min(most)))
 }
 
-/// The multiply-accumulates of a run on the first batch of samples, and how many these are: shapes that a model leaves open
-/// are those of its inputs there.
-fn first_batch(model: &Model, cx: &Context<'_>) -> Result<(u64, usize)> {
+/// How many changes to a model can be looked at with all samples, where each takes so many runs.
+pub(crate) fn affordable_changes(model: &Model, runs: u64, cx: &Context<'_>) -> Result<usize> {
+    let Load { macs, batch, all } = load(model, usize::MAX, cx)?;
+    let work = (macs / batch as u64).saturating_mul(all as u64).saturating_mul(runs).max(1);
+    Ok(usize::try_from(MOST_WORK / work).unwrap_or(usize::MAX))
+}
+
+/// What a run of a model over samples is.
+struct Load {
+    /// The multiply-accumulates of a run on the first batch.
+    macs: u64,
+    /// The samples in that.
+    batch: usize,
+    /// The samples in all batches that were asked for.
+    all: usize,
+}
+
+/// The load of the batches that hold the first `most` samples: shapes that a model leaves open are those of its inputs.
+fn load(model: &Model, most: usize, cx: &Context<'_>) -> Result<Load> {
     let g = &model.graph;
     let inputs = g.inputs.iter().filter(|v| g.initializer(**v).is_none());
     let fetch: Vec<String> = inputs.map(|v| g.name_of(*v).to_owned()).collect();
     let mut shapes: Vec<(String, Shape)> = Vec::new();
-    cx.sweep(&[Probe { model, fetch: &fetch }], 1, &mut |seen: Seen<'_>| {
-        let values = seen.values.iter().flatten();
-        let dims = |t: &Tensor| t.shape().iter().map(|n| Dim::Known(*n)).collect();
-        shapes = fetch.iter().cloned().zip(values.map(dims)).collect();
+    let mut sizes: Vec<usize> = Vec::new();
+    cx.sweep(&[Probe { model, fetch: &fetch }], most, &mut |seen: Seen<'_>| {
+        let values = || seen.values.iter().flatten();
+        sizes.push(values().find_map(|t| t.shape().first().copied()).unwrap_or(1));
+        if shapes.is_empty() {
+            let dims = |t: &Tensor| t.shape().iter().map(|n| Dim::Known(*n)).collect();
+            shapes = fetch.iter().cloned().zip(values().map(dims)).collect();
+        }
         Ok(())
     })?;
-    let samples = shapes.iter().find_map(|(_, shape)| shape.first()?.known()).unwrap_or(1);
     let mut fixed = model.clone();
     // Where shapes contradict each other, what is declared has to do.
     let _ = set_input_shapes(&mut fixed, &shapes);
-    Ok((cost::of_model(&fixed).macs, samples.max(1)))
+    let batch = sizes.first().copied().unwrap_or(1).max(1);
+    Ok(Load { macs: cost::of_model(&fixed).macs, batch, all: sizes.iter().sum() })
 }
 
 /// For each of `changes` the squared error of the outputs of what `make` makes of it, relative to the squares of those of

@@ -26,6 +26,15 @@ pub(crate) struct Fit {
     pub(crate) size: f64,
 }
 
+/// Rows that weights are found from once those held out have told how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// Those held out too.
+    All,
+    /// None of those held out: what the weights are worth is still to be seen on their samples.
+    Most,
+}
+
 /// The sums that weights are found from or judged on.
 pub(crate) struct System {
     pub(crate) gram: Mat<f64>,
@@ -107,9 +116,9 @@ impl System {
     }
 }
 
-/// Finds weights from `train` near `old` by the way that does best on `held`, then by that way from both. With `bias`,
+/// Finds weights from `train` near `old` by the way that does best on `held`, then by that way from `rows`. With `bias`,
 /// the last input is a one and its weights are never held back.
-pub(crate) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool) -> Fit {
+pub(crate) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool, rows: Rows) -> Fit {
     // No `lambda` is the bias alone.
     let ways: Vec<_> = LAMBDAS.iter().map(|l| Some(*l)).chain(bias.then_some(None)).collect();
     let all = old.ncols();
@@ -119,11 +128,14 @@ pub(crate) fn fit(train: &Sums, held: &Sums, old: &Mat<f64>, bias: bool) -> Fit 
     let (before, errors) = errors(train, held, &near, &deciding, &ways, bias);
     let best = ways.into_iter().zip(errors).min_by(|a, b| a.1.total_cmp(&b.1));
     let best = best.filter(|(_, error)| *error < before);
-    let both = best.map(|(way, error)| (way, error, train.clone().plus(held)));
-    let found = both.and_then(|(way, after, sums)| {
+    let found = best.and_then(|(way, after)| {
+        let sums = match rows {
+            Rows::All => &train.clone().plus(held),
+            Rows::Most => train,
+        };
         let weights = match sums.few() {
             Some(rows) => Few::of(rows, old, bias).map(|few| few.weights(way)),
-            None => System::of(&sums).find(old, way, bias),
+            None => System::of(sums).find(old, way, bias),
         };
         Some((weights.filter(|w| w.is_all_finite())?, after))
     });
@@ -172,11 +184,12 @@ pub(crate) struct Refit {
 
 impl Refit {
     /// Finds weights that are better than those there are, or says why there are none.
-    pub(crate) fn of(model: &Model, layer: &Layer, found: &Found) -> Result<Refit, String> {
+    pub(crate) fn of(model: &Model, layer: &Layer, found: &Found, rows: Rows) -> Result<Refit, String> {
         let parts = found.as_ref().map_err(Clone::clone)?;
         let old = layer.weights(&model.graph).ok_or("its weights cannot be read")?;
         let fits = parts.par_iter().zip(&old);
-        let fits: Vec<_> = fits.map(|([train, held], old)| fit(train, held, old, layer.has_bias())).collect();
+        let fits: Vec<_> =
+            fits.map(|([train, held], old)| fit(train, held, old, layer.has_bias(), rows)).collect();
         let share = |error: f64| 100.0 * (error / fits.iter().map(|f| f.size).sum::<f64>()).sqrt();
         let before = share(fits.iter().map(|f| f.before).sum());
         let after = share(fits.iter().map(|f| f.after).sum());
@@ -211,7 +224,8 @@ mod tests {
     #[test]
     fn what_the_inputs_still_tell_is_recovered() {
         // y = 4 a - (a + b) + 0.5: an input that went is a sum of those that stayed.
-        let fit = fit(&sums(0..90, &[0, 2]), &sums(90..120, &[0, 2]), &column(&[3.0, 0.0, 0.5]), true);
+        let fit =
+            fit(&sums(0..90, &[0, 2]), &sums(90..120, &[0, 2]), &column(&[3.0, 0.0, 0.5]), true, Rows::All);
         let weights = fit.weights.unwrap();
         for (k, expected) in [4.0, -1.0, 0.5].into_iter().enumerate() {
             assert!((weights[(k, 0)] - expected).abs() < 1e-4, "{k}: {}", weights[(k, 0)]);
@@ -227,7 +241,7 @@ mod tests {
             let y = (0..2 * DECIDING).map(|k| (0..3).map(|i| x[i] * weight(i, k)).sum::<f64>());
             parts[usize::from(row >= 45)].add(&x.into_iter().chain(y).collect::<Vec<_>>());
         }
-        let fit = fit(&parts[0], &parts[1], &Mat::zeros(3, 2 * DECIDING), true);
+        let fit = fit(&parts[0], &parts[1], &Mat::zeros(3, 2 * DECIDING), true, Rows::All);
         let right = Mat::from_fn(3, 2 * DECIDING, weight);
         assert!((fit.weights.unwrap() - right).norm_max() < 1e-4);
         let size: f64 = parts[1].squares().iter().sum();
@@ -236,7 +250,7 @@ mod tests {
     #[test]
     fn weights_that_are_right_stay() {
         let right = column(&[3.0, -1.0, 0.5]);
-        let fit = fit(&sums(0..90, &[0, 1]), &sums(90..120, &[0, 1]), &right, true);
+        let fit = fit(&sums(0..90, &[0, 1]), &sums(90..120, &[0, 1]), &right, true, Rows::All);
         assert!(fit.before < 1e-12 * fit.size && fit.after <= fit.before);
         if let Some(weights) = fit.weights {
             assert!((&weights - &right).norm_max() < 1e-9);
@@ -252,7 +266,7 @@ mod tests {
             row.extend([1.0, 5.0 + noise(k, 99)]);
             parts[usize::from(k >= 12)].add(&row);
         }
-        let fit = fit(&parts[0], &parts[1], &Mat::zeros(13, 1), true);
+        let fit = fit(&parts[0], &parts[1], &Mat::zeros(13, 1), true, Rows::All);
         assert!(fit.after < 0.1 * fit.before, "{} of {}", fit.after, fit.before);
     }
 }

@@ -15,7 +15,7 @@ mod sums;
 mod window;
 
 pub(crate) use collect::{Found, Sight, Target, chosen, collect};
-pub(crate) use fit::{Refit, System, fit};
+pub(crate) use fit::{Refit, Rows, System, fit};
 pub(crate) use layer::Layer;
 pub(crate) use plan::{Task, Tasks, Wave, steps, tasks};
 pub(crate) use recurrent::{Kept, Recurrent, moments};

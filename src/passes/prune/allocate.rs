@@ -10,13 +10,33 @@ use super::select::{Candidate, Choice, Plan};
 impl Plan<'_> {
     /// The choice of least damage whose `cost` is at most `target`; else the least cost that can be had.
     pub(super) fn least_damage(&self, target: u64, cost: impl Fn(&Choice) -> u64) -> Result<Choice, u64> {
+        self.onwards(self.whole(), true, target, cost)
+    }
+    /// The same with this branch gone and all others there, or with all of them.
+    pub(super) fn least_damage_without(
+        &self,
+        branch: Option<usize>,
+        target: u64,
+        cost: impl Fn(&Choice) -> u64,
+    ) -> Result<Choice, u64> {
+        let mut start = self.whole();
+        branch.into_iter().for_each(|k| start.dropped[k] = true);
+        self.onwards(start, false, target, cost)
+    }
+    /// From a choice on; with `depth`, branches may go and come back.
+    fn onwards(
+        &self,
+        mut now: Choice,
+        depth: bool,
+        target: u64,
+        cost: impl Fn(&Choice) -> u64,
+    ) -> Result<Choice, u64> {
         let counts: Vec<Vec<usize>> = self.candidates.iter().map(Candidate::counts).collect();
-        let mut now = self.whole();
         let mut left = cost(&now);
         while left > target {
             let damage = self.damage(&now);
             let mut best: Option<(f64, u64, Choice)> = None;
-            for next in self.smaller(&now, &counts) {
+            for next in self.smaller(&now, &counts, depth) {
                 let after = cost(&next);
                 if after >= left {
                     continue;
@@ -29,15 +49,22 @@ impl Plan<'_> {
             let Some((_, after, next)) = best else { return Err(left) };
             (left, now) = (after, next);
         }
-        self.give_back(&mut now, &counts, target, cost);
+        self.give_back(&mut now, &counts, depth, target, cost);
         Ok(now)
     }
     /// Undoes cuts as far as the target allows, those of most damage first.
-    fn give_back(&self, now: &mut Choice, counts: &[Vec<usize>], target: u64, cost: impl Fn(&Choice) -> u64) {
+    fn give_back(
+        &self,
+        now: &mut Choice,
+        counts: &[Vec<usize>],
+        depth: bool,
+        target: u64,
+        cost: impl Fn(&Choice) -> u64,
+    ) {
         loop {
             let mut best: Option<(f64, Choice)> = None;
             let damage = self.damage(now);
-            for next in self.larger(now, counts) {
+            for next in self.larger(now, counts, depth) {
                 let gain = damage - self.damage(&next);
                 if best.as_ref().is_none_or(|b| gain > b.0) && cost(&next) <= target {
                     best = Some((gain, next));
@@ -56,7 +83,12 @@ impl Plan<'_> {
         cut.sum::<f64>() + gone.map(|(branch, _)| branch.damage).sum::<f64>()
     }
     /// The choices with one more cut.
-    fn smaller<'a>(&'a self, now: &'a Choice, counts: &'a [Vec<usize>]) -> impl Iterator<Item = Choice> + 'a {
+    fn smaller<'a>(
+        &'a self,
+        now: &'a Choice,
+        counts: &'a [Vec<usize>],
+        depth: bool,
+    ) -> impl Iterator<Item = Choice> + 'a {
         let fewer = counts.iter().enumerate().flat_map(move |(k, counts)| {
             let current = now.kept[k].unwrap_or(self.candidates[k].group.size);
             counts.iter().filter(move |n| **n < current).map(move |n| now.with(k, Some(*n)))
@@ -66,7 +98,7 @@ impl Plan<'_> {
             .branches
             .iter()
             .enumerate()
-            .filter(|(_, b)| self.dropped(now).all(|d| d.sum != b.branch.sum));
+            .filter(move |(_, b)| depth && self.dropped(now).all(|d| d.sum != b.branch.sum));
         fewer.chain(stay.map(|(k, branch)| {
             let mut next = now.clone();
             next.dropped[k] = true;
@@ -75,13 +107,18 @@ impl Plan<'_> {
         }))
     }
     /// The choices with one cut less, or a milder one.
-    fn larger<'a>(&'a self, now: &'a Choice, counts: &'a [Vec<usize>]) -> impl Iterator<Item = Choice> + 'a {
+    fn larger<'a>(
+        &'a self,
+        now: &'a Choice,
+        counts: &'a [Vec<usize>],
+        depth: bool,
+    ) -> impl Iterator<Item = Choice> + 'a {
         let more = counts.iter().enumerate().filter_map(move |(k, counts)| {
             let current = now.kept[k]?;
             let counts = counts.iter().filter(move |n| **n > current).copied().map(Some).chain([None]);
             Some(counts.map(move |n| now.with(k, n)))
         });
-        let gone = now.dropped.iter().enumerate().filter(|(_, dropped)| **dropped);
+        let gone = now.dropped.iter().enumerate().filter(move |(_, dropped)| depth && **dropped);
         more.flatten().chain(gone.map(|(k, _)| {
             let mut next = now.clone();
             next.dropped[k] = false;

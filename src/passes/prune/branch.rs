@@ -2,14 +2,13 @@
 //! network can. The other operand then stands where the sum stood.
 
 use super::{
-    Context, is_quantized,
+    is_quantized,
     select::{Candidate, Droppable},
 };
 use crate::{
-    error::Result,
     ir::{Dim, Graph, Model, OpId, ValueId, Where},
     ops::axes::keeps_zero,
-    passes::linear::{Layer, effect},
+    passes::linear::Layer,
 };
 use globset::GlobSet;
 use std::collections::HashSet;
@@ -23,23 +22,6 @@ pub(super) fn open(model: &Model, exclude: &GlobSet) -> Vec<Branch> {
         !exclude.is_empty() && weights.chain(ops).any(|name| exclude.is_match(name))
     };
     Branch::all(model).into_iter().filter(|b| !excluded(b)).collect()
-}
-
-/// The error of the model's outputs without each.
-pub(super) fn damage(model: &Model, branches: &[Branch], cx: &Context<'_>) -> Result<Vec<f64>> {
-    if branches.is_empty() {
-        return Ok(Vec::new());
-    }
-    effect::errors(
-        model,
-        branches,
-        |branch| {
-            let mut without = model.clone();
-            branch.drop_from(&mut without.graph);
-            Ok(without)
-        },
-        cx,
-    )
 }
 
 /// What may go, with the candidates that go along.

@@ -2,7 +2,7 @@
 
 use super::{
     super::{Scope, targets},
-    Context,
+    Context, contenders,
     select::{Choice, Plan},
     timetable::{self, Timetable},
 };
@@ -39,7 +39,7 @@ const DOING: &str = "pruning";
 
 impl Of {
     /// What a choice leaves; time goes by the multiply-accumulates.
-    fn cost(self, plan: &Plan<'_>, choice: &Choice) -> u64 {
+    pub(super) fn cost(self, plan: &Plan<'_>, choice: &Choice) -> u64 {
         match self {
             Of::Positions => plan.positions(choice),
             Of::Params => plan.held(choice, |w| w.params),
@@ -87,46 +87,75 @@ fn cutting(plan: &Plan<'_>, choice: Choice) -> Result<Choice> {
     Ok(choice)
 }
 
-/// The mildest choice that takes at most this share of the time, on one sample and on a batch. Where damage is known, there
-/// are two to choose from: cuts that do least of it for each multiply-accumulate, and cuts that do so for the time that
-/// they are seen to save.
+/// What is weighed against damage where a share of the time is wanted.
+#[derive(Clone, Copy)]
+pub(super) enum By<'t> {
+    /// The multiply-accumulates.
+    Work,
+    /// The time that cuts are seen to save.
+    Time(&'t Timetable),
+}
+
+impl By<'_> {
+    pub(super) fn cost(self, plan: &Plan<'_>, choice: &Choice) -> u64 {
+        match self {
+            By::Work => plan.macs(choice),
+            By::Time(table) => table.time(plan, choice),
+        }
+    }
+}
+
+/// The mildest choices that take at most this share of the time, on one sample and on a batch, the one of least damage first.
+/// Where damage is known, cuts that do least of it for each multiply-accumulate compete with those that do so for the
+/// time that they are seen to save, and with choices that are as fast with one branch gone or none.
 pub(super) fn in_time(
     plan: &Plan<'_>,
     share: f64,
     model: &Model,
     flow: &Flow<'_>,
     cx: &Context<'_>,
-) -> Result<Choice> {
-    let by_work = mildest(plan, share, |choice| plan.macs(choice), model, flow, cx)?;
+) -> Result<Vec<Choice>> {
+    let mut found = vec![(By::Work, mildest(plan, share, By::Work, model, flow, cx)?)];
     let table = match by_damage(plan) {
         true => Timetable::measure(plan, model, flow, cx)?,
         false => None,
     };
-    let by_time = table.map(|table| mildest(plan, share, |choice| table.time(plan, choice), model, flow, cx));
-    Ok(match by_time {
-        Some(Ok(by_time)) if plan.damage(&by_time) < plan.damage(&by_work) => by_time,
-        Some(Err(cancelled @ Error::Cancelled)) => return Err(cancelled),
-        _ => by_work,
-    })
+    if let Some(table) = &table {
+        match mildest(plan, share, By::Time(table), model, flow, cx) {
+            Ok(choice) => found.push((By::Time(table), choice)),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(_) => {}
+        }
+    }
+    let others = contenders::as_fast(plan, share, &found, model, flow, cx)?;
+    let mut all: Vec<Choice> = found.into_iter().map(|(_, choice)| choice).collect();
+    for other in others {
+        if !all.contains(&other) {
+            all.push(other);
+        }
+    }
+    all.sort_by(|a, b| plan.damage(a).total_cmp(&plan.damage(b)));
+    Ok(all)
 }
 
-/// The mildest choice by `cost` that is fast enough.
+/// The mildest choice by a cost that is fast enough.
 fn mildest(
     plan: &Plan<'_>,
     share: f64,
-    cost: impl Fn(&Choice) -> u64,
+    by: By<'_>,
     model: &Model,
     flow: &Flow<'_>,
     cx: &Context<'_>,
 ) -> Result<Choice> {
+    let cost = |choice: &Choice| by.cost(plan, choice);
     let strongest = cutting(plan, plan.at_level(1.0))?;
     let least = cost(&strongest) as f64 / cost(&plan.whole()).max(1) as f64;
-    let at = |share: f64| cutting(plan, met(plan, Of::Latency.name(), share, &cost)?);
+    let at = |share: f64| cutting(plan, met(plan, Of::Latency.name(), share, cost)?);
     let make = |choice: &Choice| timetable::cut(choice, plan, model, flow);
     targets::in_time(DOING, share, (least, strongest), at, make, model, cx)
 }
 
-fn by_damage(plan: &Plan<'_>) -> bool {
+pub(super) fn by_damage(plan: &Plan<'_>) -> bool {
     plan.options.scope == Scope::Global && plan.candidates.iter().any(|c| c.damage.is_some())
 }
 

@@ -9,6 +9,8 @@ mod activity;
 mod allocate;
 mod branch;
 mod budget;
+mod chosen;
+mod contenders;
 mod damage;
 mod expected;
 mod lift;
@@ -26,6 +28,7 @@ mod survey;
 mod taken;
 mod timetable;
 mod unprune;
+mod work;
 
 pub use branch::Branch;
 pub use options::{Criterion, PruneOptions};
@@ -33,27 +36,26 @@ pub use survey::{GroupSummary, MemberSummary, Standing, Survey, survey};
 pub use unprune::unprune;
 
 use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, lift::readers, linear::Layer,
-    pass::changed_options,
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, lift::readers, pass::changed_options,
 };
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, ValueId, Where},
     ops::{
-        axes::{Flow, Group, Keep, Stays},
+        axes::{Flow, Group, Keep},
         infer_types,
         quantized::{is_narrow, is_readable},
     },
 };
 use budget::{Budget, Of};
-use expected::Shifts;
+use chosen::Chosen;
 use globset::GlobSet;
 pub use lift::lift;
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 use record::Record;
 use select::{Candidate, Plan, weights};
-use std::collections::HashSet;
 use taken::Taken;
+use work::{Origin, Work};
 
 const UNREPAIRED: &str =
     "not repaired: with samples of its inputs (`--calib`) the weights that stay are fitted anew";
@@ -99,60 +101,30 @@ impl Pass for Prune {
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         infer_types(model)?;
-        let repair = self.options.repair == Repair::Auto && cx.has_samples();
         let mut original = model.clone();
         lift(&mut original);
         infer_types(&mut original)?;
-        let (mut left, mut stays, mut cut_model) = (1.0, Stays::default(), original.clone());
-        let mut changed = HashSet::new();
-        let mut record = Record::of(model)?.unwrap_or_default();
         let taken = if cx.has_samples() { Taken::of(&original, cx)? } else { None };
+        let origin = Origin { model: &original, taken: taken.as_ref(), repair: self.options.repair };
+        let mut work = Work::new(original.clone(), Record::of(model)?.unwrap_or_default());
         for step in 1..=self.options.steps {
             // Steps take off equal shares of what is left; what one took in excess, the next leave.
             let wanted = self.budget.share.powf(step as f64 / self.options.steps as f64);
-            let budget = Budget { share: wanted / left, ..self.budget };
-            if wanted >= left && step > 1 {
+            let budget = Budget { share: wanted / work.left, ..self.budget };
+            if wanted >= work.left && step > 1 {
                 continue;
             }
-            let flow = Flow::of(&cut_model);
-            let chosen = self.choose(&cut_model, &flow, budget, taken.as_ref(), cx);
-            let (Selection { keep, branches }, share) = match chosen {
+            let flow = Flow::of(&work.model);
+            match self.choose(&work.model, &flow, budget, taken.as_ref(), cx) {
                 // A step too small for any count to change.
-                Err(Error::BelowBar(_)) if step < self.options.steps => continue,
-                chosen => chosen?,
-            };
-            let without_samples = self.options.repair == Repair::Auto && !repair;
-            let shifts = without_samples.then(|| Shifts::of(&cut_model, &flow, &keep));
-            let cut = flow.cut(keep);
-            record.add(&cut_model.graph, cut.stays());
-            cut.apply(&mut cut_model)?;
-            for branch in &branches {
-                record.branches.push(branch.name(&cut_model.graph));
-                changed.extend(branch.drop_from(&mut cut_model.graph));
-            }
-            record.note(&mut cut_model);
-            infer_types(&mut cut_model)?;
-            if let Some(shifts) = shifts {
-                shifts.make(&mut cut_model, cut.stays(), cx);
-            }
-            stays.then(cut.stays());
-            left *= share;
-            if repair {
-                let values: HashSet<_> = cut_model.graph.values().collect();
-                changed.retain(|v| values.contains(v));
-                match &taken {
-                    Some(taken) => taken.repair(&original, &mut cut_model, &stays, &changed, cx)?,
-                    None => {
-                        let layer = Layer::or_normalization;
-                        repair::run(&original, &mut cut_model, &stays, &changed, layer, cx)?;
-                    }
-                }
+                Err(Error::BelowBar(_)) if step < self.options.steps => {}
+                chosen => work = work.best(&origin, &flow, chosen?, cx)?,
             }
         }
-        if self.options.repair == Repair::Auto && !repair {
+        if self.options.repair == Repair::Auto && !cx.has_samples() {
             cx.remark(RemarkKind::Note, (), UNREPAIRED);
         }
-        *model = cut_model;
+        *model = work.model;
         Ok(Changed::Yes)
     }
 }
@@ -162,9 +134,11 @@ impl Prune {
     /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
     pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Selection> {
         let taken = if cx.has_samples() { Taken::of(model, cx)? } else { None };
-        Ok(self.choose(model, flow, self.budget, taken.as_ref(), cx)?.0)
+        let chosen = self.choose(model, flow, self.budget, taken.as_ref(), cx)?.swap_remove(0);
+        chosen.say(cx);
+        Ok(chosen.selection)
     }
-    /// What goes, and the share that is left of what the budget is a share of.
+    /// What may go, one or several choices, the best to all appearances first.
     fn choose(
         &self,
         model: &Model,
@@ -172,7 +146,7 @@ impl Prune {
         budget: Budget,
         taken: Option<&Taken>,
         cx: &mut Context<'_>,
-    ) -> Result<(Selection, f64)> {
+    ) -> Result<Vec<Chosen>> {
         let (mut open, left_alone) = self.candidates(model, flow, cx.seed);
         let mut branches = Vec::new();
         match taken.filter(|_| self.judges_by_data(cx)) {
@@ -198,34 +172,17 @@ impl Prune {
         let (arena, prices, weights) = (&flow.arena, &prices[..], &weights[..]);
         let (candidates, branches, options) = (&open[..], &branches[..], &self.options);
         let plan = Plan { arena, prices, weights, candidates, branches, options };
-        let before = plan.macs(&plan.whole());
         let chosen = match budget.of {
             _ if open.is_empty() => Err(Error::BelowBar("nothing can be pruned".into())),
             Of::Latency => budget::in_time(&plan, budget.share, model, flow, cx),
-            _ => budget::choose(&plan, budget),
+            _ => budget::choose(&plan, budget).map(|choice| vec![choice]),
         };
-        let choice = chosen.map_err(|e| reasons::explain(e, &left_alone, &locked))?;
-        for (candidate, n) in open.iter().zip(&choice.kept) {
-            let Some(n) = n else { continue };
-            let group = &candidate.group;
-            let mut names: Vec<_> = group.members.iter().map(|m| model.graph.name_of(m.value)).collect();
-            names.dedup();
-            let text = format!("{} -> {n} positions, in {}", group.size, shortened(&names));
-            cx.applied(place(model, group), text);
-        }
-        for branch in plan.dropped(&choice) {
-            let n = branch.ops.len();
-            cx.applied(branch.place(&model.graph), format!("dropped, with {n} ops that serve it alone"));
-        }
-        cx.count("groups", choice.kept.iter().flatten().count() as u64);
-        if before > 0 {
-            let share = 100.0 * plan.macs(&choice) as f64 / before as f64;
-            let text = format!("{share:.1} % of the multiply-accumulates are left");
-            cx.remark(RemarkKind::Note, (), text);
-        }
-        let selection =
-            Selection { keep: plan.keep(&choice), branches: plan.dropped(&choice).cloned().collect() };
-        Ok((selection, budget.left(&plan, &choice)))
+        let mut choices = chosen.map_err(|e| reasons::explain(e, &left_alone, &locked))?;
+        let contenders = match budget.of {
+            Of::Latency => contenders::first(&plan, choices, model, cx)?,
+            _ => contenders::of(&plan, budget, choices.swap_remove(0), model, flow, cx)?,
+        };
+        Ok(contenders.iter().map(|contender| Chosen::of(contender, &plan, budget, model)).collect())
     }
     /// Groups to choose from, scored by their weights, and those left alone with the reason.
     fn candidates(
@@ -280,15 +237,6 @@ fn place(model: &Model, group: &Group) -> Where {
     match readers(g, member.value).first() {
         Some((g, op, _)) => g.place(*op),
         None => Where::Value(g.name_of(member.value).to_owned()),
-    }
-}
-
-/// The first names and how many more there are.
-fn shortened(names: &[&str]) -> String {
-    let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(4) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 

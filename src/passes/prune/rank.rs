@@ -42,7 +42,7 @@ impl Prune {
         };
         let damage = match &known {
             Some(known) => known.without(model, &branches)?,
-            None => branch::damage(model, &branches, cx)?,
+            None => damage::depth::without(model, &branches, cx)?,
         };
         if let (Some(path), None) = (file, &known) {
             let branches = depth.then_some((&branches[..], &damage[..]));

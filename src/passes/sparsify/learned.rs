@@ -11,7 +11,7 @@ use crate::{
     ir::{Model, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Sight, System, Task, collect, damped_inverse, fit, settle, steps},
+        linear::{Found, Layer, Rows, Sight, System, Task, collect, damped_inverse, fit, settle, steps},
     },
 };
 use faer::Mat;
@@ -126,7 +126,7 @@ fn removed(
     let (mut new, mut error, mut size) = (Vec::with_capacity(groups), 0.0, 0.0);
     for (part, (sums, old)) in parts.iter().zip(&old).enumerate() {
         let [most, held] = sums;
-        let near = fit(most, held, old, bias).weights.unwrap_or_else(|| old.clone());
+        let near = fit(most, held, old, bias, Rows::All).weights.unwrap_or_else(|| old.clone());
         let all = System::of(&most.clone().plus(held));
         let stays;
         let choice = match fate {

@@ -17,7 +17,7 @@ use crate::{
     ir::{Model, OpId},
     passes::{
         Context,
-        linear::{Found, Layer, Refit, Sight, Target, Task, Wave, collect, tasks},
+        linear::{Found, Layer, Refit, Rows, Sight, Target, Task, Wave, collect, tasks},
     },
 };
 use faer::Mat;
@@ -81,7 +81,7 @@ impl Sequence<'_> {
         let mut new = Vec::with_capacity(wave.len());
         collect(model, self.original, &sights, cx, |k, found| {
             let (task, layer) = (&wave[k], &wave[k].layer);
-            let refit = self.fits(task).then(|| Refit::of(model, layer, &found));
+            let refit = self.fits(task).then(|| Refit::of(model, layer, &found, Rows::All));
             let fitted = refit.as_ref().and_then(|refit| refit.as_ref().ok());
             let split = self.splits.get(&layer.op).map(|planned| {
                 let weights = fitted.map(|f| f.weights.clone()).or_else(|| layer.weights(&model.graph));

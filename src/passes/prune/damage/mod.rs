@@ -8,6 +8,7 @@
 //! there are samples makes up for anything on the samples it was adapted on.
 
 mod ablate;
+pub(super) mod depth;
 mod eliminate;
 
 use super::{

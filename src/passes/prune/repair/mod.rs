@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     ir::{Graph, Model, OpId, ValueId},
     ops::axes::Stays,
-    passes::linear::{Layer, Refit, Sight, Target, Task, Tasks, Wave, collect, tasks},
+    passes::linear::{Layer, Refit, Rows, Sight, Target, Task, Tasks, Wave, collect, tasks},
 };
 use std::collections::HashSet;
 
@@ -47,7 +47,7 @@ fn repair(
     let sights: Vec<_> = wave.linear.iter().map(|task| sight(task, stays)).collect();
     let mut repairs = Vec::with_capacity(wave.linear.len());
     collect(model, original, &sights, cx, |k, found| {
-        repairs.push(Refit::of(model, &wave.linear[k].layer, &found));
+        repairs.push(Refit::of(model, &wave.linear[k].layer, &found, Rows::All));
         cx.progress().advance(1);
     })?;
     for (task, repair) in wave.linear.iter().zip(repairs) {

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
     ir::{Model, OpId, ValueId},
     ops::axes::Stays,
-    passes::linear::{Kept, Recurrent, fit, moments},
+    passes::linear::{Kept, Recurrent, Rows, fit, moments},
 };
 
 /// Repairs a recurrent layer of `model`; says what it gained, or why it stays as it was cut.
@@ -36,7 +36,7 @@ pub(super) fn run(
     let [mut before, mut after, mut size] = [0.0; 3];
     for (maps, weights) in parts.iter().zip(&mut weights) {
         for ([most, held], map) in maps.iter().zip(&student.maps) {
-            let found = fit(most, held, &weights.of_map(map, student.hidden), true);
+            let found = fit(most, held, &weights.of_map(map, student.hidden), true, Rows::All);
             (before, after, size) = (before + found.before, after + found.after, size + found.size);
             if let Some(new) = found.weights {
                 weights.set_map(map, student.hidden, &new);
