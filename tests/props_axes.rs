@@ -34,11 +34,11 @@ const RECURRENT: [Head; 4] = [
 ];
 
 /// Every block but convolutions by their number of channels.
-const PLAIN: [Block; 13] = {
+const PLAIN: [Block; 15] = {
     use Block::*;
     [
         Norm, Residual, Depthwise, Grouped, Concat, Split, Slice, Squeeze, Transposed, Shuffle, GroupNorm,
-        Fold, Pool,
+        Fold, Pool, Picked, Reversed,
     ]
 };
 
@@ -199,6 +199,21 @@ fn grouped_convolutions_fall_apart_into_groups_and_channels() {
     assert_eq!(sizes(Block::Grouped), [4, 4, 6, 8, 8], "four groups of 4 channels in and 6 out");
     assert_eq!(sizes(Block::Shuffle), [2, 4, 8, 8]);
     assert_eq!(sizes(Block::GroupNorm), [3, 4, 8], "a statistic runs over the three");
+}
+
+/// What several Gathers pick of the same channels falls apart by which of them pick it, and what a Slice turns is one.
+#[test]
+fn picked_channels_fall_apart_by_who_picks_them() {
+    let sizes = |kind| {
+        let groups = Flow::of(&build(&[kind], Head::Flatten, 5)).groups();
+        let mut sizes: Vec<usize> = groups.iter().filter(|g| g.exact).map(|g| g.size).collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    // Of twelve, four none picks, three one and two both; those that are alone in what picks them cannot go.
+    assert_eq!(sizes(Block::Picked), [2, 3, 4, 8, 8, 8, 8]);
+    // Pairs of what one Slice takes and the other does or does not.
+    assert_eq!(sizes(Block::Reversed), [2, 3, 8, 8, 8]);
 }
 
 /// The oracle can fail: another set of positions gives other outputs.

@@ -139,6 +139,38 @@ impl Builder {
                 );
                 self.conv(&y, 8, 1, 1)
             }
+            Block::Picked => {
+                let x = self.conv(x, 12, 1, 1);
+                let pick = |b: &mut Self, x: &Act, list: &[i64]| {
+                    let places = b.ints(list);
+                    let op = Op::new("Gather", "").with("axis", 1);
+                    b.op(op, &[x.value, places], &[list.len(), map[0], map[1]])
+                };
+                // Some channels, others again, and all in the order of a shuffle.
+                let some = pick(self, &x, &[11, 0, 3, 4, 9, 2]);
+                let again = pick(self, &x, &[2, 5, 5, 7, 9, -1, 2]);
+                let all = pick(self, &x, &[0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]);
+                let y = [self.conv(&some, 8, 1, 1), self.conv(&again, 8, 1, 1), self.conv(&all, 8, 3, 1)];
+                let op = Op::new("Concat", "").with("axis", 1);
+                self.op(op, &y.map(|y| y.value), &[24, map[0], map[1]])
+            }
+            Block::Reversed => {
+                let x = self.conv(x, 12, 1, 1);
+                let back = |b: &mut Self, x: &Act, from: i64, to: i64, step: i64, n: usize| {
+                    let args = [[from], [to], [1], [step]].map(|v| b.ints(&v));
+                    b.op(
+                        Op::new("Slice", ""),
+                        &[x.value, args[0], args[1], args[2], args[3]],
+                        &[n, map[0], map[1]],
+                    )
+                };
+                let all = back(self, &x, 11, -100, -1, 12);
+                let run = back(self, &all, 9, 3, -1, 6);
+                let spread = back(self, &x, -1, i64::MIN, -2, 6);
+                let y = [self.conv(&run, 8, 3, 1), self.conv(&spread, 8, 1, 1)];
+                let op = Op::new("Concat", "").with("axis", 1);
+                self.op(op, &y.map(|y| y.value), &[16, map[0], map[1]])
+            }
             Block::Squeeze => {
                 let pooled = self.op(Op::new("GlobalAveragePool", ""), &[x.value], &[c, 1, 1]);
                 let s = self.conv(&pooled, 6, 1, 1);
@@ -308,6 +340,10 @@ pub(crate) enum Block {
     /// Blocks of the map become channels and map again.
     Fold,
     Pool,
+    /// Gathers of constant positions: some, others with some of the same, all of them.
+    Picked,
+    /// Slices from the end to the start.
+    Reversed,
 }
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Attention {

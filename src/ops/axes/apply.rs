@@ -37,14 +37,14 @@ impl Rewrites {
         Rewrites { own: flow.rewrites.clone(), bodies: bodies.collect() }
     }
     /// Changes the graph; inner types are cleared.
-    fn apply(&self, graph: &mut Graph, arena: &Arena, size: &impl Fn(Factor) -> usize) {
+    fn apply<'k>(&self, graph: &mut Graph, arena: &Arena, keep: &impl Fn(Factor) -> Option<&'k [usize]>) {
         for rewrite in &self.own {
-            rewrite.apply(graph, arena, size);
+            rewrite.apply(graph, arena, keep);
         }
         for (op, bodies) in &self.bodies {
             let mut bodies = bodies.iter();
             graph
-                .edit_bodies(*op, |body| bodies.next().map(|inner| inner.apply(body, arena, size)).is_some());
+                .edit_bodies(*op, |body| bodies.next().map(|inner| inner.apply(body, arena, keep)).is_some());
         }
         let fixed: HashSet<ValueId> = graph.inputs.iter().chain(&graph.outputs).copied().collect();
         for v in graph.values().filter(|v| !fixed.contains(v)).collect::<Vec<_>>() {
@@ -125,9 +125,8 @@ impl Cut {
     pub fn apply(&self, model: &mut Model) -> Result<()> {
         let graph = &mut model.graph;
         self.each_axis(graph, |_, tensor, axis, keep| take(tensor, axis, keep))?;
-        let kept = |f: Factor| self.keep.get(&f).map(Vec::len);
-        let size = |f: Factor| self.arena.extent(f, &kept);
-        self.rewrites.apply(graph, &self.arena, &size);
+        let keep = |f: Factor| self.keep.get(&f).map(Vec::as_slice);
+        self.rewrites.apply(graph, &self.arena, &keep);
         for (v, stay) in &self.channels {
             let value = graph.value_mut(*v);
             value.moments = value.moments.take().and_then(|m| m.take(stay).map(Box::new));

@@ -1,7 +1,7 @@
 //! Multiply-accumulates as a function of the extents of factors, so that a cut can be priced before it is made.
 
 use super::{
-    factor::{Arena, Factor},
+    factor::{Arena, Factor, Kind},
     flow::Flow,
 };
 use crate::{
@@ -52,13 +52,10 @@ impl Arena {
     pub fn extent(&self, f: Factor, kept: &impl Fn(Factor) -> Option<usize>) -> usize {
         let f = self.find(f);
         match self.kind(f) {
-            super::Kind::Leaf => kept(f).or(self.size(f)).unwrap_or(1),
-            super::Kind::Product => {
-                self.flat(f, super::Kind::Product).iter().map(|p| self.extent(*p, kept)).product()
-            }
-            super::Kind::Concat => {
-                self.flat(f, super::Kind::Concat).iter().map(|p| self.extent(*p, kept)).sum()
-            }
+            Kind::Leaf => kept(f).or(self.size(f)).unwrap_or(1),
+            Kind::Product => self.flat(f, Kind::Product).iter().map(|p| self.extent(*p, kept)).product(),
+            Kind::Concat => self.flat(f, Kind::Concat).iter().map(|p| self.extent(*p, kept)).sum(),
+            Kind::Permuted => self.permutation(f).map_or(1, |(part, _)| self.extent(part, kept)),
         }
     }
 }

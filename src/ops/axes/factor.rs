@@ -22,6 +22,8 @@ pub enum Kind {
     Product,
     /// One part after the other.
     Concat,
+    /// The positions of its part in another order.
+    Permuted,
 }
 
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ struct Node {
     size: Option<usize>,
     kind: Kind,
     parts: Factors,
+    /// Where each position of a permuted factor is in its part.
+    order: Option<Arc<[usize]>>,
     /// What this leaf turned out to be.
     link: Option<Factor>,
     /// On a structure: all its leaves are.
@@ -47,7 +51,8 @@ pub struct Arena {
 
 impl Arena {
     fn push(&mut self, size: Option<usize>, kind: Kind, parts: Factors) -> Factor {
-        self.nodes.push(Node { size, kind, parts, link: None, frozen: None, statistic: false });
+        let (order, link, frozen) = (None, None, None);
+        self.nodes.push(Node { size, kind, parts, order, link, frozen, statistic: false });
         Factor((self.nodes.len() - 1) as u32)
     }
     /// A new leaf. Empty axes and those of unknown extent are frozen from the start.
@@ -83,6 +88,17 @@ impl Arena {
     /// Why no leaf of it may shrink.
     pub fn frozen(&self, f: Factor) -> Option<&Arc<str>> {
         self.node(f).frozen.as_ref()
+    }
+    /// A factor whose position `k` is position `order[k]` of another, which is no permuted one.
+    pub(super) fn push_permuted(&mut self, part: Factor, order: Vec<usize>) -> Factor {
+        let f = self.push(Some(order.len()), Kind::Permuted, Factors::from_slice(&[part]));
+        self.node_mut(f).order = Some(order.into());
+        f
+    }
+    /// The part of a permuted factor, and where in it each position is.
+    pub(super) fn permutation(&self, f: Factor) -> Option<(Factor, Arc<[usize]>)> {
+        let node = self.node(f);
+        Some((self.find(*node.parts.first()?), node.order.clone()?))
     }
     /// Whether a statistic runs over it: shrinking changes what is computed from the rest.
     pub fn is_statistic(&self, f: Factor) -> bool {
@@ -212,6 +228,12 @@ impl Arena {
                 }
                 out
             }
+            Kind::Permuted => {
+                let Some((part, order)) = self.permutation(f) else { return Vec::new() };
+                let mut stays = vec![false; all];
+                self.positions(part, keep).into_iter().for_each(|p| stays[p] = true);
+                (0..all).filter(|k| stays[order[*k]]).collect()
+            }
         }
     }
     /// For each position along a factor, the position along one of its leaves, where the leaf takes part in it.
@@ -229,6 +251,11 @@ impl Arena {
                     out = out.iter().flat_map(|o| inner.iter().map(move |i| i.or(*o))).collect();
                 }
                 out
+            }
+            Kind::Permuted => {
+                let Some((part, order)) = self.permutation(f) else { return Vec::new() };
+                let inner = self.labels(part, leaf);
+                order.iter().map(|k| inner[*k]).collect()
             }
         }
     }

@@ -1,9 +1,10 @@
-//! Operators that pick, place or order elements by their positions along some axes: those keep their extents, the others
-//! correspond.
+//! Operators that pick, place or order elements by their positions along some axes: those keep their extents, unless it is
+//! known which positions a Gather picks; the others correspond.
 
 use super::{
     factor::{Factor, Factors, WORKED_ALONG},
     flow::Flow,
+    picked,
     structural::{axis, same},
 };
 use crate::ir::OpId;
@@ -24,10 +25,23 @@ pub(super) fn gather(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     if y.len() + 1 != x.len() + i.len() {
         return None;
     }
-    freeze(flow, &x[at..=at], PICKED);
     same(flow, &x[..at], &y[..at])?;
-    same(flow, &i, &y[at..at + i.len()])?;
-    same(flow, &x[at + 1..], &y[at + i.len()..])
+    same(flow, &x[at + 1..], &y[at + i.len()..])?;
+    match known_positions(flow, op, x[at]).filter(|_| i.len() < 2) {
+        Some(listed) => {
+            freeze(flow, &i, "a parameter of an operator");
+            picked::picked(flow, op, x[at], y.get(at).copied().filter(|_| i.len() == 1), listed)
+        }
+        None => {
+            freeze(flow, &x[at..=at], PICKED);
+            same(flow, &i, &y[at..at + i.len()])
+        }
+    }
+}
+/// What constant indices pick of an axis, counted from the left.
+fn known_positions(flow: &Flow<'_>, op: OpId, f: Factor) -> Option<Vec<usize>> {
+    let size = flow.arena.size(f)?;
+    flow.ints(op, 1)?.into_iter().map(|n| axis(n, size)).collect()
 }
 /// Each element comes from its own line along the axis; a shorter axis beside it takes the first lines.
 pub(super) fn gather_elements(flow: &mut Flow<'_>, op: OpId) -> Option<()> {

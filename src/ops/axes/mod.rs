@@ -1,7 +1,7 @@
 //! The axis algebra: which axes of a model's values are the same, and what must shrink together.
 //!
-//! Every axis is a [`Factor`]: a leaf, a product (nested axes, as a reshape makes them) or a concatenation. Each
-//! operator unifies the factors of its operands; unification refines leaves. A leaf that is not frozen and touches an
+//! Every axis is a [`Factor`]: a leaf, a product (nested axes, as a reshape makes them), a concatenation, or another
+//! factor in another order. Each operator unifies the factors of its operands; unification refines leaves. A leaf that is not frozen and touches an
 //! initializer is a prune [`Group`]: residual sums, concatenations, splits, grouped convolutions, flattening and
 //! attention heads need no case of their own.
 
@@ -15,6 +15,8 @@ mod flow;
 mod groups;
 mod indexed;
 mod leftover;
+mod permuted;
+mod picked;
 mod repeat;
 mod reshape;
 mod rewrite;

@@ -1,9 +1,10 @@
 //! Slice: between constant bounds, an axis is what is before them, what is taken, and what is after. With a step `s` from end
-//! to end, it is `(n s)`, of which one of each `s` is taken.
+//! to end, it is `(n s)`, of which one of each `s` is taken. Steps back take the same in the opposite order.
 
 use super::{
-    factor::Factors,
+    factor::{Arena, Factor, Factors},
     flow::Flow,
+    picked::run,
     rewrite::{Extent, Rewrite},
     structural::axis,
 };
@@ -60,29 +61,21 @@ pub(super) fn slice(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
             continue;
         }
         let start = if starts[j] < 0 { starts[j].saturating_add(size as i64).max(0) } else { starts[j] };
-        let before = usize::try_from(start).ok()?;
-        let step = usize::try_from(steps[j]).unwrap_or(0);
-        let from_left = starts[j] >= 0 || before == 0;
-        if step > 1 && from_left && before < step && taken.checked_mul(step) == Some(size) {
-            // One of each `step`, from end to end.
-            let inside = flow.arena.leaf(Some(step));
-            flow.arena.freeze(inside, "sliced with a step");
-            let nested = flow.arena.product(&[y[k], inside]);
-            flow.arena.unify(x[k], nested);
-            to[j] = Extent::of(x[k]);
-            continue;
+        let (first, step) = (usize::try_from(start).ok()?, steps[j].unsigned_abs() as usize);
+        let from_left = starts[j] >= 0 || first == 0;
+        let bounds = match (steps[j], taken) {
+            (_, 0) => None,
+            (1, _) => forwards(&mut flow.arena, x[k], y[k], first),
+            (2.., _) if from_left => spread(&mut flow.arena, x[k], y[k], first, step)
+                .map(|()| (Extent::Keep(starts[j]), Extent::of(x[k]))),
+            (-1, _) => backwards(&mut flow.arena, x[k], y[k], first.min(size - 1)),
+            (..-1, _) => spread_backwards(&mut flow.arena, x[k], y[k], first.min(size - 1), step),
+            _ => None,
+        };
+        match bounds {
+            Some(bounds) => (from[j], to[j]) = bounds,
+            None => [x[k], y[k]].into_iter().for_each(|f| flow.arena.freeze(f, "sliced with a step")),
         }
-        if step != 1 || taken == 0 {
-            flow.arena.freeze(x[k], "sliced with a step");
-            flow.arena.freeze(y[k], "sliced with a step");
-            continue;
-        }
-        let after = size.checked_sub(before)?.checked_sub(taken)?;
-        let (pre, post) = (flow.arena.leaf(Some(before)), flow.arena.leaf(Some(after)));
-        let whole = flow.arena.concat(&[pre, y[k], post]);
-        flow.arena.unify(x[k], whole);
-        from[j] = Extent::Sum(Factors::from_slice(&[pre]));
-        to[j] = Extent::Sum(Factors::from_slice(&[pre, y[k]]));
     }
     let rewrite = |slot: usize, name: &str, extents| match inputs {
         true => Rewrite::Input { op, slot, extents },
@@ -90,4 +83,51 @@ pub(super) fn slice(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     };
     flow.rewrites.extend([rewrite(1, "starts", from), rewrite(2, "ends", to)]);
     Some(())
+}
+
+/// A run of positions.
+fn forwards(arena: &mut Arena, x: Factor, y: Factor, first: usize) -> Option<(Extent, Extent)> {
+    let [before, _] = run(arena, x, first, y)?;
+    Some((Extent::of(before), Extent::Sum(Factors::from_slice(&[before, y]))))
+}
+/// A run of positions, the last of them first. Counted from the end, bounds are right however little is left.
+fn backwards(arena: &mut Arena, x: Factor, y: Factor, first: usize) -> Option<(Extent, Extent)> {
+    let size = arena.size(y)?;
+    let forth = arena.leaf(Some(size));
+    let [_, after] = run(arena, x, (first + 1).checked_sub(size)?, forth)?;
+    reverse(arena, forth, y);
+    Some((before(x, &[after]), before(x, &[forth, after])))
+}
+/// One position of each `step`, from end to end.
+fn spread(arena: &mut Arena, x: Factor, y: Factor, first: usize, step: usize) -> Option<()> {
+    let even = arena.size(y)?.checked_mul(step) == arena.size(x);
+    (first < step && even).then_some(())?;
+    let inside = arena.leaf(Some(step));
+    arena.freeze(inside, "sliced with a step");
+    let nested = arena.product(&[y, inside]);
+    arena.unify(x, nested);
+    Some(())
+}
+fn spread_backwards(
+    arena: &mut Arena,
+    x: Factor,
+    y: Factor,
+    first: usize,
+    step: usize,
+) -> Option<(Extent, Extent)> {
+    let (size, taken) = (arena.size(x)?, arena.size(y)?);
+    let forth = arena.leaf(Some(taken));
+    spread(arena, x, forth, (size - 1).checked_sub(first)?, step)?;
+    reverse(arena, forth, y);
+    let after = arena.leaf(Some(size - 1 - first));
+    arena.freeze(after, "sliced with a step");
+    Some((before(x, &[after]), before(x, &[x])))
+}
+fn reverse(arena: &mut Arena, x: Factor, y: Factor) {
+    let order: Vec<usize> = (0..arena.size(x).unwrap_or(0)).rev().collect();
+    let moved = arena.permuted(x, &order);
+    arena.unify(y, moved);
+}
+fn before(axis: Factor, behind: &[Factor]) -> Extent {
+    Extent::Before { axis, behind: Factors::from_slice(behind) }
 }

@@ -25,18 +25,19 @@ impl Arena {
             (Kind::Leaf, Kind::Leaf) => self.link(a, b),
             (Kind::Leaf, _) => self.refine(a, b),
             (_, Kind::Leaf) => self.refine(b, a),
+            (Kind::Permuted, _) | (_, Kind::Permuted) => self.rearrange(a, b),
             (Kind::Product, Kind::Product) => self.align(a, b, Kind::Product),
             (Kind::Concat, Kind::Concat) => self.align(a, b, Kind::Concat),
             (Kind::Product, Kind::Concat) => self.distribute(a, b),
             (Kind::Concat, Kind::Product) => self.distribute(b, a),
         }
     }
-    fn clash(&mut self, a: Factor, b: Factor, why: &str) {
+    pub(super) fn clash(&mut self, a: Factor, b: Factor, why: &str) {
         self.clashes.push(why.to_owned());
         self.freeze(a, why);
         self.freeze(b, why);
     }
-    fn refine(&mut self, leaf: Factor, structure: Factor) {
+    pub(super) fn refine(&mut self, leaf: Factor, structure: Factor) {
         if self.leaves(structure).contains(&leaf) {
             self.clash(leaf, structure, "an axis would contain itself");
         } else {
@@ -80,22 +81,23 @@ impl Arena {
     /// `f == head x rest`.
     fn split_product(&mut self, f: Factor, head: usize) -> Option<(Factor, Factor)> {
         let size = self.size(f)?;
-        if self.kind(f) != Kind::Leaf || head == 0 || size % head != 0 {
+        let whole = matches!(self.kind(f), Kind::Leaf | Kind::Permuted);
+        if !whole || head == 0 || size % head != 0 {
             return None;
         }
         let (h, r) = (self.leaf(Some(head)), self.leaf(Some(size / head)));
         let whole = self.product(&[h, r]);
-        self.link(f, whole);
+        self.unify(f, whole);
         Some((h, r))
     }
     /// `f == head ++ rest`; a product is cut along its slowest part, a concatenation between or inside its parts.
     fn split_concat(&mut self, f: Factor, head: usize) -> Option<(Factor, Factor)> {
         let size = self.size(f)?;
         match self.kind(f) {
-            Kind::Leaf => {
+            Kind::Leaf | Kind::Permuted => {
                 let (h, r) = (self.leaf(Some(head)), self.leaf(Some(size.checked_sub(head)?)));
                 let whole = self.concat(&[h, r]);
-                self.link(f, whole);
+                self.unify(f, whole);
                 Some((h, r))
             }
             Kind::Product => {

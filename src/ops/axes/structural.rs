@@ -299,6 +299,7 @@ fn resize(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
 /// The extents that are read must stay; where Gathers pick some by constant positions, the others are free.
 fn shape(flow: &mut Flow<'_>, op: OpId) -> Option<()> {
     let (x, y) = (flow.input(op, 0)?, flow.graph.output(op, 0)?);
+    flow.freeze_value(y, "its positions stand for axes");
     let mut read: Vec<bool> =
         vec![flow.graph.is_output(y) || flow.graph.op(op).attr("start").is_some(); x.len()];
     for at in flow.graph.uses(y) {
