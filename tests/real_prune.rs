@@ -3,7 +3,7 @@
 mod support;
 
 use onnx_compress::{
-    ir::{Model, Tensor},
+    ir::{Model, Tensor, text},
     lower::{self, schemes},
     ops::{
         self,
@@ -14,7 +14,7 @@ use onnx_compress::{
         Context, Named, Pipeline,
         prune::{Prune, PruneOptions, lift},
     },
-    runtime::{Measurer, Runtime, Samples, SessionOptions},
+    runtime::{Measurer, Runtime, Samples, SessionOptions, Synthesis},
 };
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use std::path::Path;
@@ -296,6 +296,29 @@ fn curves_in_a_file_serve_a_second_budget_and_no_other_model() {
     assert!(refused(&text(0.75).replace("repair=none", "criterion=l2"), &original).contains("`hessian`"));
     std::fs::write(&file, "{}").unwrap();
     assert!(refused(&text(0.75), &original).contains("curves.json"));
+}
+
+/// Curves are of the model as it is, whether samples tell which branch of an If is taken or not.
+#[test]
+fn curves_of_branches_serve_without_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("curves.json");
+    let text = format!("prune(macs=0.6,round=1,repair=none,sensitivity={:?})", file.to_str().unwrap());
+    let original = text::parse(include_str!("golden/prune/decided_if.onnxtxt")).unwrap();
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
+    let synthesis = Synthesis { batches: 16, ..Synthesis::default() };
+    let samples = Samples::synthesize(&runtime, &original, &synthesis).unwrap();
+    let samples = Samples::from_batches(samples.batches().iter().cloned());
+    let measurer = Measurer::new(runtime, samples, SessionOptions::default());
+    let [mut measured, mut again, mut without] = [0; 3].map(|_| original.clone());
+    let cut = |model: &mut Model, mut cx: Context<'_>| {
+        let _ = text.parse::<Pipeline>().unwrap().run(model, &mut cx).unwrap();
+    };
+    cut(&mut measured, Context::new().with_measure(&measurer));
+    cut(&mut again, Context::new().with_measure(&measurer));
+    cut(&mut without, Context::new());
+    assert!(measured == again && measured == without);
+    assert!(measured != original);
 }
 
 #[test]

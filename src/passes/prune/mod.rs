@@ -104,7 +104,7 @@ impl Pass for Prune {
         let mut original = model.clone();
         lift(&mut original);
         infer_types(&mut original)?;
-        let taken = if cx.has_samples() { Taken::of(&original, cx)? } else { None };
+        let taken = Taken::of(&original, cx)?;
         let origin = Origin { model: &original, taken: taken.as_ref(), repair: self.options.repair };
         let mut work = Work::new(original.clone(), Record::of(model)?.unwrap_or_default());
         for step in 1..=self.options.steps {
@@ -133,7 +133,7 @@ impl Prune {
     /// Chooses what goes, without changing the model, and says so through remarks. Fails with
     /// [`Error::BelowBar`] where nothing can be cut or the target cannot be reached.
     pub fn select(&self, model: &Model, flow: &Flow<'_>, cx: &mut Context<'_>) -> Result<Selection> {
-        let taken = if cx.has_samples() { Taken::of(model, cx)? } else { None };
+        let taken = Taken::of(model, cx)?;
         let chosen = self.choose(model, flow, self.budget, taken.as_ref(), cx)?.swap_remove(0);
         chosen.say(cx);
         Ok(chosen.selection)
@@ -148,17 +148,7 @@ impl Prune {
         cx: &mut Context<'_>,
     ) -> Result<Vec<Chosen>> {
         let (mut open, left_alone) = self.candidates(model, flow, cx.seed);
-        let mut branches = Vec::new();
-        match taken.filter(|_| self.judges_by_data(cx)) {
-            Some(taken) => {
-                let flat = taken.flat(model)?;
-                let flow = Flow::of(&flat);
-                let (mut seen, _) = self.candidates(&flat, &flow, cx.seed);
-                self.judge(&flat, &flow, &mut seen, budget.of, cx)?;
-                Taken::adopt(&mut open, &seen);
-            }
-            None => branches = self.judge(model, flow, &mut open, budget.of, cx)?,
-        }
+        let branches = self.judge(model, flow, &mut open, taken, budget.of, cx)?;
         for (group, why) in &left_alone {
             cx.missed(place(model, group), *why);
         }

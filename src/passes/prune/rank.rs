@@ -6,6 +6,7 @@ use super::{
     damage, expected, score,
     select::{Candidate, Droppable},
     sensitivity::Sensitivity,
+    taken::Taken,
 };
 use crate::{
     error::{Error, Result},
@@ -15,16 +16,18 @@ use crate::{
 
 impl Prune {
     /// Whether samples tell what goes.
-    pub(super) fn judges_by_data(&self, cx: &Context<'_>) -> bool {
+    fn judges_by_data(&self, cx: &Context<'_>) -> bool {
         use Criterion::{Activation, Auto, Hessian, Variance};
         cx.has_samples() && matches!(self.options.criterion, Auto | Hessian | Activation | Variance)
     }
-    /// Ranks positions, and finds the branches that may go where it is known what that costs.
+    /// Ranks positions, and finds the branches that may go where it is known what that costs. A file holds what is known of
+    /// the model as it is, whichever branches of its Ifs were looked at.
     pub(super) fn judge(
         &self,
         model: &Model,
         flow: &Flow<'_>,
         candidates: &mut [Candidate],
+        taken: Option<&Taken>,
         of: Of,
         cx: &mut Context<'_>,
     ) -> Result<Vec<Droppable>> {
@@ -32,7 +35,10 @@ impl Prune {
         let known = file.map(Sensitivity::read).transpose()?.flatten();
         match &known {
             Some(known) => known.put(model, candidates)?,
-            None => self.rank(model, flow, candidates, cx)?,
+            None => match taken.filter(|_| self.judges_by_data(cx)) {
+                Some(taken) => self.rank_taken(model, candidates, taken, cx)?,
+                None => self.rank(model, flow, candidates, cx)?,
+            },
         }
         // Branches have no positions, but a later run may ask for something else.
         let depth = self.options.depth && (of != Of::Positions || (file.is_some() && known.is_none()));
@@ -52,6 +58,21 @@ impl Prune {
             Of::Positions => Vec::new(),
             _ => branch::droppable(branches, damage, candidates),
         })
+    }
+    /// Ranks positions by data, those of layers in branches of If that all samples take too.
+    fn rank_taken(
+        &self,
+        model: &Model,
+        candidates: &mut [Candidate],
+        taken: &Taken,
+        cx: &mut Context<'_>,
+    ) -> Result<()> {
+        let flat = taken.flat(model)?;
+        let flow = Flow::of(&flat);
+        let (mut seen, _) = self.candidates(&flat, &flow, cx.seed);
+        self.rank(&flat, &flow, &mut seen, cx)?;
+        Taken::adopt(candidates, &seen);
+        Ok(())
     }
     /// Ranks positions, where it is not their weights alone that do.
     fn rank(

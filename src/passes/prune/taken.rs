@@ -1,12 +1,12 @@
 //! Branches of If as the samples take them. Where all of them take the same one, its layers can be looked at and repaired: in a
 //! model that has the branch in the If's place. Layers of the other branch run on no sample, so nothing is known of them.
 
-use super::{Context, repair, select::Candidate};
+use super::{Context, RemarkKind, repair, select::Candidate};
 use crate::{
     error::Result,
-    ir::{DType, Graph, Model, OpId, Origin, Tensor, ValueId},
+    ir::{DType, Graph, Model, OpId, Origin, Tensor, ValueId, Where},
     measure::{Probe, Seen},
-    ops::{axes::Stays, infer_types},
+    ops::{axes::Stays, infer::Conflict, infer_types},
     passes::{lift::readers, linear::Layer, simplify::inline_decided},
 };
 use std::collections::HashSet;
@@ -22,27 +22,42 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// `None` where there is no If that all samples decide alike.
-    pub(super) fn of(model: &Model, cx: &Context<'_>) -> Result<Option<Taken>> {
-        if !model.graph.ops().any(|op| model.graph.op(op).is("If")) {
+    /// `None` where there is no If that all samples decide alike. A branch that contradicts what the model declares of its
+    /// values is not looked at.
+    pub(super) fn of(model: &Model, cx: &mut Context<'_>) -> Result<Option<Taken>> {
+        if !cx.has_samples() || !model.graph.ops().any(|op| model.graph.op(op).is("If")) {
             return Ok(None);
         }
         let mut taken = Taken { decided: Vec::new() };
+        let (mut flat, declared) = taken.inlined(model)?;
+        let mut asked = HashSet::new();
         for _ in 0..DEEPEST {
-            let flat = taken.flat(model)?;
             let more = decided(&flat, cx)?;
-            let new =
-                more.into_iter().filter(|(name, _)| taken.decided.iter().all(|(known, _)| known != name));
-            let new: Vec<_> = new.collect();
+            let new: Vec<_> = more.into_iter().filter(|(name, _)| asked.insert(name.clone())).collect();
             if new.is_empty() {
                 break;
             }
-            taken.decided.extend(new);
+            for decision in new {
+                let at = Where::Value(decision.0.clone());
+                taken.decided.push(decision);
+                let (with, conflicts) = taken.inlined(model)?;
+                match conflicts.into_iter().find(|conflict| !declared.contains(conflict)) {
+                    Some(conflict) => {
+                        taken.decided.pop();
+                        cx.remark(RemarkKind::Note, at, contradiction(&conflict));
+                    }
+                    None => flat = with,
+                }
+            }
         }
         Ok(Some(taken).filter(|taken| !taken.decided.is_empty()))
     }
     /// The model with these branches in the place of the Ifs. Values of its main graph are the model's.
     pub(super) fn flat(&self, model: &Model) -> Result<Model> {
+        Ok(self.inlined(model)?.0)
+    }
+    /// The same, and where what the model declares is not what follows from the branches.
+    fn inlined(&self, model: &Model) -> Result<(Model, Vec<Conflict>)> {
         let (mut flat, opset) = (model.clone(), model.opset());
         for (name, holds) in &self.decided {
             let g = &mut flat.graph;
@@ -55,8 +70,8 @@ impl Taken {
             g.set_input(op, 0, Some(condition));
             inline_decided(g, opset);
         }
-        infer_types(&mut flat)?;
-        Ok(flat)
+        let conflicts = infer_types(&mut flat)?;
+        Ok((flat, conflicts))
     }
     /// Takes over what was found out about the same groups in the flat model. Others go by their weights, and count as those
     /// in the middle do.
@@ -111,6 +126,14 @@ impl Taken {
     }
 }
 
+fn contradiction(Conflict { at, declared, inferred }: &Conflict) -> String {
+    format!(
+        "in the branch that all samples take, `{}` is {inferred}, which the model declares to be {declared}: its layers go by \
+         their weights and are not repaired",
+        at.name()
+    )
+}
+
 /// A curve that rises with the squares of scores to this height.
 fn by_weights(scores: &[f64], whole: f64) -> Vec<f64> {
     let mut squares: Vec<f64> = scores.iter().map(|s| s * s).collect();
@@ -148,4 +171,59 @@ fn decided(model: &Model, cx: &Context<'_>) -> Result<Vec<(String, bool)>> {
         _ => None,
     };
     Ok(ifs.into_iter().zip(answers).filter_map(alike).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ir::text, measure::Measure};
+
+    /// Runs in which every condition holds.
+    struct Holds;
+    impl Measure for Holds {
+        fn has_samples(&self) -> bool {
+            true
+        }
+        fn sweep(
+            &self,
+            probes: &[Probe<'_>],
+            _: usize,
+            each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+        ) -> Result<()> {
+            let holds = Tensor::new(DType::Bool, [], vec![1])?;
+            let values: Vec<_> = probes.iter().map(|p| vec![holds.clone(); p.fetch.len()]).collect();
+            each(Seen { batch: 0, batches: 1, values: &values })
+        }
+    }
+    /// What is known of a model whose output is declared as so long, and the remarks.
+    fn taken(declared: usize) -> (Option<Taken>, Vec<String>) {
+        let mut model = text::parse(&format!(
+            "<ir_version: 8, opset_import: [\"\" : 17]>
+             m (float[2, 4] x, bool go) => (float[2, {declared}] y)
+             <float[4, 5] w, float[4, 3] v> {{
+               z = If (go) <
+                 then_branch = a () => (float[2, 4] p) {{ [deep] p = Relu (x) }},
+                 else_branch = b () => (float[2, 4] q) {{ q = Neg (x) }}>
+               y = If (go) <
+                 then_branch = c () => (float[2, 5] r) {{ [five] r = MatMul (z, w) }},
+                 else_branch = d () => (float[2, 3] s) {{ [three] s = MatMul (z, v) }}>
+             }}",
+        ))
+        .unwrap();
+        infer_types(&mut model).unwrap();
+        let mut cx = Context::new().with_measure(&Holds);
+        let taken = Taken::of(&model, &mut cx).unwrap();
+        (taken, cx.remarks.into_iter().map(|r| r.text).collect())
+    }
+
+    #[test]
+    fn branches_that_contradict_the_model_go_by_their_weights() {
+        let decided = |names: &[&str]| names.iter().map(|n| ((*n).to_owned(), true)).collect::<Vec<_>>();
+        let (known, remarks) = taken(5);
+        assert_eq!((known.unwrap().decided, remarks.len()), (decided(&["z", "y"]), 0));
+        let (known, remarks) = taken(3);
+        assert_eq!(known.unwrap().decided, decided(&["z"]));
+        assert!(remarks[0].contains("`y` is float[2,5]"), "{remarks:?}");
+        assert!(remarks[0].contains("declares to be float[2,3]"), "{remarks:?}");
+    }
 }
