@@ -7,8 +7,8 @@
 //! (`h* = ...`): then its op stays where others need it.
 //!
 //! The right side is one op, which inherits the attributes of the matched op of its type, or the name of a value
-//! (matched or newly computed) that replaces the root's. The new op takes the root's name, and its output keeps the
-//! root's output name.
+//! (matched or newly computed) that replaces the root's. The new op takes the name of the matched op of its type, by which
+//! users know a layer, where that op goes; otherwise the root's. Its output keeps the root's output name.
 
 mod matching;
 mod pattern;
@@ -202,10 +202,12 @@ fn build(
     }
     g.set_outputs(root, &[]);
     let mut new = Vec::with_capacity(lines.len());
+    let mut known = None;
     for (k, line) in lines.iter().enumerate() {
         let last = k + 1 == lines.len();
         let like = ops.iter().find(|o| g.op(**o).op_type == line.op_type);
         let mut op = like.map_or_else(|| Op::new(&line.op_type, ""), |o| g.op(*o).clone());
+        known = like.map(|o| (*o, op.name.clone()));
         // Two ops of one name are refused by runtimes.
         op.name = if last { name.clone() } else { format!("{name}_{}", line.out) };
         for (key, value) in &line.attrs {
@@ -224,6 +226,12 @@ fn build(
         new.push(g.add_op(op, &inputs, &[Some(output)]));
     }
     drop_dead(g, ops.to_vec());
+    if let (Some((like, name)), Some(last)) = (known, new.last())
+        && !g.has_op(like)
+        && !name.is_empty()
+    {
+        g.op_mut(*last).name = name;
+    }
     new
 }
 
