@@ -4,11 +4,11 @@ mod support;
 
 use assert_cmd::Command;
 use onnx_compress::{
-    ir::{Model, Origin, Tensor},
+    ir::{Model, Origin, Tensor, text},
     lower,
     ops::{self, cost},
     passes::{Context, Pipeline, prune::unprune},
-    runtime::{Measurer, Runtime, Samples, SessionOptions},
+    runtime::{Measurer, Runtime, Samples, SessionOptions, Synthesis},
 };
 use predicates::str::contains;
 use support::{
@@ -53,6 +53,29 @@ fn weights_of_bodies_go_back() {
     assert!(work(&pruned) < work(&original) && work(&full) == work(&original));
     let difference = Oracle::new().difference(&pruned, &full);
     assert!(difference <= 1e-4, "outputs differ by {difference} of their size");
+}
+/// Repair gives layers in the branch that all samples take biases that they lack.
+#[test]
+fn biases_that_repair_adds_in_branches_stay() {
+    let original = text::parse(include_str!("golden/prune/decided_if.onnxtxt")).unwrap();
+    let synthesis = Synthesis { batches: 16, ..Synthesis::default() };
+    let samples = Samples::synthesize(&runtime(), &original, &synthesis).unwrap();
+    let added = |m: &Model| {
+        let mut biases = 0;
+        m.graph.for_each_nested(&mut |g| {
+            let gemms = g.ops().filter(|op| g.op(*op).is("Gemm"));
+            biases += gemms.filter(|op| g.input(*op, 2).is_some()).count();
+        });
+        biases
+    };
+    for text in ["prune(macs=0.5,round=1)", "prune(macs=0.5,round=1,depth=false,steps=2)"] {
+        let pruned = compressed_by(&original, text, Samples::from_batches(samples.batches().iter().cloned()));
+        assert_eq!((added(&original), added(&pruned)), (0, 2), "{text}");
+        let full = restored(&pruned, &original).unwrap();
+        assert!(work(&pruned) < work(&original) && work(&full) == work(&original));
+        let difference = Oracle::new().difference(&pruned, &full);
+        assert!(difference <= 1e-4, "{text}: outputs differ by {difference} of their size");
+    }
 }
 /// What was cut of integers is what stands for zero.
 #[test]

@@ -88,3 +88,21 @@ pub(super) fn readers(g: &Graph, v: ValueId) -> Vec<(&Graph, OpId, usize)> {
     };
     g.uses(v).iter().flat_map(read).collect()
 }
+
+/// Gives the op that reads a weight as its second input a bias, which it has none of, as the third: in the graph that it is in.
+/// Says whether there is such an op.
+pub(super) fn add_bias(g: &mut Graph, weight: &str, bias: &Tensor) -> bool {
+    let Some(v) = g.find(weight) else { return false };
+    let reads = g.uses(v).into_iter().find_map(|at| match at {
+        Use::Input(op, 1) => Some(op),
+        _ => None,
+    });
+    if let Some(op) = reads.filter(|op| g.input(*op, 2).is_none()) {
+        let new = g.add_initializer(&format!("{weight}_bias"), bias.clone());
+        let inputs = [g.input(op, 0), Some(v), Some(new)];
+        g.set_inputs(op, &inputs);
+        return true;
+    }
+    let around: Vec<OpId> = g.ops().filter(|op| g.op(*op).bodies().next().is_some()).collect();
+    around.into_iter().any(|op| g.edit_bodies(op, |body| add_bias(body, weight, bias)))
+}

@@ -193,13 +193,6 @@ impl Layer {
     pub(crate) fn constants(&self, g: &Graph) -> Vec<ValueId> {
         [Some(self.weight), self.bias_value(g)].into_iter().flatten().collect()
     }
-    /// The same, but where it has no bias it stays so.
-    pub(crate) fn without_new_bias(self, g: &Graph) -> Layer {
-        match self.bias_value(g) {
-            Some(_) => self,
-            None => Layer { bias: Bias::Absent, ..self },
-        }
-    }
     fn bias_value(&self, g: &Graph) -> Option<ValueId> {
         match self.bias {
             Bias::Own => g.input(self.op, 2),

@@ -1,15 +1,19 @@
 //! Branches of If as the samples take them. Where all of them take the same one, its layers can be looked at and repaired: in a
 //! model that has the branch in the If's place. Layers of the other branch run on no sample, so nothing is known of them.
 
-use super::{Context, RemarkKind, repair, select::Candidate};
+use super::{Context, RemarkKind, lift::lift, repair, select::Candidate};
 use crate::{
     error::Result,
     ir::{DType, Graph, Model, OpId, Origin, Tensor, ValueId, Where},
     measure::{Probe, Seen},
     ops::{axes::Stays, infer::Conflict, infer_types},
-    passes::{lift::readers, linear::Layer, simplify::inline_decided},
+    passes::{
+        lift::{add_bias, readers},
+        linear::Layer,
+        simplify::inline_decided,
+    },
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Ifs in Ifs are followed so deep.
 const DEEPEST: usize = 8;
@@ -93,7 +97,7 @@ impl Taken {
             }
         }
     }
-    /// As [`repair::run`]: the layers of the branches that are taken. No op gets a bias that it lacks.
+    /// As [`repair::run`]: the layers of the branches that are taken, too.
     pub(super) fn repair(
         &self,
         original: &Model,
@@ -104,23 +108,38 @@ impl Taken {
     ) -> Result<()> {
         let (teacher, mut student) = (self.flat(original)?, self.flat(model)?);
         let g = &model.graph;
-        let several = g.initializers().filter(|(v, _)| readers(g, *v).len() > 1);
-        let shared: HashSet<ValueId> = several.map(|(v, _)| v).collect();
+        let read = g.initializers().map(|(v, _)| (g.name_of(v).to_owned(), readers(g, v).len()));
+        let read: HashMap<String, usize> = read.collect();
         let layer = |g: &Graph, op: OpId, opset: i64| {
             let layer = Layer::or_normalization(g, op, opset)?;
-            let own = |layer: &Layer| layer.constants(g).iter().all(|v| !shared.contains(v));
-            Some(layer.and_then(|layer| match own(&layer) {
-                true => Ok(layer.without_new_bias(g)),
-                false => Err("its weights are shared"),
+            Some(layer.and_then(|layer| {
+                let times = layer.constants(g).into_iter().map(|v| read.get(g.name_of(v)).copied());
+                match times.collect::<Option<Vec<_>>>() {
+                    None => Err("its weights have a name that others have in other branches"),
+                    Some(times) if times.iter().any(|n| *n > 1) => Err("its weights are shared"),
+                    Some(_) => Ok(layer),
+                }
             }))
         };
+        let before: HashSet<ValueId> = student.graph.initializers().map(|(v, _)| v).collect();
         repair::run(&teacher, &mut student, stays, changed, layer, cx)?;
-        let constants: Vec<ValueId> = model.graph.initializers().map(|(v, _)| v).collect();
-        for v in constants {
-            let same = student.graph.find(model.graph.name_of(v));
-            if let Some(tensor) = same.and_then(|v| student.graph.initializer(v)) {
-                model.graph.value_mut(v).origin = Origin::Initializer(tensor.clone());
+        let mut biased = false;
+        for (v, tensor) in student.graph.initializers() {
+            let (name, own) = (student.graph.name_of(v), before.contains(&v));
+            match model.graph.find(name).filter(|v| own && model.graph.initializer(*v).is_some()) {
+                Some(same) => model.graph.value_mut(same).origin = Origin::Initializer(tensor.clone()),
+                None if own => {}
+                None => {
+                    let weight = student.graph.sole_use(v).and_then(|at| student.graph.input(at.op(), 1));
+                    let weight = weight.map(|v| student.graph.name_of(v));
+                    biased |= weight.is_some_and(|weight| add_bias(&mut model.graph, weight, tensor));
+                }
             }
+        }
+        if biased {
+            // A later cut finds them where it finds the weights.
+            lift(model);
+            infer_types(model)?;
         }
         Ok(())
     }

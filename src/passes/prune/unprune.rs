@@ -7,13 +7,16 @@
 use super::{Branch, Changed, Context, Pass, lift::lift, record::Record};
 use crate::{
     error::{Error, Result},
-    ir::{Graph, Model, OpId, Origin, Tensor, ValueId},
+    ir::{Graph, Model, Op, OpId, Origin, Tensor, ValueId},
     ops::{
         axes::{Flow, Group, Keep, put_back},
         infer_types,
         quantized::part,
     },
-    passes::{linear::Layer, simplify::Simplify},
+    passes::{
+        lift::{add_bias, readers},
+        simplify::Simplify,
+    },
 };
 use std::collections::{BTreeSet, HashMap};
 
@@ -187,7 +190,6 @@ struct Restoring<'a> {
 
 impl Restoring<'_> {
     fn run(mut self, full: &mut Model, pairs: &[(OpId, OpId)]) -> Result<()> {
-        let opset = full.opset();
         let g = &mut full.graph;
         // What kept its name first: what repair gave an op of its own is a new value for that op alone.
         for (small, tensor) in self.pruned.initializers() {
@@ -211,7 +213,8 @@ impl Restoring<'_> {
                     }
                     Some(_) => {}
                     None => {
-                        let bias = self.added_bias(g, *theirs, opset, tensor);
+                        let weight = g.input(*theirs, 1).map(|v| g.name_of(v));
+                        let bias = weight.and_then(|w| self.added_bias(g, g.op(*theirs), w, tensor));
                         let bias = bias.ok_or_else(|| misfit(self.pruned.name_of(small)))?;
                         let bias = g.add_initializer(self.pruned.name_of(small), bias);
                         let mut inputs = g.inputs_of(*theirs);
@@ -225,8 +228,26 @@ impl Restoring<'_> {
             let mut bodies = bodies.into_iter();
             g.edit_bodies(*theirs, |body| bodies.next().is_some_and(|small| refill(small, body)));
         }
+        for (weight, bias) in self.added_inside(g)? {
+            add_bias(g, &weight, &bias);
+        }
         g.sweep();
         Ok(())
+    }
+    /// The biases that repair gave to layers in bodies, and the weights of these.
+    fn added_inside(&self, g: &Graph) -> Result<Vec<(String, Tensor)>> {
+        let mut added = Vec::new();
+        for (v, tensor) in self.pruned.initializers() {
+            let name = self.pruned.name_of(v);
+            let [(inside, op, 2)] = readers(self.pruned, v)[..] else { continue };
+            if std::ptr::eq(inside, self.pruned) || g.find(name).is_some() {
+                continue;
+            }
+            let weight = inside.input(op, 1).map_or("", |v| inside.name_of(v));
+            let bias = self.added_bias(g, inside.op(op), weight, tensor).ok_or_else(|| misfit(name))?;
+            added.push((weight.to_owned(), bias));
+        }
+        Ok(added)
     }
     fn restored(&self, g: &Graph, whole: ValueId, small: &Tensor, name: &str) -> Result<Tensor> {
         let none = vec![None; small.rank()];
@@ -234,13 +255,16 @@ impl Restoring<'_> {
         let kept: Vec<_> = axes.iter().map(|axis| axis.as_ref().map(|s| s.kept.as_slice())).collect();
         put_back(g, whole, small, &kept).ok_or_else(|| misfit(name))
     }
-    /// The bias that repair gave a layer which had none: it lost what the weight's outputs lost.
-    fn added_bias(&self, g: &mut Graph, op: OpId, opset: i64, small: &Tensor) -> Option<Tensor> {
-        let layer = Layer::of(g, op, opset)?.ok()?;
-        let numbers = small.to_f32()?;
-        let mut whole = vec![0.0; layer.outputs * layer.groups];
-        let axes = self.record.weights.get(g.name_of(layer.weight));
-        match axes.and_then(|axes| axes.get(layer.axis)?.as_ref()) {
+    /// The bias that repair gave a convolution or a Gemm which had none: it lost what the weight's outputs lost.
+    fn added_bias(&self, g: &Graph, node: &Op, weight: &str, small: &Tensor) -> Option<Tensor> {
+        let axis = match node.is("Gemm") {
+            true => usize::from(node.int("transB").unwrap_or(0) == 0),
+            false => node.is("Conv").then_some(0)?,
+        };
+        let outputs = g.initializer(g.find(weight)?)?.shape().get(axis).copied()?;
+        let (numbers, mut whole) = (small.to_f32()?, vec![0.0; outputs]);
+        let axes = self.record.weights.get(weight);
+        match axes.and_then(|axes| axes.get(axis)?.as_ref()) {
             Some(stayed) if stayed.kept.len() == numbers.len() => {
                 for (at, x) in stayed.kept.iter().zip(&numbers[..]) {
                     *whole.get_mut(*at)? = *x;

@@ -12,7 +12,10 @@ use crate::{
 };
 use std::collections::HashSet;
 
-/// Repairs `model`, which is what `stays` of `original`; besides, values that are `changed` are not what they were. `layer`
+const UNKNOWN: &str = "what it put out in the original is not known";
+
+/// Repairs `model`, which is what `stays` of `original`; besides, values that are `changed` are not what they were. Values of
+/// the two belong together by their names, as moving branches of If into the graph around them counts values anew. `layer`
 /// tells what can be repaired, as [`Layer::or_normalization`] does.
 ///
 /// [`Layer::or_normalization`]: crate::passes::linear::Layer::or_normalization
@@ -44,13 +47,19 @@ fn repair(
     wave: &Wave,
     cx: &mut Context<'_>,
 ) -> Result<()> {
-    let sights: Vec<_> = wave.linear.iter().map(|task| sight(task, stays)).collect();
-    let mut repairs = Vec::with_capacity(wave.linear.len());
+    let twins = wave.linear.iter().map(|task| (task, twin(model, task.target, original)));
+    let (known, lost): (Vec<_>, Vec<_>) = twins.partition(|(_, twin)| twin.is_some());
+    let known: Vec<_> = known.into_iter().filter_map(|(task, twin)| Some((task, twin?))).collect();
+    for (task, _) in lost {
+        say(model, task.layer.op, Err(UNKNOWN.into()), cx);
+    }
+    let sights: Vec<_> = known.iter().map(|(task, twin)| sight(task, *twin, stays)).collect();
+    let mut repairs = Vec::with_capacity(known.len());
     collect(model, original, &sights, cx, |k, found| {
-        repairs.push(Refit::of(model, &wave.linear[k].layer, &found, Rows::All));
+        repairs.push(Refit::of(model, &known[k].0.layer, &found, Rows::All));
         cx.progress().advance(1);
     })?;
-    for (task, repair) in wave.linear.iter().zip(repairs) {
+    for ((task, _), repair) in known.iter().zip(repairs) {
         let done = repair.and_then(|repair| {
             let set = task.layer.set(&mut model.graph, &repair.weights);
             set.map(|()| repair.text).ok_or_else(|| "the new weights do not fit its type of numbers".into())
@@ -76,9 +85,14 @@ fn say(model: &Model, op: OpId, done: std::result::Result<String, String>, cx: &
     }
 }
 
-fn sight<'a>(task: &'a Task, stays: &Stays) -> Sight<'a> {
+/// The value of the original that one of the cut model is what is left of.
+fn twin(model: &Model, v: ValueId, original: &Model) -> Option<ValueId> {
+    original.graph.find(model.graph.name_of(v))
+}
+
+fn sight<'a>(task: &'a Task, value: ValueId, stays: &Stays) -> Sight<'a> {
     let layer = &task.layer;
     let kept = stays.kept(layer.weight, layer.axis);
     let kept = kept.map_or_else(|| (0..layer.outputs * layer.groups).collect(), <[usize]>::to_vec);
-    Sight { layer, target: Some(Target { value: task.target, kept, beside: task.beside }) }
+    Sight { layer, target: Some(Target { value, kept, beside: task.beside }) }
 }

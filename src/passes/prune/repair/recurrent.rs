@@ -3,7 +3,7 @@
 //! What the layer sees is the original's own: those of its inputs and of its states at the step before that stay. (A fit
 //! on the states of the cut layer, once repaired, does worse on samples held out: they drift differently in each.)
 
-use super::super::Context;
+use super::{super::Context, UNKNOWN, twin};
 use crate::{
     error::Result,
     ir::{Model, OpId, ValueId},
@@ -19,12 +19,16 @@ pub(super) fn run(
     stays: &Stays,
     cx: &Context<'_>,
 ) -> Result<std::result::Result<String, String>> {
-    let read = |model: &Model| {
+    let output = model.graph.outputs_of(op).into_iter().flatten().next();
+    let twin = output.and_then(|v| original.graph.producer(twin(model, v, original)?));
+    let Some((twin, _)) = twin else { return Ok(Err(UNKNOWN.into())) };
+    let read = |model: &Model, op: OpId| {
         let layer = Recurrent::of(&model.graph, op)?.ok()?;
         let weights = layer.weights(&model.graph)?;
         Some((layer, weights))
     };
-    let (Some((teacher, right)), Some((student, mut weights))) = (read(original), read(model)) else {
+    let (Some((teacher, right)), Some((student, mut weights))) = (read(original, twin), read(model, op))
+    else {
         return Ok(Err("its weights cannot be read".into()));
     };
     let Some(parts) = moments(original, &teacher, &right, &kept(&teacher, stays), cx)? else {
