@@ -19,6 +19,6 @@ pub(crate) use fit::{Refit, Rows, System, fit};
 pub(crate) use layer::Layer;
 pub(crate) use plan::{Task, Tasks, Wave, steps, tasks};
 pub(crate) use recurrent::{Kept, Recurrent, moments};
-pub(crate) use sparse::{is_sparse, settle};
+pub(crate) use sparse::{is_sparse, refit_nonzero};
 pub(crate) use spread::{Spread, damped, damped_inverse};
 pub(crate) use sums::Sums;

@@ -23,7 +23,7 @@ pub(crate) fn is_sparse(parts: &[Mat<f64>], bias: bool) -> bool {
 
 /// The weights that stay, solved for all at once towards what the layer should put out, where samples held out find that
 /// better; else as they are.
-pub(crate) fn settle(weights: Mat<f64>, [most, held]: &[Sums; 2], bias: bool) -> Mat<f64> {
+pub(crate) fn refit_nonzero(weights: Mat<f64>, [most, held]: &[Sums; 2], bias: bool) -> Mat<f64> {
     let free = |k: usize| -> Vec<usize> {
         let n = weights.nrows();
         (0..n).filter(|i| weights[(*i, k)] != 0.0 || (bias && *i == n - 1)).collect()

@@ -25,16 +25,16 @@ pub(super) fn float(model: &Model, layers: &Layers) -> Model {
 }
 
 /// The model with all these weights as the floats that their integers stand for.
-pub(super) fn settled(model: &Model, layers: &Layers) -> Result<Model> {
-    let mut settled = model.clone();
+pub(super) fn dequantized(model: &Model, layers: &Layers) -> Result<Model> {
+    let mut reals = model.clone();
     for v in &layers.weights {
-        let scheme = settled.graph.value_mut(*v).quant.take();
+        let scheme = reals.graph.value_mut(*v).quant.take();
         let weight = scheme.zip(model.graph.constant(*v)).ok_or_else(|| unfit(model, *v))?;
         let weight =
             scales::rounded(weight.1, &weight.0, layers.integers[v]).ok_or_else(|| unfit(model, *v))?;
-        settled.graph.value_mut(*v).origin = Origin::Initializer(weight);
+        reals.graph.value_mut(*v).origin = Origin::Initializer(weight);
     }
-    Ok(settled)
+    Ok(reals)
 }
 
 /// The weights rounded to the nearest with so many bits each, in their order.

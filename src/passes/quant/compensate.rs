@@ -29,7 +29,7 @@ pub(super) fn beside(
     layers: &Layers,
     cx: &mut Context<'_>,
 ) -> Result<Vec<ValueId>> {
-    let schemes = settle(weights, model, layers);
+    let schemes = take_schemes(weights, model, layers);
     let (steps, mut done) = (steps(model, |v| schemes.contains_key(&v)), Vec::new());
     for tasks in steps {
         for (task, factors) in tasks.iter().zip(factors(rank, model, float, &tasks, cx)?) {
@@ -43,7 +43,7 @@ pub(super) fn beside(
 }
 
 /// Makes weights the reals that their integers stand for, and returns their schemes.
-fn settle(weights: &[ValueId], model: &mut Model, layers: &Layers) -> BTreeMap<ValueId, QuantScheme> {
+fn take_schemes(weights: &[ValueId], model: &mut Model, layers: &Layers) -> BTreeMap<ValueId, QuantScheme> {
     let mut schemes = BTreeMap::new();
     for v in weights {
         let value = model.graph.value_mut(*v);

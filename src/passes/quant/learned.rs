@@ -11,7 +11,7 @@ use crate::{
     ir::{Graph, Model, Origin, QuantScheme, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Rows, System, Task, collect, fit, is_sparse, settle, steps},
+        linear::{Found, Layer, Rows, System, Task, collect, fit, is_sparse, refit_nonzero, steps},
     },
 };
 use std::collections::HashMap;
@@ -101,8 +101,8 @@ fn by_what_it_sees(
     let mut grams = Vec::with_capacity(parts.len());
     for (sums @ [most, held], old) in parts.iter().zip(&old) {
         near.push(match sparse {
-            true => settle(old.clone(), sums, layer.has_bias()),
-            false => fit(most, held, old, layer.has_bias(), Rows::All).weights.unwrap_or_else(|| old.clone()),
+            true => refit_nonzero(old.clone(), sums, layer.has_bias()),
+            false => fit(most, held, old, layer.has_bias()).weights.unwrap_or_else(|| old.clone()),
         });
         grams.push(System::of(&most.clone().plus(held)));
     }

@@ -89,7 +89,7 @@ pub(super) fn left_out(
     cx: &mut Context<'_>,
 ) -> Result<Layers> {
     // Weights are rounded once: those whose layer is not looked at need no integers.
-    let float = alone::settled(model, layers)?;
+    let float = alone::dequantized(model, layers)?;
     let placed = |ops: Vec<OpId>| {
         let mut placed = float.clone();
         for v in ops.iter().flat_map(|op| model.graph.inputs_of(*op)).flatten() {

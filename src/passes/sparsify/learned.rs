@@ -11,7 +11,9 @@ use crate::{
     ir::{Model, ValueId},
     passes::{
         Context,
-        linear::{Found, Layer, Rows, Sight, System, Task, collect, damped_inverse, fit, settle, steps},
+        linear::{
+            Found, Layer, Rows, Sight, System, Task, collect, damped_inverse, fit, refit_nonzero, steps,
+        },
     },
 };
 use faer::Mat;
@@ -144,7 +146,7 @@ fn removed(
             }
         };
         let sparse = eliminate(&near, &all.gram, bias, &choice);
-        let sparse = settle(sparse.ok_or("its inputs are all nothing on the samples")?, sums, bias);
+        let sparse = refit_nonzero(sparse.ok_or("its inputs are all nothing on the samples")?, sums, bias);
         error += all.error(&sparse);
         size += all.squares;
         new.push(sparse);
