@@ -6,6 +6,7 @@ use super::{
     rewrite::Rewrite,
 };
 use crate::ir::OpId;
+use std::collections::BTreeSet;
 
 /// The second input of an op lists the positions of `x` that `y` has; `None` where it is the number of one, which `y` then has
 /// no axis for.
@@ -54,31 +55,27 @@ fn scattered(arena: &mut Arena, x: Factor, y: Factor, listed: &[usize]) -> Optio
     let size = arena.size(x)?;
     let mut times = vec![0usize; size];
     listed.iter().for_each(|p| times[*p] += 1);
-    let most = times.iter().max().copied().unwrap_or(0);
-    let (mut places, mut copies) = (vec![0; size], vec![0; size]);
+    let (mut places, mut copies, mut widths) = (vec![0; size], vec![0; size], vec![0; size]);
     let (mut once, mut taken) = (Vec::new(), Vec::new());
     // Where what is taken so often begins, in `x` and in `y`.
     let (mut start, mut begin) = (0, 0);
-    for often in 0..=most {
+    for often in times.iter().copied().collect::<BTreeSet<usize>>() {
         let positions: Vec<usize> = (0..size).filter(|p| times[*p] == often).collect();
         let n = positions.len();
         let part = arena.leaf(Some(n));
         for (k, p) in positions.into_iter().enumerate() {
-            (places[p], copies[p]) = (start + k, begin + k);
+            (places[p], copies[p], widths[p]) = (start + k, begin + k, n);
         }
         (start, begin) = (start + n, begin + often * n);
         once.push(part);
         taken.extend(std::iter::repeat_n(part, often));
     }
-    let widths: Vec<usize> = once.iter().map(|f| arena.size(*f).unwrap_or(0)).collect();
-    let order: Vec<usize> = listed
-        .iter()
-        .map(|p| {
-            let at = copies[*p];
-            copies[*p] += widths[times[*p]];
-            at
-        })
-        .collect();
+    // Each time that a position is taken it is the next copy's.
+    let mut next = |p: &usize| {
+        copies[*p] += widths[*p];
+        copies[*p] - widths[*p]
+    };
+    let order: Vec<usize> = listed.iter().map(&mut next).collect();
     for (f, parts, order) in [(x, once, places), (y, taken, order)] {
         let whole = arena.concat(&parts);
         let moved = arena.permuted(whole, &order);
