@@ -44,8 +44,6 @@ const WORTH: f64 = 0.9;
 const NEARER: f64 = 0.5;
 /// How far scales go.
 const LARGEST: f32 = 1e3;
-/// The steps that span an activation.
-const STEPS: f32 = 255.0;
 /// Elements of a weight by which scales are judged, unless so few outputs have more.
 const MOST_ELEMENTS: usize = 1 << 15;
 const LEAST_OUTPUTS: usize = 16;
@@ -84,7 +82,8 @@ pub(super) fn equalized(
     let mut seen = observed(&float, &seams, cx)?;
     let mut scaled = float.clone();
     let mut moved = vec![false; seams.len()];
-    for _ in 0..if plan.pass.options.per_channel { 1 } else { ROUNDS } {
+    let whole = layers.weights.iter().any(|v| plan.grain_of(&float.graph, *v) == Some(Grain::Tensor));
+    for _ in 0..if whole { ROUNDS } else { 1 } {
         for (seam, moved) in seams.iter().zip(&mut moved) {
             cx.check_cancelled()?;
             let judge = Judge { plan, g: &scaled.graph, layers: &layers, placement: &placement, seen: &seen };
@@ -219,12 +218,17 @@ impl Judge<'_> {
     fn candidates(&self, seam: &Seam) -> Vec<Vec<f32>> {
         let zeros = || vec![0f32; seam.size];
         let (mut a, mut q, mut w, mut p) = (zeros(), zeros(), zeros(), zeros());
+        let read = seam.touches.iter().any(|touch| touch.meets == Meets::Reads && self.is_rounded(touch));
         for touch in &seam.touches {
             let largest = match touch.meets {
                 Meets::Reads => &mut w,
                 Meets::Makes => &mut p,
                 _ => continue,
             };
+            // What a layer in float reads by limits nothing, unless there is no other.
+            if touch.meets == Meets::Reads && read && !self.is_rounded(touch) {
+                continue;
+            }
             let Some(tensor) = self.g.input(touch.op, touch.slot).and_then(|v| self.g.constant(v)) else {
                 continue;
             };
@@ -257,10 +261,21 @@ impl Judge<'_> {
     }
     /// The predicted error of the layers at a seam; `None` where none is rounded.
     fn error(&self, seam: &Seam, scales: &[f32]) -> Option<f64> {
-        let whole = !self.plan.pass.options.per_channel;
-        let judged = |touch: &&Touch| touch.meets == Meets::Reads || whole && touch.meets == Meets::Makes;
-        let errors = seam.touches.iter().filter(judged).filter_map(|touch| self.of_layer(touch, scales));
+        let errors = seam.touches.iter().filter_map(|touch| match touch.meets {
+            Meets::Reads => self.of_layer(touch, scales),
+            // Where each output has scales of its own, they follow.
+            Meets::Makes if self.grain(touch) == Some(Grain::Tensor) => self.of_layer(touch, scales),
+            _ => None,
+        });
         errors.reduce(|a, b| a + b)
+    }
+    /// Whether the weight of a layer at a seam is rounded.
+    fn is_rounded(&self, touch: &Touch) -> bool {
+        self.g.input(touch.op, touch.slot).is_some_and(|v| self.layers.integers.contains_key(&v))
+    }
+    /// Which elements of its weight share a scale.
+    fn grain(&self, touch: &Touch) -> Option<Grain> {
+        self.plan.grain_of(self.g, self.g.input(touch.op, touch.slot)?)
     }
     fn of_layer(&self, touch: &Touch, scales: &[f32]) -> Option<f64> {
         let (g, v) = (self.g, self.g.input(touch.op, 1)?);
@@ -274,7 +289,7 @@ impl Judge<'_> {
             Some(i) => scales[i].recip(),
             None => 1.0,
         };
-        let (grain, outputs) = (self.plan.grain_of(g, v)?, Plan::outputs_of(g, v)?);
+        let (grain, outputs) = (self.grain(touch)?, Plan::outputs_of(g, v)?);
         let (shape, looked_at) = looked_at(weight.shape(), outputs, grain);
         let new: Vec<f32> = looked_at.iter().map(|at| old[*at] * by(*at)).collect();
         let new = Tensor::from_vec(shape, new);
@@ -291,7 +306,8 @@ impl Judge<'_> {
             }
         }
         let span = |end: fn(f32, f32) -> f32, of: fn(&Channel) -> f32| now.iter().map(of).fold(0.0, end);
-        let step = (span(f32::max, |c| c.high) - span(f32::min, |c| c.low)) / STEPS;
+        let steps = (1u64 << self.plan.pass.options.activation_dtype().bits()) - 1;
+        let step = (span(f32::max, |c| c.high) - span(f32::min, |c| c.low)) / steps as f32;
         let rounds = self.placement.of(g, touch.op) != How::Float && self.layers.ops.contains(&touch.op);
         let noise = if rounds { f64::from(step).powi(2) / 12.0 } else { 0.0 };
         let (mut error, mut size) = (0f64, 0f64);
