@@ -214,6 +214,23 @@ impl QuantScheme {
             dtype => self.integers(dtype, shape, z.map(|z| *z as i8).collect()),
         }
     }
+    /// The same with a step that is finer by so little that this real becomes a multiple of it: what is computed about that has no
+    /// bias. Where it is of few steps, nothing changes.
+    pub fn with_exact(mut self, real: f32) -> QuantScheme {
+        for scale in &mut self.scales {
+            let steps = real / *scale;
+            if steps.is_finite() && steps >= LEAST_EXACT {
+                *scale = real / (steps - SAME_STEP).ceil();
+            }
+        }
+        self
+    }
+    /// The smallest and largest reals that integers of one scale stand for.
+    pub fn ends(&self) -> Option<[f32; 2]> {
+        let (low, high) = bounds(self.dtype).filter(|_| self.dtype.is_integer())?;
+        let (&[scale], &[zero]) = (&self.scales[..], &self.zero_points[..]) else { return None };
+        Some([low, high].map(|q| (q - i64::from(zero)) as f32 * scale))
+    }
     /// Whether 0 stands for zero everywhere.
     pub fn is_symmetric(&self) -> bool {
         self.zero_points.iter().all(|z| *z == 0)
@@ -237,6 +254,10 @@ fn no_smaller(dtype: DType, scale: f32) -> f32 {
     }
 }
 
+/// Steps below which one more would take too much of a range.
+const LEAST_EXACT: f32 = 32.0;
+/// The share of a step that rounding in float32 may add.
+const SAME_STEP: f32 = 1e-3;
 /// Elements that are rounded at a time.
 const RUN: usize = 1 << 12;
 /// More steps than any integer type has.

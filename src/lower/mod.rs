@@ -19,6 +19,7 @@ pub mod opset;
 mod parameters;
 pub mod proto;
 mod rope;
+mod saturated;
 pub mod schemes;
 mod stored;
 mod wire;

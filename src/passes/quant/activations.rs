@@ -33,6 +33,13 @@ pub(super) fn schemes(
     let options = &pass.options;
     let mut schemes =
         observe::schemes(options.observer(), options.activation_dtype(), model, chains.values, cx)?;
+    // Rounding computes HardSigmoid about its offset.
+    for (v, scheme) in &mut schemes {
+        let offset = model.graph.producer(*v).map(|(op, _)| model.graph.op(op));
+        let offset =
+            offset.filter(|node| node.is("HardSigmoid")).map(|node| node.float("beta").unwrap_or(0.5));
+        *scheme = scheme.take().map(|scheme| offset.into_iter().fold(scheme, QuantScheme::with_exact));
+    }
     if options.target.profile().symmetric_activations {
         schemes.values_mut().flatten().for_each(|scheme| *scheme = symmetric(scheme));
     }

@@ -30,8 +30,9 @@ type Row = (&'static str, fn(&Op) -> bool, Follows);
 
 /// The operators.
 ///
-/// Not among them is what ONNX Runtime surrounds with conversions (Sub, Div, Pad, Clip, HardSigmoid, HardSwish, SpaceToDepth,
-/// ReduceMean, Resize that interpolates), and whose integer kernel is much slower than conversions and floats (Softmax, Where).
+/// Not among them is what ONNX Runtime surrounds with conversions (Sub, Div, Pad, Clip, SpaceToDepth, ReduceMean, Resize that
+/// interpolates), and whose integer kernel is much slower than conversions and floats (Softmax, Where). HardSigmoid and HardSwish
+/// are written as operators that it has kernels for.
 const OPERATORS: &[Row] = &[
     ("DepthToSpace", always, Follows::Moved),
     ("Expand", always, Follows::Moved),
@@ -49,6 +50,8 @@ const OPERATORS: &[Row] = &[
     ("Unsqueeze", always, Follows::Moved),
     ("Add", always, Follows::Own(Kind::Join)),
     ("GlobalAveragePool", always, Follows::Own(Kind::Join)),
+    ("HardSigmoid", always, Follows::Own(Kind::Join)),
+    ("HardSwish", always, Follows::Own(Kind::Join)),
     ("LeakyRelu", always, Follows::Own(Kind::Join)),
     ("Mul", always, Follows::Own(Kind::Join)),
     ("Sigmoid", always, Follows::Own(Kind::Join)),

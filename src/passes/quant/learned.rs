@@ -102,7 +102,7 @@ fn by_what_it_sees(
     for (sums @ [most, held], old) in parts.iter().zip(&old) {
         near.push(match sparse {
             true => refit_nonzero(old.clone(), sums, layer.has_bias()),
-            false => fit(most, held, old, layer.has_bias()).weights.unwrap_or_else(|| old.clone()),
+            false => fit(most, held, old, layer.has_bias(), Rows::All).weights.unwrap_or_else(|| old.clone()),
         });
         grams.push(System::of(&most.clone().plus(held)));
     }
