@@ -3,9 +3,10 @@
 mod support;
 
 use onnx_compress::{
-    ir::{DType, Model, Origin, Tensor, text},
+    Result,
+    ir::{DType, Model, Origin, QuantForm, Tensor, text},
     lower::schemes::materialize,
-    measure::Batch,
+    measure::{Batch, Measure, Need, Probe, Seen, Stats, Timed},
     ops::infer_types,
     passes::{Changed, Context, Pipeline, Remark},
     runtime::{Measurer, Runtime, Samples, SessionOptions, ValidateOptions, validate},
@@ -187,8 +188,8 @@ fn biases_make_up_for_what_rounding_adds_on_average() {
     }
 }
 
-#[test]
-fn masks_set_no_range() {
+/// Attention twice: a mask that is added, and one that chooses.
+fn masked_attention() -> Model {
     let text = r#"<ir_version: 8, opset_import: ["" : 17]>
         g (float[N, 8, 32] x) => (float[N, 8, 32] y)
         <float[32, 32] wq, float[32, 32] wk, float[32, 32] wv, float[32, 32] wo,
@@ -226,7 +227,12 @@ fn masks_set_no_range() {
     let seen = (0..64).map(|at| u8::from(causal(at))).collect::<Vec<u8>>();
     set(&mut model, "seen", Tensor::new(DType::Bool, [8, 8], seen).unwrap());
     set(&mut model, "hidden", Tensor::from_vec([], vec![f32::NEG_INFINITY]));
-    let (model, said, sqnr) = quantized(&model, &batches(&[16, 8, 32]), "quant(latency=any)");
+    model
+}
+
+#[test]
+fn masks_set_no_range() {
+    let (model, said, sqnr) = quantized(&masked_attention(), &batches(&[16, 8, 32]), "quant(latency=any)");
     let g = &model.graph;
     let activations: Vec<_> = g
         .values()
@@ -238,4 +244,59 @@ fn masks_set_no_range() {
     assert!(["mask", "hidden"].iter().all(|name| g.value(g.find(name).unwrap()).quant.is_none()));
     assert!(!said.iter().any(|r| r.text.contains("not finite")), "{said:?}");
     assert!(sqnr > 25.0, "{sqnr} dB");
+}
+
+/// A runtime on which products of two activations in integers take half the time.
+struct FastPairs(Measurer);
+impl Measure for FastPairs {
+    fn has_samples(&self) -> bool {
+        self.0.has_samples()
+    }
+    fn written(&self, model: &Model) -> Result<(Model, u64)> {
+        self.0.written(model)
+    }
+    fn measure(&self, model: &Model, needs: &[Need]) -> Result<Stats> {
+        self.0.measure(model, needs)
+    }
+    fn sweep(
+        &self,
+        probes: &[Probe<'_>],
+        most: usize,
+        each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.0.sweep(probes, most, each)
+    }
+    fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
+        let seconds = models.iter().map(|m| if multiplied(m).is_empty() { 1.0 } else { 0.5 }).collect();
+        Ok(vec![Timed { samples: 1, seconds }])
+    }
+}
+
+/// The operands of products of two activations that are integers.
+fn multiplied(model: &Model) -> Vec<&str> {
+    let g = &model.graph;
+    let multiplied = |v: &_| g.value(*v).quant.as_ref().is_some_and(|s| s.form == QuantForm::Multiplied);
+    g.values().filter(multiplied).map(|v| g.name_of(v)).collect()
+}
+
+#[test]
+fn attention_multiplies_integers_where_the_clock_is_for_it() {
+    let (original, samples) = (masked_attention(), batches(&[16, 8, 32]));
+    let clock = FastPairs(Measurer::new(runtime(), samples.clone(), SessionOptions::default()));
+    let mut model = original.clone();
+    infer_types(&mut model).unwrap();
+    let mut cx = Context::new().with_measure(&clock);
+    let _ = "quant(reduce_range=false)".parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
+    assert_eq!(multiplied(&model), ["q", "kt", "p", "v", "q2", "kt2", "p2", "v2"]);
+    let scheme = |name: &str| model.graph.value(model.graph.find(name).unwrap()).quant.clone().unwrap();
+    for (first, second) in [("q", "kt"), ("p2", "v2")] {
+        assert_eq!((scheme(first).dtype, scheme(second).dtype), (DType::U8, DType::I8));
+    }
+    assert!(scheme("p").scales[0] < 1.001 / 255.0, "no more than one");
+    materialize(&mut model).unwrap();
+    let result = validate(&runtime(), &original, &model, &samples, &ValidateOptions::default()).unwrap();
+    let sqnr = result.outputs[0].sqnr_db.unwrap();
+    assert!(sqnr > 25.0, "{sqnr} dB");
+    let usual = quantized(&original, &samples, "quant(latency=any)").0;
+    assert!(multiplied(&usual).is_empty(), "only the clock is for it");
 }

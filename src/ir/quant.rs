@@ -20,6 +20,8 @@ pub enum QuantForm {
     /// None: the op multiplies integers, its other operand rounded as the model runs. For weights of MatMul, Gemm and
     /// LSTM only.
     Dynamic,
+    /// None: the op multiplies integers, both of its operands rounded beforehand. For computed operands of MatMul only.
+    Multiplied,
     /// None: the op reads weights of four bits as they are stored. For blocks of weights of MatMul and Gather only.
     Packed,
 }

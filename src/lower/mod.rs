@@ -16,6 +16,7 @@ mod few_bits;
 mod import;
 mod metadata;
 pub mod opset;
+mod pairs;
 mod parameters;
 pub mod proto;
 mod rope;

@@ -3,7 +3,7 @@
 use super::{
     Quant,
     chains::{Chains, behind_clip},
-    observe,
+    observe, pairs,
     placement::{How, Placement},
     target::symmetric,
     weights::{Layers, weight_of},
@@ -29,13 +29,16 @@ pub(super) fn schemes(
     placement: &Placement,
     cx: &Context<'_>,
 ) -> Result<Schemes> {
-    let chains = chains(pass, &model.graph, &placed(&model.graph, layers, placement), placement);
+    let graph = &model.graph;
+    let (pairs, layers) = pairs::apart(graph, placed(graph, layers, placement));
+    let chains = chains(pass, graph, &layers, placement);
     let options = &pass.options;
-    let mut schemes =
-        observe::schemes(options.observer(), options.activation_dtype(), model, chains.values, cx)?;
+    let operands = pairs.into_iter().filter_map(|op| pairs::operands(graph, op)).flatten();
+    let values = chains.values.iter().copied().chain(operands).collect::<BTreeSet<_>>();
+    let mut schemes = observe::schemes(options.observer(), options.activation_dtype(), model, values, cx)?;
     // Rounding computes HardSigmoid about its offset.
     for (v, scheme) in &mut schemes {
-        let offset = model.graph.producer(*v).map(|(op, _)| model.graph.op(op));
+        let offset = graph.producer(*v).map(|(op, _)| graph.op(op));
         let offset =
             offset.filter(|node| node.is("HardSigmoid")).map(|node| node.float("beta").unwrap_or(0.5));
         *scheme = scheme.take().map(|scheme| offset.into_iter().fold(scheme, QuantScheme::with_exact));
@@ -60,7 +63,7 @@ pub(super) fn annotate(
     measured: &Schemes,
     said: &mut Vec<(Where, String)>,
 ) -> u64 {
-    let layers = placed(graph, layers, placement);
+    let (pairs, layers) = pairs::apart(graph, placed(graph, layers, placement));
     let chains = chains(pass, graph, &layers, placement);
     let mut schemes: BTreeMap<ValueId, QuantScheme> = BTreeMap::new();
     for v in &chains.values {
@@ -83,7 +86,7 @@ pub(super) fn annotate(
     if profile.integer_biases && (profile.wide_integers || !pass.options.has_wide_activations()) {
         biases(graph, &layers, said);
     }
-    schemes.len() as u64
+    schemes.len() as u64 + pairs::annotate(graph, &pairs, measured)
 }
 
 /// What is to be integers: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what lies between.

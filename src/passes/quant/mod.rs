@@ -24,6 +24,7 @@ mod lost;
 mod noisy;
 mod observe;
 mod options;
+mod pairs;
 mod placement;
 mod saturation;
 mod scales;
@@ -73,9 +74,17 @@ impl Quant {
     fn fixes_bits(&self, graph: &Graph, weight: ValueId) -> bool {
         self.tables.fix_bits(&readers(graph, weight))
     }
+    /// Whether what integer kernels multiply by uint8 has seven bits alone.
+    fn keeps_to_seven_bits(&self) -> bool {
+        let given = self.options.reduce_range.or(self.options.target.profile().reduce_range);
+        given.unwrap_or_else(saturation::here)
+    }
     /// How layers of a kind may compute.
     fn ways(&self, kind: Kind, samples: bool) -> Vec<How> {
-        let integers = kind.ways().iter().filter(|how| self.options.allows(**how, samples));
+        // Elements of activations beyond their range have eight bits all the same.
+        let written = kind != Kind::Pair || self.options.multiplies_pairs() && !self.keeps_to_seven_bits();
+        let allowed = |how: &&How| written && self.options.allows(**how, samples);
+        let integers = kind.ways().iter().filter(allowed);
         [How::Float].into_iter().chain(integers.copied()).collect()
     }
     /// Every kind in integers.
@@ -94,9 +103,7 @@ impl Quant {
     ) -> (u64, Vec<(Where, String)>) {
         let (graph, mut said) = (&mut model.graph, Vec::new());
         dynamic::annotate(graph, layers, placement);
-        let profile = self.options.target.profile();
-        let seven_bits = self.options.reduce_range.or(profile.reduce_range);
-        if !self.options.has_wide_activations() && seven_bits.unwrap_or_else(saturation::here) {
+        if !self.options.has_wide_activations() && self.keeps_to_seven_bits() {
             saturation::avoid(graph, layers, placement);
         }
         let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
@@ -142,6 +149,10 @@ impl Quant {
         let guarded = timed && placement != Placement::FLOAT;
         // What is timed may place more than what is usual does.
         let widest = if guarded { self.widest(samples) } else { placement };
+        let layers = &match widest.of_kind(Kind::Pair) {
+            How::Float => layers.clone(),
+            _ => pairs::with(self, model, layers),
+        };
         if widest.is_static() {
             schemes = activations::schemes(self, model, layers, &widest, cx)?;
         }

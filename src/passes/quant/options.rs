@@ -347,6 +347,10 @@ impl QuantOptions {
         }
         Ok(())
     }
+    /// Whether what is written for products of two activations, ONNX Runtime's own operator, suits.
+    pub(super) fn multiplies_pairs(&self) -> bool {
+        self.form() == Form::Auto && self.activation_dtype() == DType::U8
+    }
     /// Whether layers may compute so; `samples` tells whether ranges can be measured.
     pub(super) fn allows(&self, how: How, samples: bool) -> bool {
         let auto = self.activations == Activations::Auto && samples && self.suits_integer_kernels();

@@ -19,6 +19,8 @@ pub(super) enum Kind {
     FirstConvolution,
     /// MatMul and Gemm by a constant.
     Product,
+    /// MatMul of two activations.
+    Pair,
     /// LSTM.
     Recurrence,
     /// What computes between layers, element by element or over whole planes.
@@ -39,10 +41,11 @@ pub(super) enum How {
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 6] = [
+    pub(super) const ALL: [Kind; 7] = [
         Kind::Convolution,
         Kind::FirstConvolution,
         Kind::Product,
+        Kind::Pair,
         Kind::Recurrence,
         Kind::Join,
         Kind::Window,
@@ -55,6 +58,7 @@ impl Kind {
         Some(match () {
             () if is(&["Conv"]) && gathers_more_than_it_multiplies(graph, op) => Kind::FirstConvolution,
             () if is(&["Conv"]) => Kind::Convolution,
+            () if is(&["MatMul"]) && multiplies_activations(graph, op) => Kind::Pair,
             () if is(&["MatMul", "Gemm"]) => Kind::Product,
             () if is(&["LSTM"]) => Kind::Recurrence,
             () => match chains::follows(graph, op)? {
@@ -72,7 +76,9 @@ impl Kind {
         match self {
             Kind::Product => &[How::Static, How::Dynamic],
             Kind::Recurrence => &[How::Dynamic],
-            Kind::Convolution | Kind::FirstConvolution | Kind::Join | Kind::Window => &[How::Static],
+            Kind::Convolution | Kind::FirstConvolution | Kind::Pair | Kind::Join | Kind::Window => {
+                &[How::Static]
+            }
         }
     }
 }
@@ -85,11 +91,11 @@ impl Placement {
     /// Everything in float.
     pub(super) const FLOAT: Placement = Placement([How::Float; Kind::ALL.len()]);
 
-    /// What is fastest on most processors; `samples` tells whether ranges can be measured.
+    /// What is fastest on most processors, whatever the sizes; `samples` tells whether ranges can be measured.
     pub(super) fn usual(options: &QuantOptions, samples: bool) -> Placement {
         let mut placement = Placement::FLOAT;
         let slow = options.target.profile().slow_kinds;
-        for kind in Kind::ALL.into_iter().filter(|kind| slow || !kind.is_slow()) {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pair && (slow || !kind.is_slow())) {
             if let Some(how) = kind.ways().iter().find(|how| options.allows(**how, samples)) {
                 placement = placement.with(kind, *how);
             }
@@ -121,4 +127,8 @@ impl Placement {
             cx.missed(graph.place(*op), why);
         }
     }
+}
+
+fn multiplies_activations(graph: &Graph, op: OpId) -> bool {
+    graph.inputs_of(op).into_iter().flatten().all(|v| graph.constant(v).is_none())
 }

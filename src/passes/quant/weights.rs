@@ -80,7 +80,7 @@ fn grain(options: &QuantOptions, weight: &Tensor, lie: Lie) -> Grain {
 /// What [`annotate`] did.
 #[derive(Clone, Default)]
 pub(super) struct Layers {
-    /// Ops with an integer kernel whose weight is what it takes, oldest first.
+    /// Ops with an integer kernel whose weight is what it takes, and products of two activations, oldest first.
     pub ops: Vec<OpId>,
     /// The constants that are integers now.
     pub weights: Vec<ValueId>,
