@@ -37,6 +37,7 @@ PIPELINES = [
     ("prune(macs=0.75)", True),
     ("prune(macs=0.5)", False),
     ("prune(macs=0.5)", True),
+    ("prune(latency=0.65)", True),
     ("prune(macs=0.75),quant", True),
     ("sparsify(ratio=0.5)", False),
     ("sparsify(ratio=0.5)", True),
