@@ -1,11 +1,19 @@
 //! The quant pass and the nodes its schemes become, together.
 
+mod support;
+
 use onnx_compress::{
     Error,
     ir::{DType, Graph, Model, Op, OpsetImport, Origin, Tensor, Type},
-    lower::schemes::materialize,
+    lower::{self, SaveOptions, schemes::materialize},
     ops::infer_types,
     passes::{Changed, Context, Pipeline},
+    runtime::{Samples, ValidateOptions, validate},
+};
+use support::{
+    python_output,
+    quantized::{calibrated, kernels, load, runtime},
+    zoo, zoo_data,
 };
 
 /// x -> MatMul -> y with a large weight, and z = Gather(table, i).
@@ -185,5 +193,55 @@ fn what_is_quantized_anew_was_what_its_integers_stand_for() {
             }
             assert_eq!(cx.counts.get("quant/requantized"), Some(&2), "{text} {dtype}");
         }
+    }
+}
+
+#[test]
+fn operators_on_integers_compute_what_pairs_around_floats_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, expected) in [
+        ("resnet20_raw", vec![("Conv", 1), ("QLinearConv", 20), ("QLinearAdd", 9), ("QGemm", 1)]),
+        ("simplecnn_raw", vec![("Conv", 1), ("QLinearConv", 1), ("QGemm", 2)]),
+        ("vit_raw", vec![("Conv", 1), ("MatMulIntegerToFloat", 13), ("QGemm", 4)]),
+    ] {
+        let original = load(&zoo(name));
+        let [pairs, operators] = ["qdq", "qoperator"]
+            .map(|form| calibrated(&original, &format!("quant(latency=any,form={form})")));
+        let g = &operators.graph;
+        let count = |kind: &str| g.ops().filter(|op| g.op(*op).op_type == kind).count();
+        for (kind, n) in expected {
+            assert_eq!(count(kind), n, "{name}: {kind}");
+        }
+        let fused = |model: &Model| {
+            let mut all = kernels(model);
+            all.retain(|kind, _| kind.starts_with('Q') || kind.contains("Integer"));
+            all
+        };
+        assert_eq!(fused(&pairs), fused(&operators), "{name}");
+        let samples = Samples::load(&zoo_data("zoo_test.npz"), &original, 32, Some(128)).unwrap();
+        let result = validate(&runtime(), &pairs, &operators, &samples, &ValidateOptions::default()).unwrap();
+        let found = &result.outputs[0];
+        assert!(found.sqnr_db.is_none_or(|db| db > 60.0), "{name}: {found:?}");
+        let size = |m: &Model| lower::to_bytes(m).unwrap().len();
+        assert!(size(&operators) <= size(&pairs), "{name}: {} {}", size(&operators), size(&pairs));
+        let path = folder.path().join(format!("{name}.onnx"));
+        lower::save(&operators, &path, &SaveOptions::default()).unwrap();
+        let refused = python_output("check_models.py", &[&path]);
+        assert_eq!(refused.trim(), "", "{name}");
+
+        // What is read back stays as it is, and passes say so.
+        let read = load(&path);
+        for text in ["simplify", "quant(form=qdq)", "quant(requantize=true)"] {
+            let (mut model, mut cx) = (read.clone(), Context::new());
+            infer_types(&mut model).unwrap();
+            let layers = count("QLinearConv") + count("MatMulIntegerToFloat") + count("QGemm");
+            let _ = text.parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
+            model.verify().unwrap();
+            let said = cx.remarks.iter().filter(|r| r.text.ends_with("is quantized already"));
+            assert!(text != "quant(form=qdq)" || said.count() >= layers, "{name}: {:?}", cx.remarks);
+        }
+        let mut model = read.clone();
+        let _ = "prune".parse::<Pipeline>().unwrap().run(&mut model, &mut Context::new());
+        model.verify().unwrap();
     }
 }

@@ -20,6 +20,9 @@ pub enum QuantForm {
     /// None: the op multiplies integers, its other operand rounded as the model runs. For weights of MatMul, Gemm and
     /// LSTM only.
     Dynamic,
+    /// None where the op that reads a constant has integers around it: it becomes one that reads and writes these. Otherwise
+    /// DequantizeLinear.
+    Operator,
     /// None: the op multiplies integers, both of its operands rounded beforehand. For computed operands of MatMul only.
     Multiplied,
     /// None: the op reads weights of four bits as they are stored. For blocks of weights of MatMul and Gather only.

@@ -15,6 +15,7 @@ mod external;
 mod few_bits;
 mod import;
 mod metadata;
+mod operators;
 pub mod opset;
 mod pairs;
 mod parameters;

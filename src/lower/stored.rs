@@ -28,9 +28,11 @@ pub(super) fn constant(
     let name = graph.name_of(v).to_owned();
     let chain = Chain { graph, name, v, dtype: float.dtype(), shape: float.shape().to_vec() };
     match scheme.form {
-        QuantForm::Qdq | QuantForm::Dynamic | QuantForm::Multiplied | QuantForm::Packed => {
-            chain.dequantize(integers, scheme, parameters)
-        }
+        QuantForm::Qdq
+        | QuantForm::Dynamic
+        | QuantForm::Multiplied
+        | QuantForm::Operator
+        | QuantForm::Packed => chain.dequantize(integers, scheme, parameters),
         QuantForm::Folded => chain.fold(integers, scheme, parameters)?,
     }
     Ok(())

@@ -112,6 +112,21 @@ pub fn dequantized(g: &Graph) -> HashSet<ValueId> {
     found
 }
 
+/// The ops that read matrices of integers themselves, as operators that only some runtimes have do, and the first that each
+/// reads.
+pub fn read_whole(g: &Graph) -> Vec<(OpId, ValueId)> {
+    let stored = dequantized(g);
+    let matrix = |v: &ValueId| {
+        g.constant(*v).is_some_and(|t| t.rank() > 1 && t.dtype().is_integer() && t.dtype().bits() <= 8)
+    };
+    let reads = |op: OpId| {
+        let computed_back = g.outputs_of(op).iter().flatten().any(|v| stored.contains(v));
+        let read = g.inputs_of(op).into_iter().flatten().find(matrix);
+        Some((op, read.filter(|_| !computed_back)?))
+    };
+    g.order().into_iter().filter_map(reads).collect()
+}
+
 /// Whether what an op makes depends on its inputs alone.
 fn is_plain(op: &Op) -> bool {
     is_deterministic(op) && op.bodies().next().is_none()

@@ -38,21 +38,9 @@ pub(super) fn floats(model: &mut Model, cx: &mut Context<'_>) -> Result<Changed>
 /// Says which ops read integers themselves, as operators that only some runtimes have do.
 fn tell_read_whole(main: &Graph, cx: &mut Context<'_>) {
     main.for_each_nested(&mut |g| {
-        let stored = quantized::dequantized(g);
-        let matrix = |v: &ValueId| {
-            g.constant(*v).is_some_and(|t| t.rank() > 1 && t.dtype().is_integer() && t.dtype().bits() <= 8)
-        };
-        for op in g.order() {
-            let made = g.outputs_of(op);
-            if made.iter().flatten().any(|v| stored.contains(v)) {
-                continue;
-            }
-            if let Some(v) = g.inputs_of(op).into_iter().flatten().find(matrix) {
-                cx.missed(
-                    g.place(op),
-                    format!("it reads the integers of `{}` itself, so they stay", g.name_of(v)),
-                );
-            }
+        for (op, v) in quantized::read_whole(g) {
+            let why = format!("it reads the integers of `{}` itself, so they stay", g.name_of(v));
+            cx.missed(g.place(op), why);
         }
     });
 }

@@ -42,7 +42,8 @@ pub(super) fn choose(pass: &Quant, model: &mut Model, layers: &Layers) {
             {
                 QuantForm::Qdq
             }
-            Form::Qdq => QuantForm::Qdq,
+            Form::QOperator if graph.uses(*v).iter().any(fused) => QuantForm::Operator,
+            Form::Qdq | Form::QOperator => QuantForm::Qdq,
             Form::MatMulNBits if graph.uses(*v).iter().all(|at| reads_packed(graph, at, *v)) => {
                 QuantForm::Packed
             }

@@ -64,6 +64,9 @@ impl Tables {
         if !merged.suits_integer_kernels() {
             merged.activations = Activations::None;
         }
+        if merged.form == Form::QOperator && merged.activations == Activations::None {
+            merged.form = Form::Qdq;
+        }
         merged
     }
     /// Whether a table gives the bits of a layer.

@@ -61,6 +61,9 @@ pub enum Form {
     Auto,
     /// DequantizeLinear, which runtimes that compute in integers look for.
     Qdq,
+    /// Operators that read and write integers themselves (QLinearConv and others), some of them ONNX Runtime's own;
+    /// DequantizeLinear for weights whose layers compute in float.
+    QOperator,
     /// Cast and Mul, which any runtime does once, when it loads the model; activations stay float.
     Folded,
     /// ONNX Runtime's own MatMulNBits and GatherBlockQuantized, which read four bits as they are stored; other ops have
@@ -248,7 +251,7 @@ impl QuantOptions {
         let numbers = match self.least_bits(0) {
             _ if integers && self.has_wide_activations() => 21,
             ..=4 => 21,
-            16 if self.form() == Form::Qdq => 21,
+            16 if self.dequantizes() => 21,
             8 if self.float8.is_some() => 19,
             _ => form,
         };
@@ -273,6 +276,10 @@ impl QuantOptions {
     /// The form of weights; `auto` where it is decided for each.
     pub(super) fn form(&self) -> Form {
         if self.form == Form::Auto { self.target.profile().form } else { self.form }
+    }
+    /// Whether DequantizeLinear makes the weights that no integer kernel reads.
+    pub(super) fn dequantizes(&self) -> bool {
+        matches!(self.form(), Form::Qdq | Form::QOperator)
     }
     /// Whether weights are what kernels that multiply integers take.
     pub(super) fn suits_integer_kernels(&self) -> bool {
@@ -322,7 +329,28 @@ impl QuantOptions {
                 "leave out `block` or `per_channel=false`",
             );
         }
+        self.check_operators()?;
         self.check_activations()
+    }
+    /// What operators that read and write integers ask for.
+    fn check_operators(&self) -> Result<()> {
+        let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
+        let measured = matches!(self.activations, Activations::Auto | Activations::Static);
+        match self.form == Form::QOperator {
+            true if !self.suits_integer_kernels() => wrong(
+                "`form=qoperator` is for weights of symmetric int8 without blocks",
+                "leave out `bits`, `float8`, `block` and `symmetric`, or `form`",
+            ),
+            true if !measured || self.has_wide_activations() => wrong(
+                "`form=qoperator` is for activations of 8 bits whose ranges are measured",
+                "leave out `activations` and `activation_type`, or `form`",
+            ),
+            true if self.target != Target::Cpu => wrong(
+                "`form=qoperator` is what ONNX Runtime on a processor reads",
+                "leave out `target`, or give `form=qdq`",
+            ),
+            _ => Ok(()),
+        }
     }
     fn check_activations(&self) -> Result<()> {
         let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
@@ -351,15 +379,20 @@ impl QuantOptions {
     pub(super) fn multiplies_pairs(&self) -> bool {
         self.form() == Form::Auto && self.activation_dtype() == DType::U8
     }
+    /// Whether ranges are to be measured, and to lack samples is an error.
+    fn needs_ranges(&self) -> bool {
+        let asked = self.form == Form::QOperator && self.activations == Activations::Auto;
+        asked || self.activations == Activations::Static
+    }
     /// Whether layers may compute so; `samples` tells whether ranges can be measured.
     pub(super) fn allows(&self, how: How, samples: bool) -> bool {
         let auto = self.activations == Activations::Auto && samples && self.suits_integer_kernels();
         match how {
             How::Float => true,
-            How::Static => auto || self.activations == Activations::Static,
+            How::Static => auto || self.needs_ranges(),
             // The standard form, or more bits, is what was asked for, so nothing takes its place unasked.
             How::Dynamic => {
-                auto && self.form() != Form::Qdq && !self.has_wide_activations()
+                auto && !self.dequantizes() && !self.has_wide_activations()
                     || self.activations == Activations::Dynamic
             }
         }

@@ -104,13 +104,13 @@ fn with_samples_the_chain_is_integer() {
 }
 #[test]
 fn a_form_that_is_asked_for_is_used() {
-    for (text, form) in [("qdq", Qdq), ("folded", Folded)] {
+    for (text, form) in [("qdq", Qdq), ("qoperator", Operator), ("folded", Folded)] {
         let mut m = residual();
         let options = format!("{{\"form\": \"{text}\"}}");
         run(&mut m, serde_json::from_str(&options).unwrap(), Some(&Ranges));
         assert_eq!(forms(&m), [("w1", form), ("w2", form), ("w3", form)]);
         let activations = annotated(&m).contains(&"x");
-        assert_eq!(activations, form == Qdq, "folded weights go with float activations");
+        assert_eq!(activations, form != Folded, "folded weights go with float activations");
     }
     let both =
         QuantOptions { form: Form::Folded, activations: Activations::Static, ..QuantOptions::default() };

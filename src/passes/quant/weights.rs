@@ -1,14 +1,14 @@
 //! Which constants become integers, and which of their elements share a scale.
 
 use super::{
-    Activations, Form, Quant, QuantOptions,
+    Activations, Quant, QuantOptions,
     form::{computes_in_integers, dequantizes_to},
     placement::{Kind, Placement},
     scales::{self, Integers},
 };
 use crate::{
     ir::{DType, Grain, Graph, OpId, Origin, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
-    ops::quantized::dequantized,
+    ops::quantized::{dequantized, read_whole},
     passes::{
         Context,
         lift::{self, readers},
@@ -254,6 +254,14 @@ pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>)
         layers.add(plan, graph, v, scheme);
     }
     stored_before(graph, cx);
+    if !plan.pass.options.requantize {
+        graph.for_each_nested(&mut |graph| {
+            for (op, v) in read_whole(graph) {
+                let why = format!("its weight `{}` is quantized already", graph.name_of(v));
+                cx.missed(graph.place(op), why);
+            }
+        });
+    }
     layers
 }
 
@@ -320,7 +328,7 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantS
     if value.quant.is_some() {
         return Err("it is quantized already".into());
     }
-    if plan.pass.options.form() == Form::Qdq && !dequantizes_to(tensor.dtype(), plan.opset) {
+    if plan.pass.options.dequantizes() && !dequantizes_to(tensor.dtype(), plan.opset) {
         let newest =
             if tensor.dtype() == DType::F64 { "" } else { ", or only in newer operator sets (`--opset 19`)" };
         return Err(format!("it is {}, which DequantizeLinear does not make{newest}", tensor.dtype()));
