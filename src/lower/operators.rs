@@ -344,3 +344,55 @@ fn retire(graph: &mut Graph, op: OpId) {
         graph.remove_value_if_unused(*v);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::text;
+
+    /// The ops that a convolution between integers becomes, with this behind it and a bias in these steps.
+    fn rewritten(behind: &str, bias_step: f32) -> Vec<String> {
+        let text = format!(
+            r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)
+            <float s = {{0.5}}, uint8 z = {{0}}, int8[2, 2, 1, 1] w = {{1, 2, 3, 4}}, float t = {{0.25}}, int8 o = {{0}},
+             int32[2] b = {{5, 6}}, float u = {{{bias_step}}}, int32 n = {{0}}, float low = {{0.0}}, float high = {{100.0}}, float far = {{127.5}}>
+            {{
+              q = QuantizeLinear (x, s, z)
+              d = DequantizeLinear (q, s, z)
+              v = DequantizeLinear (w, t, o)
+              c = DequantizeLinear (b, u, n)
+              [conv] a = Conv (d, v, c)
+              {behind}
+              e = QuantizeLinear (r, s, z)
+              y = DequantizeLinear (e, s, z)
+            }}"#
+        );
+        let mut model = text::parse(&text).unwrap();
+        let weights = HashSet::from([model.graph.find("v").unwrap()]);
+        rewrite(&mut model, &weights);
+        model.verify().unwrap();
+        let g = &model.graph;
+        g.order().into_iter().map(|op| g.op(op).op_type.clone()).collect()
+    }
+
+    #[test]
+    fn integers_that_end_there_stand_for_a_relu_or_clip() {
+        let whole = ["QuantizeLinear", "QLinearConv", "DequantizeLinear"];
+        for behind in [
+            "r = Relu (a)",
+            "r = Clip (a, low, far)",
+            "r = Clip (a, low)",
+            "p = Relu (a) r = Clip (p, , far)",
+        ] {
+            assert_eq!(rewritten(behind, 0.125), whole, "{behind}");
+        }
+        for behind in ["r = Clip (a, low, high)", "r = Clip (a, high)", "r = Abs (a)"] {
+            assert!(rewritten(behind, 0.125).contains(&"Conv".to_owned()), "{behind}");
+        }
+    }
+    #[test]
+    fn a_bias_in_other_steps_keeps_the_layer_in_float() {
+        assert!(rewritten("r = Relu (a)", 0.25).contains(&"Conv".to_owned()));
+    }
+}
