@@ -83,6 +83,16 @@ fn a_misspelt_option_is_refused() {
     assert!("quant(exclude=[\"a*\"],activations=none,per_channel=false)".parse::<Pipeline>().is_ok());
 }
 
+#[test]
+fn operators_on_integers_need_samples_and_eight_bits() {
+    let mut m = model();
+    let pipeline: Pipeline = "quant(form=qoperator)".parse().unwrap();
+    assert!(pipeline.run(&mut m, &mut Context::new()).is_err());
+    for more in ["bits=4", "symmetric=false", "activations=none", "activation_type=uint16", "target=qnn"] {
+        assert!(format!("quant(form=qoperator,{more})").parse::<Pipeline>().is_err(), "{more}");
+    }
+}
+
 /// x -> MatMul(64, 48) -> Relu -> MatMul(48, 40) -> y.
 fn layers() -> Model {
     let mut m = model();
@@ -240,6 +250,10 @@ fn operators_on_integers_compute_what_pairs_around_floats_do() {
             let said = cx.remarks.iter().filter(|r| r.text.ends_with("is quantized already"));
             assert!(text != "quant(form=qdq)" || said.count() >= layers, "{name}: {:?}", cx.remarks);
         }
+        // A layer that stays float stays apart.
+        let apart = r#"quant(latency=any,form=qoperator,layers=[{"name":"*","activations":"none"}])"#;
+        let apart = calibrated(&original, apart);
+        assert!(apart.graph.ops().all(|op| !apart.graph.op(op).op_type.starts_with('Q')), "{name}");
         let mut model = read.clone();
         let _ = "prune".parse::<Pipeline>().unwrap().run(&mut model, &mut Context::new());
         model.verify().unwrap();
