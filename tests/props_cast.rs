@@ -96,8 +96,8 @@ proptest! {
             let _ = pipeline.run(&mut model, &mut Context::new()).unwrap();
             let difference = oracle.difference(&original, &model);
             let own = oracle.difference(&original, &rounded(&original, dtype));
-            // Activations are rounded too, behind every op, and large ones before a softmax weigh more than weights do: one in
-            // some thousand networks reaches 14 times the error of weights. What is wrong is of the size of the outputs.
+            // Activations are rounded too, behind every op. Where a softmax chooses among numbers of thousands that moves more than
+            // weights do, 14 times as much in the worst network seen. What is wrong is of the size of the outputs.
             let most = f32::max(2e-3, 30.0 * own).min(0.1);
             prop_assert!(
                 difference <= most,
