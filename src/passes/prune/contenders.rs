@@ -100,7 +100,6 @@ pub(super) fn as_fast(
         let cost = |choice: &Choice| by.cost(plan, choice);
         let mut targets: Vec<_> = starts(plan).into_iter().map(|gone| (gone, cost(choice) as f64)).collect();
         for _ in 0..2 {
-            cx.check_cancelled()?;
             let others = targets.iter().map(|(gone, target)| without(plan, *gone, *target as u64, cost));
             let (kept, others): (Vec<_>, Vec<_>) =
                 targets.iter().copied().zip(others).filter_map(|(t, other)| Some((t, other?))).unzip();
@@ -148,8 +147,16 @@ fn times(
     flow: &Flow<'_>,
     cx: &Context<'_>,
 ) -> Result<Option<Vec<Vec<f64>>>> {
-    let cut: Result<Vec<Model>> = choices.iter().map(|c| timetable::cut(c, plan, model, flow)).collect();
-    Ok(targets::shares_of_time(model, &cut?.iter().collect::<Vec<_>>(), cx)?.map(|timed| timed.shares))
+    let mut times = Vec::with_capacity(choices.len());
+    for choices in choices.chunks(targets::timed_together(model)) {
+        cx.check_cancelled()?;
+        let cut: Result<Vec<Model>> = choices.iter().map(|c| timetable::cut(c, plan, model, flow)).collect();
+        let Some(timed) = targets::shares_of_time(model, &cut?.iter().collect::<Vec<_>>(), cx)? else {
+            return Ok(None);
+        };
+        times.extend(timed.shares);
+    }
+    Ok(Some(times))
 }
 
 #[cfg(test)]
