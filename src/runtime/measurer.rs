@@ -17,6 +17,7 @@ use crate::{
     measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats, Timed},
     ops::reduce,
 };
+use rayon::prelude::*;
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
@@ -224,22 +225,30 @@ impl Measure for Measurer {
         if self.samples.is_empty() {
             return Err(no_samples());
         }
+        let fetches = probes.iter().map(|probe| Fetch::of(probe.model, probe.fetch));
+        let fetches = fetches.collect::<Result<Vec<_>>>()?;
+        // Models side by side take a processor each, rather than all of them one after the other: loading one, and running
+        // a small one, takes one thread only. Where the number of threads is given, it is no matter of ours.
+        let computed = fetches.iter().filter(|fetch| fetch.model.is_some()).count();
+        let aside = self.options.threads.is_none() && computed > 1;
+        let threads = match aside {
+            true => Some((rayon::current_num_threads() / computed).max(1)),
+            false => self.options.threads,
+        };
         // Threads that wait for the next run would take the processors from other models, and from what is made of values.
-        let options = SessionOptions { yielding: true, ..self.options.clone() };
-        let mut fetches = Vec::with_capacity(probes.len());
-        for probe in probes {
-            let fetch = Fetch::of(probe.model, probe.fetch)?;
-            let session =
-                fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &options)).transpose()?;
-            fetches.push((fetch, session));
-        }
+        let options = SessionOptions { yielding: true, threads, ..self.options.clone() };
+        let load = |fetch: &Fetch| {
+            fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &options)).transpose()
+        };
+        let sessions = each_of(aside, &fetches, load)?;
+        let loaded: Vec<_> = fetches.iter().zip(&sessions).collect();
         let batches = self.samples.first(most);
         for (k, batch) in batches.iter().enumerate() {
-            let values = fetches.iter().map(|(fetch, session)| {
+            let run = |(fetch, session): &(&Fetch, &Option<Session>)| {
                 let computed = session.as_ref().map(|session| session.run(batch)).transpose()?;
                 fetch.take(batch, computed.unwrap_or_default())
-            });
-            let values = values.collect::<Result<Vec<_>>>()?;
+            };
+            let values = each_of(aside, &loaded, run)?;
             each(Seen { batch: k, batches: batches.len(), values: &values })?;
         }
         Ok(())
@@ -270,6 +279,15 @@ impl Measure for Measurer {
         }
         Ok(timed)
     }
+}
+
+/// What `of` makes of each item, in order; side by side, or one after the other.
+fn each_of<T: Sync, U: Send>(
+    aside: bool,
+    items: &[T],
+    of: impl Fn(&T) -> Result<U> + Send + Sync,
+) -> Result<Vec<U>> {
+    if aside { items.par_iter().map(of).collect() } else { items.iter().map(of).collect() }
 }
 
 /// A single run that takes longer than this tells enough; a batch of such would take too long.

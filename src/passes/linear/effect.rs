@@ -16,6 +16,8 @@ const SAMPLES_HELD: usize = 2 * SAMPLES;
 /// Multiply-accumulates that all runs together may take, some ten seconds of a processor: with larger models, or more
 /// changes, fewer samples are run.
 const MOST_WORK: u64 = 400_000_000_000;
+/// Runs over all samples that many changes share.
+const RUNS_SHARED: usize = 4;
 /// A look at fewer changes than this takes no more samples: it is to be quick rather than exact.
 const FEW: usize = 16;
 /// The bytes of weights of models that are run side by side, unless one alone takes more.
@@ -47,14 +49,15 @@ impl By {
 
 /// How many samples each of so many changes to a model can be looked at with.
 pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
-    affordable_of(SAMPLES, model, changes, cx)
+    Ok(load(model, 1, cx)?.affordable(changes).min(SAMPLES))
 }
 
-fn affordable_of(most: usize, model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
-    let Load { macs, batch, .. } = load(model, 1, cx)?;
-    let work = macs.saturating_mul(changes as u64).max(1);
-    let affordable = MOST_WORK.saturating_mul(batch as u64) / work;
-    Ok(usize::try_from(affordable).map_or(most, |samples| samples.min(most)))
+/// How many samples each of so many changes is looked at with where the runs of all of them together are to be no more than a
+/// few over all samples, at least `least`: enough to tell the loud from the quiet.
+pub(crate) fn shared_out(model: &Model, changes: usize, least: usize, cx: &Context<'_>) -> Result<usize> {
+    let load = load(model, SAMPLES, cx)?;
+    let shared = (RUNS_SHARED * load.all / changes.max(1)).max(least);
+    Ok(load.affordable(changes.max(FEW)).min(shared).max(1))
 }
 
 /// How many changes to a model can be looked at with all samples, where each takes so many runs.
@@ -74,8 +77,28 @@ struct Load {
     all: usize,
 }
 
-/// The load of the batches that hold the first `most` samples: shapes that a model leaves open are those of its inputs.
+impl Load {
+    /// How many samples so many changes can be looked at with.
+    fn affordable(&self, changes: usize) -> usize {
+        let work = self.macs.saturating_mul(changes as u64).max(1);
+        usize::try_from(MOST_WORK.saturating_mul(self.batch as u64) / work).unwrap_or(usize::MAX)
+    }
+}
+
+/// The load of the batches that hold the first `most` samples.
 fn load(model: &Model, most: usize, cx: &Context<'_>) -> Result<Load> {
+    let (shaped, sizes) = with_inputs(model, most, cx)?;
+    let batch = sizes.first().copied().unwrap_or(1).max(1);
+    Ok(Load { macs: cost::of_model(&shaped).macs, batch, all: sizes.iter().sum() })
+}
+
+/// The model with the shapes of the first batch where it leaves them open, as far as they tell.
+pub(crate) fn shaped_as_sampled(model: &Model, cx: &Context<'_>) -> Result<Model> {
+    Ok(with_inputs(model, 1, cx)?.0)
+}
+
+/// The model with the shapes of the first batch, and the sizes of the batches that hold the first `most` samples.
+fn with_inputs(model: &Model, most: usize, cx: &Context<'_>) -> Result<(Model, Vec<usize>)> {
     let g = &model.graph;
     let inputs = g.inputs.iter().filter(|v| g.initializer(**v).is_none());
     let fetch: Vec<String> = inputs.map(|v| g.name_of(*v).to_owned()).collect();
@@ -90,11 +113,10 @@ fn load(model: &Model, most: usize, cx: &Context<'_>) -> Result<Load> {
         }
         Ok(())
     })?;
-    let mut fixed = model.clone();
+    let mut shaped = model.clone();
     // Where shapes contradict each other, what is declared has to do.
-    let _ = set_input_shapes(&mut fixed, &shapes);
-    let batch = sizes.first().copied().unwrap_or(1).max(1);
-    Ok(Load { macs: cost::of_model(&fixed).macs, batch, all: sizes.iter().sum() })
+    let _ = set_input_shapes(&mut shaped, &shapes);
+    Ok((shaped, sizes))
 }
 
 /// For each of `changes` the squared error of the outputs of what `make` makes of it, relative to the squares of those of
@@ -116,7 +138,7 @@ pub(crate) fn errors_held<T>(
     make: impl Fn(&T) -> Result<Model>,
     cx: &Context<'_>,
 ) -> Result<Vec<f64>> {
-    let samples = affordable_of(SAMPLES_HELD, model, changes.len(), cx)?.max(1);
+    let samples = load(model, 1, cx)?.affordable(changes.len()).clamp(1, SAMPLES_HELD);
     errors_by(By::HeldOut, samples, model, changes, make, cx)
 }
 

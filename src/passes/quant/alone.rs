@@ -51,17 +51,19 @@ pub(super) fn rounded(plan: &Plan<'_>, model: &Model, layers: &Layers, bits: usi
     layers.weights.iter().map(of).collect()
 }
 
+/// The model with these weights in place of its own.
+pub(super) fn with(float: &Model, set: &[Rounded]) -> Model {
+    let mut model = float.clone();
+    for Rounded { of, weight, .. } in set {
+        model.graph.value_mut(*of).origin = Origin::Initializer(weight.clone());
+    }
+    model
+}
+
 /// For each set of weights the squared error of the outputs when they take the place of the model's, relative to the
 /// squares of the outputs.
 pub(super) fn errors(float: &Model, sets: &[&[Rounded]], cx: &Context<'_>) -> Result<Vec<f64>> {
-    let with = |set: &&[Rounded]| {
-        let mut model = float.clone();
-        for Rounded { of, weight, .. } in *set {
-            model.graph.value_mut(*of).origin = Origin::Initializer(weight.clone());
-        }
-        Ok(model)
-    };
-    effect::errors(float, sets, with, cx)
+    effect::errors(float, sets, |set| Ok(with(float, set)), cx)
 }
 
 fn unfit(model: &Model, v: ValueId) -> Error {

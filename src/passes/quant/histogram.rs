@@ -1,21 +1,25 @@
 //! How often the elements of a value lie where, while batch after batch comes in, and which span of them integers should
 //! cover.
 
-use super::Observer;
+use super::{
+    Observer,
+    counting::{BINS, Ends, SIDE, Tables},
+};
 
-/// Bins on either side of zero, four to eight for each integer of a span on one side, so that it can be cut finely.
-const SIDE: usize = 2048;
-const BINS: usize = 2 * SIDE;
 /// The share of elements that `percentile` leaves out on each side.
 const OUTERMOST: f64 = 1e-5;
 /// Shares of each side's extent that are tried as ends of the span, in percent.
 const SHARES: std::ops::RangeInclusive<usize> = 20..=100;
-/// Tables that neighbouring elements are counted in by turns: two of one bin in a row would wait for each other.
-const TURNS: usize = 4;
-/// Elements that are worth such tables.
+/// Elements of a batch from which on one in so many is counted.
 const MANY: usize = 1 << 14;
+const ONE_IN: usize = 4;
+/// Elements that are read at a time: few enough to stay near the processor until they are counted.
+const BLOCK: usize = 4096;
 
 /// Counts of elements by bins of equal width, which doubles where elements come that lie outside.
+///
+/// Of a batch of many elements one in four is counted, and counts for as many; which one changes from block to block, so that
+/// each channel has its turn wherever channels lie. Ends are those of all, and count once more.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     /// The smallest and the largest element, or zero.
@@ -24,6 +28,7 @@ pub(super) struct Histogram {
     /// The sums of what these were in each batch, and how many batches there were.
     ends: (f64, f64),
     batches: usize,
+    blocks: usize,
     width: f32,
     /// Bin `k` begins at `(k - SIDE) * width`. Zeros, exact in every span, are not counted.
     counts: Vec<u64>,
@@ -38,6 +43,7 @@ impl Histogram {
             high: 0.0,
             ends: (0.0, 0.0),
             batches: 0,
+            blocks: 0,
             width: 0.0,
             counts: vec![0; BINS],
             finite: true,
@@ -47,41 +53,50 @@ impl Histogram {
     pub(super) fn range(&self) -> Option<(f32, f32)> {
         self.finite.then_some((self.low, self.high))
     }
+    /// Takes in the ends of one more batch alone.
+    pub(super) fn reach(&mut self, elements: &[f32]) {
+        let ends = Ends::of(elements);
+        self.widen_to(ends);
+        self.end_batch(ends);
+    }
     /// Counts the elements of one more batch.
     pub(super) fn add(&mut self, elements: &[f32]) {
-        let (low, high, finite) = ends(elements);
-        self.finite &= finite;
-        if !self.finite {
-            return;
-        }
-        (self.low, self.high) = (self.low.min(low), self.high.max(high));
-        (self.ends.0, self.ends.1) = (self.ends.0 + f64::from(low), self.ends.1 + f64::from(high));
-        self.batches += 1;
-        self.widen();
-        // Where all are zero, or so small that their bins have no width.
-        if !self.width.is_normal() {
-            return;
-        }
-        let zeros = elements.iter().filter(|x| **x == 0.0).count() as u64;
-        let bin = Bins::of(self.width);
-        if elements.len() < MANY {
-            elements.iter().for_each(|x| self.counts[bin.of_element(*x)] += 1);
-        } else {
-            let mut tables = vec![[0u32; BINS]; TURNS];
-            // Far fewer than a table's numbers hold.
-            for part in elements.chunks(1 << 30) {
-                for turn in part.chunks(TURNS) {
-                    for (table, x) in tables.iter_mut().zip(turn) {
-                        table[bin.of_element(*x)] += 1;
-                    }
-                }
-                for table in &mut tables {
-                    self.counts.iter_mut().zip(table.iter()).for_each(|(sum, n)| *sum += u64::from(*n));
-                    table.fill(0);
-                }
+        let step = if elements.len() < MANY { 1 } else { ONE_IN };
+        let (mut all, mut tables) = (Ends::default(), Tables::new());
+        for block in elements.chunks(BLOCK) {
+            let ends = Ends::of(block);
+            all = all.with(ends);
+            if !self.reaches(ends) {
+                tables.empty_into(&mut self.counts, step);
+                self.widen_to(ends);
             }
+            // Where all are zero, or so small that their bins have no width.
+            if self.finite && self.width.is_normal() {
+                tables.count(block, self.blocks % step, step, self.width);
+            }
+            self.blocks += 1;
         }
-        self.counts[SIDE] -= zeros;
+        tables.empty_into(&mut self.counts, step);
+        // An outlier may have missed its turn.
+        if step > 1 && self.finite && self.width.is_normal() {
+            tables.count(&[all.low, all.high], 0, 1, self.width);
+            tables.empty_into(&mut self.counts, 1);
+        }
+        self.end_batch(all);
+    }
+    fn end_batch(&mut self, ends: Ends) {
+        (self.ends.0, self.ends.1) = (self.ends.0 + f64::from(ends.low), self.ends.1 + f64::from(ends.high));
+        self.batches += 1;
+    }
+    fn reaches(&self, ends: Ends) -> bool {
+        ends.finite && self.low <= ends.low && ends.high <= self.high
+    }
+    fn widen_to(&mut self, ends: Ends) {
+        self.finite &= ends.finite;
+        if self.finite {
+            (self.low, self.high) = (self.low.min(ends.low), self.high.max(ends.high));
+            self.widen();
+        }
     }
     /// Makes the bins reach as far as the elements.
     fn widen(&mut self) {
@@ -194,42 +209,6 @@ impl Histogram {
     }
 }
 
-/// The smallest and the largest of the elements, or zero, and whether all are finite; in lanes, so that a CPU takes several
-/// at a time.
-fn ends(elements: &[f32]) -> (f32, f32, bool) {
-    const LANES: usize = 16;
-    let (mut low, mut high, mut worst) = ([0f32; LANES], [0f32; LANES], [0u32; LANES]);
-    let mut take = |part: &[f32]| {
-        for (((low, high), worst), x) in low.iter_mut().zip(&mut high).zip(&mut worst).zip(part) {
-            *low = if *x < *low { *x } else { *low };
-            *high = if *x > *high { *x } else { *high };
-            // Without the sign: ordered as the numbers are, infinity and NaN above all.
-            *worst = (*worst).max(x.to_bits() & 0x7fff_ffff);
-        }
-    };
-    elements.chunks(LANES).for_each(&mut take);
-    let finite = worst.iter().all(|bits| f32::from_bits(*bits).is_finite());
-    (low.into_iter().fold(0.0, f32::min), high.into_iter().fold(0.0, f32::max), finite)
-}
-
-/// From an element to its bin.
-struct Bins {
-    per_unit: f32,
-}
-
-impl Bins {
-    fn of(width: f32) -> Bins {
-        Bins { per_unit: width.recip() }
-    }
-    #[inline(always)]
-    fn of_element(&self, x: f32) -> usize {
-        // Added to 2^23, a float has no room for fractions: its last bits are the bin, without a conversion. Half a bin
-        // less makes of rounding a floor.
-        let place = x * self.per_unit + (SIDE as f32 - 0.5) + (1u32 << 23) as f32;
-        place.to_bits() as usize % BINS
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -253,18 +232,24 @@ mod tests {
 
     #[test]
     fn all_elements_are_counted_once() {
+        let few = &bell(false)[..MANY - 1];
+        assert_eq!(of(few).counts.iter().sum::<u64>(), few.len() as u64);
+        let positive = &bell(true)[..MANY - 1];
+        let zeros = positive.iter().filter(|x| **x == 0.0).count();
+        assert_eq!(of(positive).counts.iter().sum::<u64>(), (few.len() - zeros) as u64, "zeros do not count");
         let histogram = of(&bell(false));
-        assert_eq!(histogram.counts.iter().sum::<u64>(), 100_000);
-        let positive = bell(true);
-        let zeros = positive.iter().filter(|x| **x == 0.0).count() as u64;
-        assert_eq!(of(&positive).counts.iter().sum::<u64>(), 100_000 - zeros, "zeros do not count");
+        assert_eq!(
+            histogram.counts.iter().sum::<u64>(),
+            100_000 + 2,
+            "one in four of many for four, and the ends"
+        );
         let (low, high) = histogram.span(Observer::MinMax, 256);
         assert_eq!(histogram.range(), Some((low as f32, high as f32)));
     }
     #[test]
     fn a_bin_holds_what_lies_between_its_ends() {
-        let elements = bell(false);
-        let histogram = of(&elements);
+        let elements = &bell(false)[..MANY - 1];
+        let histogram = of(elements);
         let (start, width) = (histogram.start(), f64::from(histogram.width));
         for bin in (0..BINS).step_by(37) {
             let ends = start + bin as f64 * width..start + (bin + 1) as f64 * width;
@@ -280,10 +265,14 @@ mod tests {
         // Small ones first: the bins widen several times.
         let mut sorted = elements.clone();
         sorted.sort_by(|a, b| a.abs().total_cmp(&b.abs()));
-        sorted.chunks(1000).for_each(|part| parts.add(part));
+        sorted.chunks(20_000).for_each(|part| parts.add(part));
         let whole = of(&elements);
         assert_eq!((parts.low, parts.high), (whole.low, whole.high));
-        assert_eq!(parts.counts.iter().sum::<u64>(), 100_000);
+        assert_eq!(
+            parts.counts.iter().sum::<u64>(),
+            100_000 + 5 * 2,
+            "one in four for four, and the ends of parts"
+        );
         assert!(parts.width <= 2.0 * whole.width, "bins are at most twice as wide as need be");
         for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
             let ((a, b), (c, d)) = (parts.span(observer, 256), whole.span(observer, 256));

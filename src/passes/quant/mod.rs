@@ -11,6 +11,7 @@ mod bias;
 mod budget;
 mod chains;
 mod compensate;
+mod counting;
 mod descent;
 mod dynamic;
 mod equalize;

@@ -6,7 +6,7 @@
 //! layers but may spoil the outputs. Where all layers are alike, none is to blame.
 //!
 //! To save runs, layers are looked at in groups first: where a group makes less noise than one of its layers alone may, none
-//! of them is looked at by itself.
+//! of them is looked at by itself. The more of them there are, the fewer samples each is looked at with.
 //!
 //! Weights are looked at first, with the activations float; without samples on inputs that are made up.
 
@@ -59,7 +59,9 @@ pub(super) fn widened(
     }
     let sizes: Vec<usize> = rounded.iter().map(|r| r.weight.len()).collect();
     let of = |groups: &[Range<usize>]| {
-        alone::errors(&float, &groups.iter().map(|group| &rounded[group.clone()]).collect::<Vec<_>>(), cx)
+        let samples = effect::shared_out(&float, groups.len(), LEAST_SAMPLES, cx)?;
+        let with = |group: &Range<usize>| Ok(alone::with(&float, &rounded[group.clone()]));
+        effect::errors_on(samples, &float, groups, with, cx)
     };
     let noise = noise(&sizes, all.iter().sum(), of)?;
     let mut loud = too_loud(&noise, &sizes, all.iter().sum(), most);
@@ -111,7 +113,8 @@ pub(super) fn left_out(
         return Ok(layers.clone());
     }
     let of = |groups: &[Range<usize>]| {
-        effect::errors(&float, groups, |group| placed(rounded[group.clone()].to_vec()), cx)
+        let samples = effect::shared_out(&float, groups.len(), LEAST_SAMPLES, cx)?;
+        effect::errors_on(samples, &float, groups, |group| placed(rounded[group.clone()].to_vec()), cx)
     };
     let alike = vec![1; rounded.len()];
     let noise = noise(&alike, all.iter().sum(), of)?;

@@ -1,7 +1,7 @@
 //! From what activations are in use to the range that their integers span.
 //!
-//! A sweep over the samples counts each value's elements in equal bins, one batch at a time; where the values of a batch
-//! are many, further sweeps follow. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
+//! A sweep over the samples finds the ends of each value, and counts its elements in equal bins, one batch at a time; where
+//! the values of a batch are many, further sweeps follow. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
 //! are not counted:
 //!
 //! - `minmax`: from end to end.
@@ -16,15 +16,15 @@ use super::{Observer, histogram::Histogram};
 use crate::{
     error::Result,
     ir::{DType, Model, QuantScheme, ValueId},
-    measure::{Need, Probe, Stat},
-    passes::Context,
+    measure::Probe,
+    passes::{Context, linear::effect},
 };
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Elements that are held at a time.
-const MOST_HELD: usize = 1 << 26;
-/// What an open dimension counts for there.
+const MOST_HELD: usize = 1 << 24;
+/// What a dimension that samples do not tell counts for there.
 const USUAL_BATCH: usize = 32;
 
 /// The schemes, of this type, of values over the calibration samples; `None` where a range is not finite.
@@ -37,23 +37,21 @@ pub(super) fn schemes(
 ) -> Result<BTreeMap<ValueId, Option<QuantScheme>>> {
     let name = |v: ValueId| model.graph.name_of(v).to_owned();
     let values: Vec<ValueId> = values.into_iter().collect();
-    if observer == Observer::MinMax {
-        // Reduced where the model runs, so that no values need come back.
-        let need = |v: &ValueId| Need { value: name(*v), stat: Stat::Range { axis: None } };
-        let stats = cx.measure(model, &values.iter().map(need).collect::<Vec<_>>())?;
-        let scheme = |(low, high)| QuantScheme::over(dtype, low, high);
-        return Ok(values.iter().map(|v| (*v, stats.range(&name(*v)).and_then(scheme))).collect());
-    }
     let mut schemes = BTreeMap::new();
     let mut open = &values[..];
+    let shaped = effect::shaped_as_sampled(model, cx)?;
     while !open.is_empty() {
-        let (now, later) = open.split_at(together(model, open));
+        let (now, later) = open.split_at(together(&shaped, open));
         let fetch: Vec<String> = now.iter().map(|v| name(*v)).collect();
         let mut histograms = vec![Histogram::new(); now.len()];
         cx.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen| {
             let values = seen.values.iter().flatten().collect::<Vec<_>>();
             histograms.par_iter_mut().zip(values).for_each(|(histogram, value)| {
-                histogram.add(&value.to_f32().unwrap_or_default());
+                let elements = value.to_f32().unwrap_or_default();
+                match observer {
+                    Observer::MinMax | Observer::Average => histogram.reach(&elements),
+                    Observer::Percentile | Observer::Mse | Observer::Entropy => histogram.add(&elements),
+                }
             });
             cx.check_cancelled()
         })?;
@@ -89,11 +87,11 @@ mod tests {
     #[test]
     fn many_values_are_held_in_turns() {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N, 1024, 1024] x) => (float[N, 1024, 1024] y) { a = Relu (x) b = Relu (a) y = Relu (b) }"#;
+            g (float[N, 512, 512] x) => (float[N, 512, 512] y) { a = Relu (x) b = Relu (a) y = Relu (b) }"#;
         let mut model = crate::ir::text::parse(text).unwrap();
         crate::ops::infer_types(&mut model).unwrap();
         let values: Vec<ValueId> = ["x", "a", "b"].iter().filter_map(|n| model.graph.find(n)).collect();
-        assert_eq!(together(&model, &values), 2, "of 32 million elements each");
+        assert_eq!(together(&model, &values), 2, "of 8 million elements each");
         assert_eq!(together(&model, &values[2..]), 1);
     }
 }
