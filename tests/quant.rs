@@ -80,6 +80,9 @@ fn a_misspelt_option_is_refused() {
     assert!("quant(per_chanel=false)".parse::<Pipeline>().is_err());
     let text = r#"quant(layers=[{"name":"a*","bits":4,"activations":"none"},{"name":"b","form":"qdq"}])"#;
     assert_eq!(text.parse::<Pipeline>().unwrap().to_string(), text);
+    let text = "quant(observer=percentile,percentile=99.99)";
+    assert_eq!(text.parse::<Pipeline>().unwrap().to_string(), text);
+    assert!("quant(observer=entropy,percentile=99.99)".parse::<Pipeline>().is_err());
     assert!("quant(exclude=[\"a*\"],activations=none,per_channel=false)".parse::<Pipeline>().is_ok());
 }
 

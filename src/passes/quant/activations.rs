@@ -35,7 +35,7 @@ pub(super) fn schemes(
     let options = &pass.options;
     let operands = pairs.into_iter().filter_map(|op| pairs::operands(graph, op)).flatten();
     let values = chains.values.iter().copied().chain(operands).collect::<BTreeSet<_>>();
-    let mut schemes = observe::schemes(options.observer(), options.activation_dtype(), model, values, cx)?;
+    let mut schemes = observe::schemes(options.rule(), options.activation_dtype(), model, values, cx)?;
     // Rounding computes HardSigmoid about its offset.
     for (v, scheme) in &mut schemes {
         let offset = graph.producer(*v).map(|(op, _)| graph.op(op));

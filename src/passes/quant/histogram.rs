@@ -6,7 +6,7 @@ use super::{
     counting::{BINS, Ends, SIDE, Tables},
 };
 
-/// The share of elements that `percentile` leaves out on each side.
+/// The share of elements that `percentile` leaves out on each side, unless another is given.
 const OUTERMOST: f64 = 1e-5;
 /// Shares of each side's extent that are tried as ends of the span, in percent.
 const SHARES: std::ops::RangeInclusive<usize> = 20..=100;
@@ -15,6 +15,20 @@ const MANY: usize = 1 << 14;
 const ONE_IN: usize = 4;
 /// Elements that are read at a time: few enough to stay near the processor until they are counted.
 const BLOCK: usize = 4096;
+
+/// How a span follows from the elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Rule {
+    pub(super) observer: Observer,
+    /// The share of elements that `percentile` leaves out on each side.
+    pub(super) outermost: f64,
+}
+
+impl From<Observer> for Rule {
+    fn from(observer: Observer) -> Rule {
+        Rule { observer, outermost: OUTERMOST }
+    }
+}
 
 /// Counts of elements by bins of equal width, which doubles where elements come that lie outside.
 ///
@@ -124,23 +138,24 @@ impl Histogram {
     }
 
     /// The span that a rule chooses for so many integers, zero inside.
-    pub(super) fn span(&self, observer: Observer, levels: usize) -> (f64, f64) {
+    pub(super) fn span(&self, rule: impl Into<Rule>, levels: usize) -> (f64, f64) {
         if !self.width.is_normal() {
             return (f64::from(self.low), f64::from(self.high));
         }
-        match observer {
+        let rule = rule.into();
+        match rule.observer {
             Observer::MinMax => (f64::from(self.low), f64::from(self.high)),
             Observer::Average => {
                 let batches = self.batches as f64;
                 (self.ends.0 / batches, self.ends.1 / batches)
             }
-            Observer::Percentile => self.without_outermost(),
+            Observer::Percentile => self.without_outermost(rule.outermost),
             Observer::Mse => self.cheapest(|low, high| self.squared_error(low, high, levels)),
             Observer::Entropy => self.cheapest(|low, high| self.divergence(low, high, levels)),
         }
     }
-    fn without_outermost(&self) -> (f64, f64) {
-        let most = self.counts.iter().sum::<u64>() as f64 * OUTERMOST;
+    fn without_outermost(&self, share: f64) -> (f64, f64) {
+        let most = self.counts.iter().sum::<u64>() as f64 * share;
         /// Bins before the one with which more than `most` elements are passed.
         fn skipped<'a>(mut counts: impl Iterator<Item = &'a u64>, most: f64) -> f64 {
             let mut passed = 0.0;
@@ -301,6 +316,21 @@ mod tests {
             let (low, high) = histogram.span(observer, 256);
             assert!(low == 0.0 && (3.0..25.0).contains(&high), "{observer:?}: {low} to {high}");
         }
+    }
+    #[test]
+    fn a_percentile_leaves_out_its_share_on_either_side() {
+        let even: Vec<f32> =
+            (1..=100_000).map(|k| k as f32 / 1e5 * if k % 4 == 0 { -1.0 } else { 1.0 }).collect();
+        let histogram = of(&even);
+        let kept = |kept: f64| Rule { observer: Observer::Percentile, outermost: (100.0 - kept) / 100.0 };
+        for (percentile, ends) in [(100.0, (-1.0, 1.0)), (99.0, (-0.96, 0.9867)), (90.0, (-0.6, 0.8667))] {
+            let (low, high) = histogram.span(kept(percentile), 256);
+            assert!(
+                (low - ends.0).abs() < 2e-3 && (high - ends.1).abs() < 2e-3,
+                "{percentile}: {low} to {high}"
+            );
+        }
+        assert_eq!(histogram.span(kept(50.0), 256).0, 0.0, "zero is in every span");
     }
     #[test]
     fn an_outlier_stays_where_integers_are_many() {

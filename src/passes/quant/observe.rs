@@ -6,13 +6,16 @@
 //!
 //! - `minmax`: from end to end.
 //! - `average`: from the mean of the batches' lower ends to that of their upper ends, every batch counting alike.
-//! - `percentile`: without the 1/100,000 of the elements that lie outermost on either side.
+//! - `percentile`: without the elements that lie outermost on either side, 1 in 100,000 unless another share is given.
 //! - `mse`: the one with the smallest mean squared error, of rounding inside and saturation outside.
 //! - `entropy`: the one whose integers lose the least information: with `P` the shares of the bins inside, what lies
 //!   outside counted to the outermost, and `Q` the same evened out over the bins that share an integer, the smallest
 //!   divergence `sum P ln(P / Q)`.
 
-use super::{Observer, histogram::Histogram};
+use super::{
+    Observer,
+    histogram::{Histogram, Rule},
+};
 use crate::{
     error::Result,
     ir::{DType, Model, QuantScheme, ValueId},
@@ -23,13 +26,13 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 
 /// Elements that are held at a time.
-const MOST_HELD: usize = 1 << 24;
+const MOST_HELD: usize = 1 << 25;
 /// What a dimension that samples do not tell counts for there.
 const USUAL_BATCH: usize = 32;
 
 /// The schemes, of this type, of values over the calibration samples; `None` where a range is not finite.
 pub(super) fn schemes(
-    observer: Observer,
+    rule: Rule,
     dtype: DType,
     model: &Model,
     values: impl IntoIterator<Item = ValueId>,
@@ -48,7 +51,7 @@ pub(super) fn schemes(
             let values = seen.values.iter().flatten().collect::<Vec<_>>();
             histograms.par_iter_mut().zip(values).for_each(|(histogram, value)| {
                 let elements = value.to_f32().unwrap_or_default();
-                match observer {
+                match rule.observer {
                     Observer::MinMax | Observer::Average => histogram.reach(&elements),
                     Observer::Percentile | Observer::Mse | Observer::Entropy => histogram.add(&elements),
                 }
@@ -57,7 +60,7 @@ pub(super) fn schemes(
         })?;
         let spans = histograms.par_iter().map(|histogram| {
             histogram.range()?;
-            let (low, high) = histogram.span(observer, 1 << dtype.bits());
+            let (low, high) = histogram.span(rule, 1 << dtype.bits());
             QuantScheme::over(dtype, low as f32, high as f32)
         });
         schemes.extend(now.iter().copied().zip(spans.collect::<Vec<_>>()));
@@ -87,11 +90,11 @@ mod tests {
     #[test]
     fn many_values_are_held_in_turns() {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
-            g (float[N, 512, 512] x) => (float[N, 512, 512] y) { a = Relu (x) b = Relu (a) y = Relu (b) }"#;
+            g (float[N, 1024, 512] x) => (float[N, 1024, 512] y) { a = Relu (x) b = Relu (a) y = Relu (b) }"#;
         let mut model = crate::ir::text::parse(text).unwrap();
         crate::ops::infer_types(&mut model).unwrap();
         let values: Vec<ValueId> = ["x", "a", "b"].iter().filter_map(|n| model.graph.find(n)).collect();
-        assert_eq!(together(&model, &values), 2, "of 8 million elements each");
+        assert_eq!(together(&model, &values), 2, "of 16 million elements each");
         assert_eq!(together(&model, &values[2..]), 1);
     }
 }

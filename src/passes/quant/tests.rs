@@ -1,6 +1,6 @@
 //! The pass on small graphs, with ranges given instead of measured.
 
-use super::*;
+use super::{histogram::Rule, *};
 use crate::{
     ir::{
         DType, Op,
@@ -212,9 +212,26 @@ fn options_that_make_no_sense_are_refused() {
         r#"{"activation_type": "int16", "activations": "none"}"#,
         r#"{"activation_type": "int8", "activations": "dynamic"}"#,
         r#"{"activation_type": "uint8", "target": "tensorrt"}"#,
+        r#"{"percentile": 99.9, "observer": "mse"}"#,
+        r#"{"percentile": 0.999}"#,
+        r#"{"percentile": 100.1}"#,
     ] {
         let refused = Quant::new(serde_json::from_str(options).unwrap()).err().map(|e| e.exit_code());
         assert_eq!(refused, Some(2), "{options}");
+    }
+}
+#[test]
+fn a_percentile_that_is_given_is_the_observer() {
+    for (options, observer, outermost) in [
+        (r#"{}"#, Observer::Percentile, 1e-5),
+        (r#"{"percentile": 99.75}"#, Observer::Percentile, 0.0025),
+        (r#"{"observer": "percentile", "percentile": 100}"#, Observer::Percentile, 0.0),
+        (r#"{"activation_type": "int16"}"#, Observer::MinMax, 1e-5),
+        (r#"{"activation_type": "int16", "percentile": 99.75}"#, Observer::Percentile, 0.0025),
+    ] {
+        let options: QuantOptions = serde_json::from_str(options).unwrap();
+        options.check().unwrap();
+        assert_eq!(options.rule(), Rule { observer, outermost });
     }
 }
 #[test]

@@ -1,12 +1,15 @@
 //! What a user may ask of quantization.
 
+mod check;
+
 use super::{
+    histogram::Rule,
     layers::{LayerOptions, tables},
     placement::How,
     target::Target,
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     ir::{DType, Float8},
     passes::choices::{self, Repair},
 };
@@ -79,7 +82,7 @@ pub enum Observer {
     MinMax,
     /// From the mean of the batches' smallest elements to that of their largest.
     Average,
-    /// Without the outermost elements, 1 in 100,000 on either side.
+    /// Without the outermost elements on either side: `percentile`.
     #[default]
     Percentile,
     /// The least squared error.
@@ -173,6 +176,8 @@ pub struct QuantOptions {
     /// How the range of a static activation follows from the samples. Where it is not given, `percentile`, and with 16 bits,
     /// whose steps are fine enough, `minmax`.
     pub observer: Option<Observer>,
+    /// The percentage of elements that `observer=percentile` keeps at either end, 50 to 100; where it is not given, 99.999.
+    pub percentile: Option<f64>,
     /// Whether weights that integer kernels multiply keep to seven bits, for processors whose sums overflow with eight;
     /// where it is not given, as this processor needs it.
     pub reduce_range: Option<bool>,
@@ -206,6 +211,7 @@ impl Default for QuantOptions {
             equalize: Equalize::Auto,
             repair: Repair::Auto,
             observer: None,
+            percentile: None,
             reduce_range: None,
             requantize: false,
             per_channel: true,
@@ -233,9 +239,14 @@ impl QuantOptions {
         self.activation_dtype().bits() > 8
     }
     /// How the ranges of static activations follow from the samples.
-    pub(super) fn observer(&self) -> Observer {
-        let usual = if self.has_wide_activations() { Observer::MinMax } else { Observer::Percentile };
-        self.observer.unwrap_or(usual)
+    pub(super) fn rule(&self) -> Rule {
+        let wide = self.has_wide_activations() && self.percentile.is_none();
+        let usual = if wide { Observer::MinMax } else { Observer::Percentile };
+        let observer = self.observer.unwrap_or(usual);
+        match self.percentile {
+            Some(kept) => Rule { observer, outermost: (100.0 - kept) / 100.0 },
+            None => Rule::from(observer),
+        }
     }
     /// The oldest operator set that has what these options ask for: DequantizeLinear by blocks came with 21, with a scale per
     /// channel with 13; Mul that broadcasts with 7, Slice by inputs with 10; four bits, and DequantizeLinear of 16, with 21,
@@ -288,92 +299,6 @@ impl QuantOptions {
             && self.block(8) == 0
             && self.symmetric(8)
             && self.form() != Form::Folded
-    }
-    pub(super) fn check(&self) -> Result<()> {
-        let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
-        if !matches!(self.bits, 2 | 3 | 4 | 8 | 16) {
-            return wrong(
-                &format!("weights of {} bits cannot be stored", self.bits),
-                "`bits` is 16, 8, 4, 3 or 2",
-            );
-        }
-        if self.float8.is_some() && (self.bits != 8 || self.symmetric == Some(false)) {
-            return wrong(
-                "floats of eight bits have no other bits and no zero points",
-                "leave out `bits` and `symmetric`, or `float8`",
-            );
-        }
-        if self.size.is_some() && (self.bits != 8 || self.float8.is_some() || self.form == Form::MatMulNBits)
-        {
-            return wrong(
-                "`size` decides how many bits each weight gets",
-                "leave out `bits`, `float8` and `form=matmulnbits`, or `size`",
-            );
-        }
-        if self.size.is_some() && self.compensate > 0 {
-            return wrong("`size` counts no factors", "leave out `compensate` or `size`");
-        }
-        let block = self.block(self.bits);
-        if self.form == Form::MatMulNBits && !(self.bits == 4 && block >= 16 && block.is_power_of_two()) {
-            return wrong(
-                "`form=matmulnbits` is for four bits",
-                "give `bits=4`, and as `block` a power of two",
-            );
-        }
-        if !matches!(block, 0 | 16..=256) {
-            return wrong(&format!("blocks of {block} elements"), "`block` is 0 or from 16 to 256");
-        }
-        if block > 0 && !self.per_channel {
-            return wrong(
-                "one scale for a weight excludes blocks",
-                "leave out `block` or `per_channel=false`",
-            );
-        }
-        self.check_operators()?;
-        self.check_activations()
-    }
-    /// What operators that read and write integers ask for.
-    fn check_operators(&self) -> Result<()> {
-        let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
-        let measured = matches!(self.activations, Activations::Auto | Activations::Static);
-        match self.form == Form::QOperator {
-            true if !self.suits_integer_kernels() => wrong(
-                "`form=qoperator` is for weights of symmetric int8 without blocks",
-                "leave out `bits`, `float8`, `block` and `symmetric`, or `form`",
-            ),
-            true if !measured || self.has_wide_activations() => wrong(
-                "`form=qoperator` is for activations of 8 bits whose ranges are measured",
-                "leave out `activations` and `activation_type`, or `form`",
-            ),
-            true if self.target != Target::Cpu => wrong(
-                "`form=qoperator` is what ONNX Runtime on a processor reads",
-                "leave out `target`, or give `form=qdq`",
-            ),
-            _ => Ok(()),
-        }
-    }
-    fn check_activations(&self) -> Result<()> {
-        let wrong = |what: &str, help: &str| Err(Error::usage(format!("pass `quant`: {what}"), help));
-        let profile = self.target.profile();
-        if profile.symmetric_activations && self.activation_dtype() != profile.activation_type.dtype() {
-            let what = format!("the target knows {} activations alone", profile.activation_type.dtype());
-            return wrong(&what, "leave out `activation_type` or `target`");
-        }
-        if self.activation_type.is_some()
-            && matches!(self.activations, Activations::None | Activations::Dynamic)
-        {
-            let what = "`activation_type` is that of activations whose ranges are measured";
-            return wrong(what, "leave out `activation_type`, or give `activations=static`");
-        }
-        let integers = matches!(self.activations, Activations::Static | Activations::Dynamic);
-        if integers && !self.suits_integer_kernels() {
-            let help = "leave out `activations`, or `target=cuda`, `form=folded`, `bits`, `float8`, `block` and `symmetric`";
-            return wrong(
-                "integer kernels need weights of symmetric int8 in the form `qdq`, without blocks",
-                help,
-            );
-        }
-        Ok(())
     }
     /// Whether what is written for products of two activations, ONNX Runtime's own operator, suits.
     pub(super) fn multiplies_pairs(&self) -> bool {
