@@ -90,7 +90,9 @@ fn a_misspelt_option_is_refused() {
 fn operators_on_integers_need_samples_and_eight_bits() {
     let mut m = model();
     let pipeline: Pipeline = "quant(form=qoperator)".parse().unwrap();
-    assert!(pipeline.run(&mut m, &mut Context::new()).is_err());
+    let refused = pipeline.run(&mut m, &mut Context::new()).unwrap_err();
+    assert_eq!(refused.exit_code(), 2);
+    assert!(format!("{refused:?}").contains("form=qoperator") && format!("{refused:?}").contains("--calib"));
     for more in ["bits=4", "symmetric=false", "activations=none", "activation_type=uint16", "target=qnn"] {
         assert!(format!("quant(form=qoperator,{more})").parse::<Pipeline>().is_err(), "{more}");
     }

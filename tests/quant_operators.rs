@@ -5,9 +5,9 @@ mod support;
 
 use onnx_compress::{
     ir::{DType, Model, QuantScheme, text},
-    lower::schemes::materialize,
+    lower::{self, schemes::materialize},
     ops::infer_types,
-    passes::{Changed, Context, Pipeline},
+    passes::{Changed, Context, Pipeline, Remark, RemarkKind},
     runtime::{Measurer, Samples, Session, SessionOptions, Synthesis, ValidateOptions, validate},
 };
 use support::quantized::runtime;
@@ -149,14 +149,14 @@ fn samples(model: &Model) -> Samples {
     Samples::from_batches(made_up.batches().iter().cloned())
 }
 
-/// The model with integers in this form, its schemes not yet written.
-fn annotated(original: &Model, samples: &Samples, form: &str, options: &str) -> Model {
+/// The model with integers in this form, its schemes not yet written, and what was said.
+fn annotated(original: &Model, samples: &Samples, form: &str, options: &str) -> (Model, Vec<Remark>) {
     let measurer = Measurer::new(runtime(), samples.clone(), SessionOptions::default());
     let mut cx = Context::new().with_measure(&measurer);
     let pass: Pipeline = format!("quant(latency=any,form={form}{options})").parse().unwrap();
     let mut model = original.clone();
     assert_eq!(pass.run(&mut model, &mut cx).unwrap(), Changed::Yes);
-    model
+    (model, cx.remarks)
 }
 
 fn operators(model: &Model) -> Vec<&str> {
@@ -186,7 +186,7 @@ fn each_operator_computes_what_floats_between_pairs_do() {
         let (original, what) = (model(case), format!("{}{}", case.nodes, case.options));
         let samples = samples(&original);
         let [pairs, written] = ["qdq", "qoperator"].map(|form| {
-            let mut model = annotated(&original, &samples, form, case.options);
+            let (mut model, _) = annotated(&original, &samples, form, case.options);
             materialize(&mut model).unwrap();
             model.verify().unwrap();
             model
@@ -212,7 +212,7 @@ fn means_over_windows_compute_what_floats_between_pairs_do() {
         let original = model(&case);
         let samples = samples(&original);
         let [pairs, written] = ["qdq", "qoperator"].map(|form| {
-            let mut model = annotated(&original, &samples, form, "");
+            let (mut model, _) = annotated(&original, &samples, form, "");
             let p = model.graph.find("p").unwrap();
             model.graph.value_mut(p).quant = QuantScheme::over(DType::U8, -4.0, 4.0);
             materialize(&mut model).unwrap();
@@ -220,5 +220,21 @@ fn means_over_windows_compute_what_floats_between_pairs_do() {
         });
         assert_eq!(operators(&written), [Q, CONV, kind, "QLinearSigmoid", CONV, DQ], "{attributes}");
         same(attributes, &original, &samples, [&pairs, &written]);
+    }
+}
+
+#[test]
+fn layers_without_such_an_operator_are_named() {
+    for (table, named) in [
+        (r#"{"name":"first","float8":"e4m3fn"}"#, vec!["first"]),
+        (r#"{"name":"first","activations":"none"}"#, vec!["first"]),
+        (r#"{"name":"first","form":"qdq"}"#, vec![]),
+    ] {
+        let mut original = model(&planes("r = Conv <group = 4> (a, grouped)", &[]));
+        lower::opset::upgrade(&mut original, 21).unwrap();
+        let samples = samples(&original);
+        let (_, said) = annotated(&original, &samples, "qoperator", &format!(",layers=[{table}]"));
+        let notes = said.iter().filter(|r| r.kind == RemarkKind::Note && r.text.contains("form=qoperator"));
+        assert_eq!(notes.map(|r| r.at.name()).collect::<Vec<_>>(), named, "{said:?}");
     }
 }

@@ -10,8 +10,11 @@
 //! - GatherBlockQuantized, which reads rows of a table as they are stored, takes 1.2 (one row) to 37 (1024) of the time of
 //!   Gather from floats, so it is for those who ask for it, to save memory.
 
-use super::{Activations, Form, Quant, weights::Layers};
-use crate::ir::{DType, Grain, Graph, Model, OpId, QuantForm, QuantScheme, Use, ValueId};
+use super::{Activations, Form, Quant, readers, weights::Layers};
+use crate::{
+    ir::{DType, Grain, Graph, Model, OpId, QuantForm, QuantScheme, Use, ValueId},
+    passes::{Context, RemarkKind, lift},
+};
 
 /// Rows from which on a product with a weight of few bits is no slower than one in float32: with eight, and with fewer.
 const LEAST_ROWS: [usize; 2] = [256, 384];
@@ -51,6 +54,20 @@ pub(super) fn choose(pass: &Quant, model: &mut Model, layers: &Layers) {
         };
         if let Some(scheme) = &mut graph.value_mut(*v).quant {
             scheme.form = chosen;
+        }
+    }
+}
+
+/// Says of which layers tables take the operators on integers that the form asks for.
+pub(super) fn tell(pass: &Quant, graph: &Graph, layers: &Layers, cx: &mut Context<'_>) {
+    let lacks = |v: &&ValueId| pass.tables.lack_operators(&pass.options, &readers(graph, **v));
+    for v in layers.weights.iter().filter(lacks).filter(|v| graph.value(**v).quant.is_some()) {
+        let text = format!(
+            "no operator of `form=qoperator` takes it as `layers` has it: DequantizeLinear makes floats of `{}`",
+            graph.name_of(*v)
+        );
+        if let Some((graph, op, _)) = lift::readers(graph, *v).first() {
+            cx.remark(RemarkKind::Note, graph.place(*op), text);
         }
     }
 }

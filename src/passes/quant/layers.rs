@@ -57,15 +57,22 @@ impl Tables {
     }
     /// The options of a layer that is the ops of these names: those of each table that matches one of them over those before it.
     pub(super) fn over(&self, options: &QuantOptions, ops: &[&str]) -> QuantOptions {
+        let merged = self.merged(options, ops);
+        let form = if lacks_operators(&merged) { Form::Qdq } else { merged.form };
+        QuantOptions { form, ..merged }
+    }
+    /// Whether a layer has no operator that reads integers itself, though its form asks for one: a table has it compute in
+    /// float.
+    pub(super) fn lack_operators(&self, options: &QuantOptions, ops: &[&str]) -> bool {
+        lacks_operators(&self.merged(options, ops))
+    }
+    fn merged(&self, options: &QuantOptions, ops: &[&str]) -> QuantOptions {
         let mut merged = options.clone();
         for (_, table) in self.0.iter().filter(|(glob, _)| matches(glob, ops)) {
             merged = table.over(merged, options.activations);
         }
         if !merged.suits_integer_kernels() {
             merged.activations = Activations::None;
-        }
-        if merged.form == Form::QOperator && merged.activations == Activations::None {
-            merged.form = Form::Qdq;
         }
         merged
     }
@@ -117,6 +124,10 @@ impl LayerOptions {
             ..below
         }
     }
+}
+
+fn lacks_operators(merged: &QuantOptions) -> bool {
+    merged.form == Form::QOperator && merged.activations == Activations::None
 }
 
 fn matches(glob: &GlobMatcher, ops: &[&str]) -> bool {

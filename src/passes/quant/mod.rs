@@ -39,7 +39,7 @@ use super::{
     Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, lift, pass::changed_options,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     ir::{Graph, Model, OpId, Origin, QuantForm, ValueId, Where},
     ops::infer_types,
 };
@@ -203,6 +203,7 @@ impl Quant {
         said.into_iter().for_each(|(at, why)| cx.missed(at, why));
         cx.count("activations", activations);
         weights::tell(&mut model.graph, layers, &placement, cx);
+        form::tell(self, &model.graph, layers, cx);
         Ok(())
     }
 }
@@ -247,6 +248,10 @@ impl Pass for Quant {
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         self.tables.check(&self.options, &model.graph)?;
+        if self.options.form == Form::QOperator && !cx.has_samples() {
+            let help = "give some with `--calib`, or `form=qdq`";
+            return Err(Error::usage("`form=qoperator` needs samples, for the ranges of activations", help));
+        }
         let restored = match self.options.requantize {
             true => anew::floats(model, cx)?,
             false => Changed::No,
