@@ -73,7 +73,7 @@ impl Tables {
     pub(super) fn new() -> Tables {
         Tables([(); TURNS].map(|()| vec![0; BINS]))
     }
-    /// Counts one in `step` of the elements, none of them zero, by bins of this width; `first` is below `step`.
+    /// Counts one in `step` of the elements, none of them zero, by bins of this width: another one in each part, from `first` on.
     pub(super) fn count(&mut self, elements: &[f32], first: usize, step: usize, width: f32) {
         let (bins, mut zeros) = (Bins::of(width), 0);
         let mut bin = |x: f32| {
@@ -81,10 +81,12 @@ impl Tables {
             bins.of_element(x)
         };
         let mut parts = elements.chunks_exact(TURNS * step);
+        let mut first = first % step;
         for part in &mut parts {
             for (turn, table) in self.0.iter_mut().enumerate() {
                 table[bin(part[turn * step + first])] += 1;
             }
+            first = if first + 1 < step { first + 1 } else { 0 };
         }
         let [table, ..] = &mut self.0;
         parts.remainder().iter().skip(first).step_by(step).for_each(|x| table[bin(*x)] += 1);

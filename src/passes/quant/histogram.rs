@@ -32,8 +32,8 @@ impl From<Observer> for Rule {
 
 /// Counts of elements by bins of equal width, which doubles where elements come that lie outside.
 ///
-/// Of a batch of many elements one in four is counted, and counts for as many; which one changes from block to block, so that
-/// each channel has its turn wherever channels lie. Ends are those of all, and count once more.
+/// Of a batch of many elements one in four is counted, and counts for as many; which one changes within blocks and from block to
+/// block, so that each channel has its turn wherever channels lie. Ends are those of all, and count once more.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
     /// The smallest and the largest element, or zero.
@@ -86,7 +86,7 @@ impl Histogram {
             }
             // Where all are zero, or so small that their bins have no width.
             if self.finite && self.width.is_normal() {
-                tables.count(block, self.blocks % step, step, self.width);
+                tables.count(block, self.blocks, step, self.width);
             }
             self.blocks += 1;
         }
@@ -291,7 +291,7 @@ mod tests {
         assert!(parts.width <= 2.0 * whole.width, "bins are at most twice as wide as need be");
         for observer in [Observer::Percentile, Observer::Mse, Observer::Entropy] {
             let ((a, b), (c, d)) = (parts.span(observer, 256), whole.span(observer, 256));
-            assert!((a - c).abs() < 0.25 && (b - d).abs() < 0.25, "{observer:?}: {a} to {b}, {c} to {d}");
+            assert!((a - c).abs() < 0.4 && (b - d).abs() < 0.4, "{observer:?}: {a} to {b}, {c} to {d}");
         }
     }
     #[test]
