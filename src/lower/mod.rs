@@ -9,6 +9,7 @@
 //! - attributes get their `type` and their value even where the file left them to be guessed;
 //! - external data is laid out anew (or put into the model file, see [`ExternalData`]); checksums of the old layout go.
 
+mod clipped;
 mod dynamic;
 mod export;
 mod external;

@@ -6,7 +6,8 @@
 //!
 //! It starts once the nodes in between are written, from what they say, so that whatever makes these is served alike.
 
-use crate::ir::{DType, Grain, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, Use, ValueId};
+use super::clipped::saturates;
+use crate::ir::{DType, Grain, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Use, ValueId};
 use std::collections::HashSet;
 
 /// How far the steps of a bias may be from those of its layer's sums, as a share.
@@ -287,26 +288,6 @@ fn scheme(graph: &Graph, by: Operand) -> Option<QuantScheme> {
     let (dtype, grain, form) = (zero.dtype(), Grain::Tensor, QuantForm::Qdq);
     let scheme = QuantScheme { dtype, grain, scales: by.scales(graph)?, zero_points, form };
     scheme.check(None).is_ok().then_some(scheme)
-}
-
-/// Whether integers end where a Relu or Clip does: what these take to an end of theirs has the outermost integer.
-fn saturates(graph: &Graph, op: OpId, scheme: &QuantScheme) -> bool {
-    let end = |slot| match graph.op(op).is("Relu") {
-        true => Some((slot == 1).then_some(0.0)),
-        false => match graph.input(op, slot) {
-            Some(v) => graph.constant(v)?.scalar_f32().map(Some),
-            None => Some(None),
-        },
-    };
-    let integer = |x: f32| {
-        let integer = scheme.quantize(&Tensor::from_vec([], vec![x])).ok()?;
-        integer.to_i64()?.first().copied()
-    };
-    [(1, f32::MIN), (2, f32::MAX)].into_iter().all(|(slot, outermost)| match end(slot) {
-        Some(Some(end)) => integer(end).is_some_and(|q| Some(q) == integer(outermost)),
-        Some(None) => true,
-        None => false,
-    })
 }
 
 /// What rounds each output of an op that moves integers, where these mean the same before and behind it.

@@ -1,7 +1,7 @@
 //! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads, or arithmetic on integer
 //! constants that every runtime computes when it loads the model.
 
-use super::{dynamic, few_bits, operators, pairs, parameters::Parameters, saturated, stored};
+use super::{clipped, dynamic, few_bits, operators, pairs, parameters::Parameters, saturated, stored};
 use crate::{
     error::{Error, Result},
     ir::{DType, Float8, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, Use, ValueId, Where},
@@ -11,7 +11,8 @@ use crate::{
 ///
 /// A constant becomes an integer constant and what computes it back, as its form says; the last operator of that now
 /// computes the value of the old name. A computed value gets one QuantizeLinear and one DequantizeLinear that all its
-/// users read; HardSigmoid and HardSwish between integers become what saturates. Graph inputs and outputs keep their names and types. A value of the form [`QuantForm::Dynamic`],
+/// users read; HardSigmoid and HardSwish between integers become what saturates, and Relu and Clip
+/// that these stand for go. Graph inputs and outputs keep their names and types. A value of the form [`QuantForm::Dynamic`],
 /// [`QuantForm::Multiplied`], [`QuantForm::Operator`] or [`QuantForm::Packed`] changes the ops that read it. Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the
 /// model's operator set is too old: see [`least_opset`].
 pub fn materialize(model: &mut Model) -> Result<()> {
@@ -20,6 +21,7 @@ pub fn materialize(model: &mut Model) -> Result<()> {
     few_bits::rewrite(model)?;
     pairs::rewrite(model, &mut parameters);
     saturated::rewrite(&mut model.graph, &mut parameters);
+    clipped::rewrite(&mut model.graph);
     let (opset, weights) = (model.opset(), operators::weights(&model.graph));
     rewrite(&mut model.graph, opset, &mut parameters)?;
     operators::rewrite(model, &weights);

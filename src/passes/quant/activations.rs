@@ -3,10 +3,11 @@
 use super::{
     Quant,
     chains::{Chains, behind_clip},
-    observe, pairs,
+    masks, observe, pairs,
     placement::{How, Placement},
     target::symmetric,
     weights::{Layers, weight_of},
+    whole,
 };
 use crate::{
     error::Result,
@@ -34,8 +35,15 @@ pub(super) fn schemes(
     let chains = chains(pass, graph, &layers, placement);
     let options = &pass.options;
     let operands = pairs.into_iter().filter_map(|op| pairs::operands(graph, op)).flatten();
-    let values = chains.values.iter().copied().chain(operands).collect::<BTreeSet<_>>();
-    let mut schemes = observe::schemes(options.rule(), options.activation_dtype(), model, values, cx)?;
+    let mut values = chains.values.iter().copied().chain(operands).collect::<BTreeSet<_>>();
+    let (dtype, whole) = (options.activation_dtype(), options.target.profile().whole);
+    let mut masked = if whole { masks::masked(graph) } else { BTreeMap::new() };
+    masked.retain(|v, _| values.remove(v));
+    let mut schemes = observe::schemes(options.rule(), dtype, model, values, cx)?;
+    schemes.extend(masks::schemes(dtype, model, &masked, cx)?);
+    if whole {
+        whole::settle(graph, &mut schemes);
+    }
     // Rounding computes HardSigmoid about its offset.
     for (v, scheme) in &mut schemes {
         let offset = graph.producer(*v).map(|(op, _)| graph.op(op));
@@ -83,8 +91,12 @@ pub(super) fn annotate(
         graph.value_mut(read).quant = Some(scheme.clone());
     }
     let profile = pass.options.target.profile();
+    let biased = match profile.whole {
+        true => whole::constants(graph, &chains, pass.options.activation_dtype(), said),
+        false => layers,
+    };
     if profile.integer_biases && (profile.wide_integers || !pass.options.has_wide_activations()) {
-        biases(graph, &layers, said);
+        biases(graph, &biased, said);
     }
     schemes.len() as u64 + pairs::annotate(graph, &pairs, measured)
 }
@@ -94,6 +106,11 @@ pub(super) fn annotate(
 /// Products (Gemm, MatMul) write floats from their integer sums at no cost, so their outputs are rounded only where
 /// another layer wants integers.
 fn chains(pass: &Quant, graph: &Graph, layers: &[OpId], placement: &Placement) -> Chains {
+    match pass.options.target.profile().whole {
+        true if placement.is_static() => return whole::chains(pass, graph),
+        true => return Chains::default(),
+        false => {}
+    }
     let mut asked = BTreeSet::new();
     for op in layers {
         asked.extend(graph.input(*op, 0).filter(|x| graph.constant(*x).is_none()));
@@ -136,11 +153,14 @@ fn biases(graph: &mut Graph, layers: &[OpId], said: &mut Vec<(Where, String)>) {
     for op in layers {
         let node = graph.op(*op);
         let unscaled = |name| node.float(name).unwrap_or(1.0) == 1.0;
-        if !(node.op_type.starts_with("Conv") || node.is("Gemm") && unscaled("alpha") && unscaled("beta")) {
+        let normalizes = whole::is_normalization(node);
+        let layer =
+            node.op_type.starts_with("Conv") || node.is("Gemm") && unscaled("alpha") && unscaled("beta");
+        if !layer && !normalizes {
             continue;
         }
-        let (Some(x), Some(w), Some(b)) = (graph.input(*op, 0), weight_of(graph, *op), graph.input(*op, 2))
-        else {
+        let weight = if normalizes { graph.input(*op, 1) } else { weight_of(graph, *op) };
+        let (Some(x), Some(w), Some(b)) = (graph.input(*op, 0), weight, graph.input(*op, 2)) else {
             continue;
         };
         let (Some(input), Some(weight)) = (graph.value(x).quant.clone(), graph.value(w).quant.clone()) else {

@@ -17,6 +17,8 @@ pub(super) enum Follows {
     Own(Kind),
     /// Its own, which inputs that nothing else reads take over: then the kernel copies, and nothing is rounded twice.
     Shared(Kind),
+    /// The same whatever it computes on.
+    Fixed,
 }
 
 impl Follows {
@@ -82,6 +84,10 @@ pub(super) struct Chains {
 }
 
 impl Chains {
+    /// These values, and the operators that compute on them.
+    pub(super) fn of(values: BTreeSet<ValueId>, members: BTreeMap<OpId, Follows>) -> Chains {
+        Chains { values, members }
+    }
     /// Grows chains from what layers read and write: moves in front of what is wanted, then what reads nothing but
     /// integers, as far as it leads to integers again or joins several.
     pub(super) fn from(
@@ -165,7 +171,7 @@ impl Chains {
             if follows.moves()
                 && let Some(x) = graph.input(op, 0)
             {
-                for y in written(graph, op, follows) {
+                for y in written(graph, op, follows).into_iter().filter(|y| self.values.contains(y)) {
                     match schemes.get(&x).cloned() {
                         Some(scheme) => schemes.insert(y, scheme),
                         None => schemes.remove(&y),
@@ -180,7 +186,7 @@ impl Chains {
         let Some((op, _)) = graph.producer(x).filter(|_| graph.sole_use(x).is_some()) else { return false };
         let node = graph.op(op);
         match self.members.get(&op) {
-            Some(Follows::Moved | Follows::Picked) => false,
+            Some(Follows::Moved | Follows::Picked | Follows::Fixed) => false,
             _ if node.is("Clip") => false,
             _ if node.is("Relu") => own.zero_points == scheme.zero_points,
             _ => true,
@@ -199,7 +205,9 @@ pub(super) fn behind_clip(graph: &Graph, y: ValueId) -> ValueId {
 fn read(graph: &Graph, op: OpId, follows: Follows) -> Vec<ValueId> {
     match follows {
         Follows::Moved | Follows::Picked => graph.input(op, 0).into_iter().collect(),
-        Follows::Own(_) | Follows::Shared(_) => graph.inputs_of(op).into_iter().flatten().collect(),
+        Follows::Own(_) | Follows::Shared(_) | Follows::Fixed => {
+            graph.inputs_of(op).into_iter().flatten().collect()
+        }
     }
 }
 
@@ -208,7 +216,9 @@ fn written(graph: &Graph, op: OpId, follows: Follows) -> Vec<ValueId> {
     let outputs = graph.outputs_of(op).into_iter().flatten();
     match follows {
         Follows::Moved | Follows::Picked => outputs.collect(),
-        Follows::Own(_) | Follows::Shared(_) => outputs.map(|y| behind_clip(graph, y)).collect(),
+        Follows::Own(_) | Follows::Shared(_) | Follows::Fixed => {
+            outputs.map(|y| behind_clip(graph, y)).collect()
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod histogram;
 mod layers;
 mod learned;
 mod lost;
+mod masks;
 mod noisy;
 mod observe;
 mod options;
@@ -33,6 +34,7 @@ mod seam;
 mod target;
 mod unseen;
 mod weights;
+mod whole;
 mod widen;
 
 use super::{
@@ -173,7 +175,10 @@ impl Quant {
         };
         let all = &layers.ops;
         let mut repair = repaired(model, layers, &widest, cx)?;
-        let layers = &match widest.is_static() {
+        if self.options.target.profile().whole {
+            whole::advise(self, model, &float, layers, &widest, &schemes, cx)?;
+        }
+        let layers = &match widest.is_static() && !self.options.target.profile().whole {
             true => noisy::left_out(self, model, layers, &widest, &schemes, cx)?,
             false => layers.clone(),
         };

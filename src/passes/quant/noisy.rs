@@ -9,6 +9,8 @@
 //! of them is looked at by itself. The more of them there are, the fewer samples each is looked at with.
 //!
 //! Weights are looked at first, with the activations float; without samples on inputs that are made up.
+//!
+//! Where all that is float becomes integers, nothing is left out.
 
 use super::{
     Quant,
@@ -42,7 +44,7 @@ pub(super) fn widened(
     layers: Layers,
     cx: &mut Context<'_>,
 ) -> Result<Layers> {
-    if layers.weights.len() < 2 || !cx.has_inputs() {
+    if layers.weights.len() < 2 || !cx.has_inputs() || plan.rounds_all() {
         return Ok(layers);
     }
     let float = alone::float(model, &layers);

@@ -63,7 +63,7 @@ impl Kind {
             () if is(&["LSTM"]) => Kind::Recurrence,
             () => match chains::follows(graph, op)? {
                 Follows::Own(kind) | Follows::Shared(kind) => kind,
-                Follows::Moved | Follows::Picked => return None,
+                Follows::Moved | Follows::Picked | Follows::Fixed => return None,
             },
         })
     }

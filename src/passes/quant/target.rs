@@ -40,6 +40,8 @@ pub(super) struct Profile {
     pub(super) integer_biases: bool,
     /// Whether what ONNX Runtime is slow with in integers (Conv of few channels, AveragePool) is so where nothing is timed.
     pub(super) slow_kinds: bool,
+    /// Whether all that is float32 is rounded, not what computes faster so.
+    pub(super) whole: bool,
     /// Whether weights keep to seven bits; as this processor needs it, where it is not said.
     pub(super) reduce_range: Option<bool>,
 }
@@ -54,6 +56,7 @@ impl Target {
             wide_integers: false,
             integer_biases: true,
             slow_kinds: true,
+            whole: false,
             reduce_range: Some(false),
         };
         match self {
@@ -67,7 +70,7 @@ impl Target {
                 integer_biases: false,
                 ..qdq
             },
-            Target::Qnn => Profile { wide_integers: true, ..qdq },
+            Target::Qnn => Profile { wide_integers: true, whole: true, ..qdq },
             Target::OpenVino => Profile { integer_biases: false, ..qdq },
             Target::Portable => Profile { slow_kinds: false, reduce_range: Some(true), ..qdq },
         }

@@ -35,9 +35,16 @@ pub(super) struct Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// Whether all that is float32 becomes integers.
+    pub(super) fn rounds_all(&self) -> bool {
+        self.activations && self.pass.options.target.profile().whole
+    }
     /// The options of the layers that read a weight.
     fn options(&self, graph: &Graph, v: ValueId) -> QuantOptions {
-        let options = self.pass.options_of(graph, v);
+        let mut options = self.pass.options_of(graph, v);
+        // Accelerators have no scales for each column of a product.
+        let convolved = |(graph, op, _): &(&Graph, OpId, usize)| graph.op(*op).op_type.starts_with("Conv");
+        options.per_channel &= !self.rounds_all() || readers(graph, v).iter().all(convolved);
         let bits = if self.pass.fixes_bits(graph, v) { options.bits } else { self.bits };
         QuantOptions { bits, ..options }
     }
@@ -244,6 +251,11 @@ pub(super) fn annotate(plan: &Plan<'_>, graph: &mut Graph, cx: &mut Context<'_>)
     let constants: Vec<ValueId> = graph.initializers().map(|(v, _)| v).collect();
     for v in constants {
         let Some(lie) = lie(graph, v) else { continue };
+        // A row that is picked keeps its scheme, so tables have that of activations.
+        let is_table = |at: &Use| matches!(at, Use::Input(op, 0) if graph.op(*op).is("Gather"));
+        if plan.rounds_all() && graph.uses(v).iter().any(is_table) {
+            continue;
+        }
         let scheme = match scheme(plan, graph, v, lie) {
             Ok(scheme) => scheme,
             Err(why) => {

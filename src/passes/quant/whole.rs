@@ -1,0 +1,282 @@
+//! Integers between all operators, for accelerators that compute floats slowly or not at all.
+//!
+//! The rules are those by which ONNX Runtime quantizes for Qualcomm's (`get_qnn_qdq_config`): whatever an operator reads and
+//! writes in float32 is rounded, constants too; what moves elements keeps their scheme; normalization has int8 scales and int32
+//! biases; Sigmoid and Tanh write fixed steps; no range is narrower than 0.0001. In float stay Cast, which is what changes
+//! types, loops and recurrence, and what is computed from shapes alone.
+
+use super::{
+    Activations, Quant,
+    activations::Schemes,
+    chains::{self, Chains, Follows},
+    masks,
+    placement::{Kind, Placement},
+    weights::Layers,
+};
+use crate::{
+    error::Result,
+    ir::{DType, Graph, Model, Op, OpId, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
+    ops::{is_deterministic, quantized::dequantized},
+    passes::{Context, RemarkKind, linear::effect},
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// With less signal above the noise than this, in dB, more bits are advised.
+const LEAST_SQNR: f64 = 30.0;
+/// The narrowest range, as the accelerator's arithmetic bears it.
+const LEAST_RANGE: f32 = 1e-4;
+
+/// Operators that stay float, or that hold no floats: those with bodies, and those that draw numbers, do so too.
+const FLOAT: &[&str] = &[
+    "Cast",
+    "CastLike",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "GRU",
+    "LSTM",
+    "NonMaxSuppression",
+    "QuantizeLinear",
+    "RNN",
+    "Shape",
+    "Size",
+];
+
+/// An operator, which ops of it, and how the scheme of what they put out follows.
+type Row = (&'static str, fn(&Graph, OpId) -> bool, Follows);
+
+/// Operators whose schemes follow otherwise than those that a processor has integer kernels for ([`chains::follows`]). All others
+/// have schemes of their own.
+const OPERATORS: &[Row] = &[
+    ("Clip", always, Follows::Shared(Kind::Join)),
+    ("Identity", always, Follows::Moved),
+    ("Pad", pads_with_what_is_there, Follows::Moved),
+    ("Relu", always, Follows::Shared(Kind::Join)),
+    ("Sigmoid", always, Follows::Fixed),
+    ("SpaceToDepth", always, Follows::Moved),
+    ("Tanh", always, Follows::Fixed),
+    ("TopK", always, Follows::Picked),
+];
+
+/// Inputs of floats that are limits, sizes and statistics.
+const PARAMETERS: &[(&str, &[usize])] = &[
+    ("BatchNormalization", &[3, 4]),
+    ("Clip", &[1, 2]),
+    ("Dropout", &[1]),
+    ("Resize", &[1, 2]),
+    ("Upsample", &[1]),
+];
+
+fn always(_: &Graph, _: OpId) -> bool {
+    true
+}
+
+/// Whether Pad repeats elements, or adds zeros, which every scheme has.
+fn pads_with_what_is_there(graph: &Graph, op: OpId) -> bool {
+    let zero = |v| graph.constant(v).and_then(Tensor::scalar_f32) == Some(0.0);
+    graph.op(op).str("mode").is_some_and(|mode| mode != "constant")
+        || graph.op(op).float("value").unwrap_or(0.0) == 0.0 && graph.input(op, 2).is_none_or(zero)
+}
+
+/// How the scheme of what an op puts out follows.
+fn follows(graph: &Graph, op: OpId) -> Follows {
+    let row = OPERATORS.iter().find(|(name, suits, _)| graph.op(op).is(name) && suits(graph, op));
+    let known = row.map(|row| row.2).or_else(|| chains::follows(graph, op));
+    known.unwrap_or(Follows::Own(Kind::Join))
+}
+
+/// The scheme of what an operator always writes alike, in integers of this type.
+fn fixed(op: &Op, dtype: DType) -> Option<QuantScheme> {
+    let (signed, levels) = (matches!(dtype, DType::I8 | DType::I16), (1u32 << dtype.bits()) as f32);
+    let half = (levels / 2.0) as i32;
+    let (step, zero) = match op.op_type.as_str() {
+        // Of 16 bits with a sign those about 0 are all that is known.
+        "Sigmoid" if dtype == DType::I16 => (2.0 / levels, 0),
+        "Sigmoid" => (1.0 / levels, if signed { -half } else { 0 }),
+        "Tanh" => (2.0 / levels, if signed { 0 } else { half }),
+        _ => return None,
+    };
+    let scheme = QuantScheme::over(dtype, 0.0, 1.0)?;
+    Some(QuantScheme { scales: vec![step], zero_points: vec![zero], ..scheme })
+}
+
+/// All that is float32 between operators, and these.
+pub(super) fn chains(pass: &Quant, graph: &Graph) -> Chains {
+    let (stored, data) = (dequantized(graph), from_inputs(graph));
+    let is_float = |v: &ValueId| graph.dtype(*v) == Some(DType::F32) && !stored.contains(v);
+    let computed = |v: &ValueId| is_float(v) && graph.constant(*v).is_none();
+    let (mut values, mut members) = (BTreeSet::new(), BTreeMap::new());
+    for op in graph.order() {
+        let (read, written) = (read(graph, op), graph.outputs_of(op));
+        let written = written.into_iter().flatten();
+        if !computes_in_integers(pass, graph, op) || !read.iter().any(|(_, v)| is_float(v)) {
+            continue;
+        }
+        if graph.inputs_of(op).iter().flatten().any(|v| data.contains(v)) {
+            values.extend(read.into_iter().map(|(_, v)| v).chain(written).filter(computed));
+            members.insert(op, follows(graph, op));
+        }
+    }
+    Chains::of(values, members)
+}
+
+fn computes_in_integers(pass: &Quant, graph: &Graph, op: OpId) -> bool {
+    let node = graph.op(op);
+    let options = pass.tables.over(&pass.options, &[node.name.as_str()]);
+    node.is_standard()
+        && !FLOAT.contains(&node.op_type.as_str())
+        && node.bodies().next().is_none()
+        && is_deterministic(node)
+        && !pass.excludes(graph, op)
+        && options.activations != Activations::None
+}
+
+/// What the inputs of a graph decide beyond their shapes.
+fn from_inputs(graph: &Graph) -> HashSet<ValueId> {
+    let given = |v: &ValueId| graph.constant(*v).is_none();
+    let mut data: HashSet<ValueId> = graph.inputs.iter().copied().filter(given).collect();
+    for op in graph.order() {
+        let sizes = graph.op(op).is("Shape") || graph.op(op).is("Size");
+        let captured = graph.op(op).bodies().next().is_some();
+        if !sizes && (captured || graph.inputs_of(op).iter().flatten().any(|v| data.contains(v))) {
+            data.extend(graph.outputs_of(op).into_iter().flatten());
+        }
+    }
+    data
+}
+
+/// What an op reads as data, by slot.
+fn read(graph: &Graph, op: OpId) -> Vec<(usize, ValueId)> {
+    let node = graph.op(op);
+    let parameters = PARAMETERS.iter().find(|(name, _)| node.is(name)).map_or(&[][..], |(_, slots)| slots);
+    let inputs = graph.inputs_of(op).into_iter().enumerate().filter(|(slot, _)| !parameters.contains(slot));
+    inputs.filter_map(|(slot, v)| Some((slot, v?))).collect()
+}
+
+/// Settles what was measured: fixed steps, and no range too narrow.
+pub(super) fn settle(graph: &Graph, measured: &mut Schemes) {
+    for (v, scheme) in measured {
+        let known = |op| fixed(graph.op(op), scheme.as_ref()?.dtype);
+        let known = graph.producer(*v).and_then(|(op, _)| known(op));
+        *scheme = known.or_else(|| scheme.take().map(widened));
+    }
+}
+
+/// The scheme with a range that is not too narrow.
+fn widened(scheme: QuantScheme) -> QuantScheme {
+    let least = LEAST_RANGE / ((1u32 << scheme.dtype.bits()) - 1) as f32;
+    QuantScheme { scales: scheme.scales.iter().map(|s| s.max(least)).collect(), ..scheme }
+}
+
+/// What a constant is to the op that reads it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// int8 about zero.
+    Weight,
+    /// int32, in steps that follow.
+    Bias,
+    /// As activations are.
+    Operand,
+}
+
+fn role(node: &Op, slot: usize) -> Role {
+    match (node.op_type.as_str(), slot) {
+        ("MatMul", _) | ("Conv" | "ConvTranspose" | "Gemm", 1) => Role::Weight,
+        ("Conv" | "ConvTranspose" | "Gemm", 2) => Role::Bias,
+        (_, 1) if is_normalization(node) => Role::Weight,
+        (_, 2) if is_normalization(node) => Role::Bias,
+        _ => Role::Operand,
+    }
+}
+
+/// Whether an op reads a scale and a bias for each channel.
+pub(super) fn is_normalization(node: &Op) -> bool {
+    let names = ["BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"];
+    names.iter().any(|name| node.is(name))
+}
+
+/// Gives the constants that these operators read their schemes; biases, whose steps follow from theirs, are left to the
+/// caller: those of the ops that come back.
+pub(super) fn constants(
+    graph: &mut Graph,
+    chains: &Chains,
+    dtype: DType,
+    said: &mut Vec<(Where, String)>,
+) -> Vec<OpId> {
+    let mut biased = Vec::new();
+    for op in graph.order().into_iter().filter(|op| chains.has(*op)) {
+        for (slot, v) in read(graph, op) {
+            let Some(tensor) = graph.constant(v).filter(|t| t.dtype() == DType::F32) else { continue };
+            let role = role(graph.op(op), slot);
+            if role == Role::Bias {
+                biased.push(op);
+            }
+            if graph.value(v).quant.is_some() || role == Role::Bias {
+                continue;
+            }
+            let at = Where::Value(graph.name_of(v).to_owned());
+            if graph.is_input(v) || graph.is_output(v) || !shared(graph, chains, v, role) {
+                said.push((at, "it stays float: others need it in float as well".into()));
+                continue;
+            }
+            let scheme = match role {
+                Role::Weight => QuantScheme::symmetric_int8(tensor, None),
+                _ => operand(tensor, dtype),
+            };
+            match scheme {
+                Some(scheme) => graph.value_mut(v).quant = Some(scheme),
+                None => said.push((at, "it stays float: it holds infinities or NaN".into())),
+            }
+        }
+    }
+    biased
+}
+
+/// Whether all that reads a constant reads it alike.
+fn shared(graph: &Graph, chains: &Chains, v: ValueId, as_role: Role) -> bool {
+    graph.uses(v).into_iter().all(|at| match at {
+        Use::Input(op, slot) => {
+            let data = read(graph, op).iter().any(|(k, _)| *k == slot);
+            chains.has(op) && data && role(graph.op(op), slot) == as_role
+        }
+        Use::Capture(_) => false,
+    })
+}
+
+/// The scheme of a constant that is read as activations are.
+fn operand(tensor: &Tensor, dtype: DType) -> Option<QuantScheme> {
+    let values = tensor.to_f32()?;
+    let (low, high) = values.iter().fold((0f32, 0f32), |(low, high), x| (low.min(*x), high.max(*x)));
+    let low = if masks::masking(tensor).is_some() { -masks::REACH } else { low };
+    let real = values.iter().all(|x| !x.is_nan());
+    let scheme = QuantScheme::over(dtype, low, high).filter(|_| real)?;
+    Some(QuantScheme { form: QuantForm::Qdq, ..widened(scheme) })
+}
+
+/// Says where 8 bits are too few.
+pub(super) fn advise(
+    pass: &Quant,
+    model: &Model,
+    float: &Model,
+    layers: &Layers,
+    placement: &Placement,
+    schemes: &Schemes,
+    cx: &mut Context<'_>,
+) -> Result<()> {
+    if !placement.is_static() || pass.options.has_wide_activations() {
+        return Ok(());
+    }
+    let placed = |(): &()| {
+        let mut model = model.clone();
+        pass.place(&mut model, layers, placement, schemes);
+        Ok(cx.written(&model)?.0)
+    };
+    let noise: f64 = effect::errors(float, &[()], placed, cx)?.iter().sum();
+    let sqnr = -10.0 * noise.log10();
+    if sqnr < LEAST_SQNR {
+        let why = format!(
+            "integers of 8 bits throughout leave the outputs {sqnr:.0} dB above the noise: `activation_type=uint16` leaves more"
+        );
+        cx.remark(RemarkKind::Note, (), why);
+    }
+    Ok(())
+}
