@@ -99,6 +99,10 @@ fn a_layer_that_spoils_the_outputs_stays_float_and_is_named() {
     assert_eq!(loud(&said), ["m3"], "{said:?}");
     assert!(sqnr > 30.0, "{sqnr} dB");
     assert!(!rounded(&model, "r2") && [1, 3, 4, 5].iter().all(|k| rounded(&model, &format!("r{k}"))));
+    let (model, said, sqnr) =
+        quantized(&chain(300.0), &samples, "quant(latency=any,equalize=none,noise=any)");
+    assert!(loud(&said).is_empty() && sqnr < 30.0, "{sqnr} dB: {said:?}");
+    assert!((1..=5).all(|k| rounded(&model, &format!("r{k}"))));
 }
 
 /// Layers in a row on what LayerNormalization puts out, where few channels are much larger than the others, as in language

@@ -22,12 +22,13 @@ const BIAS_LIMIT: f32 = (1u32 << 30) as f32;
 /// The schemes of values that are to be integers; `None` where what was measured allows none.
 pub(super) type Schemes = BTreeMap<ValueId, Option<QuantScheme>>;
 
-/// Measures what the placement, and any that places fewer kinds so, wants to round.
+/// Measures what the placement, and any that places fewer kinds so, wants to round, on the first `most` samples.
 pub(super) fn schemes(
     pass: &Quant,
     model: &Model,
     layers: &Layers,
     placement: &Placement,
+    most: usize,
     cx: &Context<'_>,
 ) -> Result<Schemes> {
     let graph = &model.graph;
@@ -39,8 +40,8 @@ pub(super) fn schemes(
     let (dtype, whole) = (options.activation_dtype(), options.target.profile().whole);
     let mut masked = if whole { masks::masked(graph) } else { BTreeMap::new() };
     masked.retain(|v, _| values.remove(v));
-    let mut schemes = observe::schemes(options.rule(), dtype, model, values, cx)?;
-    schemes.extend(masks::schemes(dtype, model, &masked, cx)?);
+    let mut schemes = observe::schemes(options.rule(), dtype, model, values, most, cx)?;
+    schemes.extend(masks::schemes(dtype, model, &masked, most, cx)?);
     if whole {
         whole::settle(graph, &mut schemes);
     }

@@ -42,6 +42,9 @@ const WORTH: f64 = 0.9;
 /// The outputs' error has to fall to this share: layers that are left float later, or keep more bits, also make up for what
 /// single channels cost, and those that stay loud would no longer stand out.
 const NEARER: f64 = 0.5;
+/// That is so much that few samples tell it: as many as this many changes would be looked at with.
+const LOOKS: usize = 16;
+const LEAST_SAMPLES: usize = 4;
 /// How far scales go.
 const LARGEST: f32 = 1e3;
 /// Elements of a weight by which scales are judged, unless so few outputs have more.
@@ -102,8 +105,9 @@ pub(super) fn equalized(
     let bits = vec![Some(plan.bits); layers.weights.len()];
     let new = layers.with_bits(plan, &mut scaled.graph, &bits);
     let both = [(&*model, &layers), (&scaled, &new)];
-    let [before, after] = both.map(|(model, layers)| rounded(plan, model, layers, &placement, cx));
-    let errors = effect::errors(&float, &[before?, after?], |model| Ok(model.clone()), cx)?;
+    let few = effect::shared_out(&float, LOOKS, LEAST_SAMPLES, cx)?;
+    let [before, after] = both.map(|(model, layers)| rounded(plan, model, layers, &placement, few, cx));
+    let errors = effect::errors_on(few, &float, &[before?, after?], |model| Ok(model.clone()), cx)?;
     let [before, after] = [0, 1].map(|k| errors.get(k).copied().unwrap_or_default().sqrt() * 100.0);
     if after > NEARER * before {
         return Ok(layers);
@@ -117,18 +121,19 @@ pub(super) fn equalized(
     Ok(new)
 }
 
-/// The model as it would be written with everything rounded that may be.
+/// The model as it would be written with everything rounded that may be, by the first `most` samples.
 fn rounded(
     plan: &Plan<'_>,
     model: &Model,
     layers: &Layers,
     placement: &Placement,
+    most: usize,
     cx: &Context<'_>,
 ) -> Result<Model> {
     let mut model = model.clone();
     learned::to_nearest(layers, &mut model.graph, &layers.weights);
     let schemes = match placement.is_static() {
-        true => activations::schemes(plan.pass, &model, layers, placement, cx)?,
+        true => activations::schemes(plan.pass, &model, layers, placement, most, cx)?,
         false => activations::Schemes::new(),
     };
     plan.pass.place(&mut model, layers, placement, &schemes);

@@ -56,11 +56,12 @@ pub(super) fn masked(graph: &Graph) -> BTreeMap<ValueId, f32> {
     masked
 }
 
-/// The schemes of such values: over what is not hidden on the calibration samples, and a little more.
+/// The schemes of such values: over what is not hidden on the first `most` calibration samples, and a little more.
 pub(super) fn schemes(
     dtype: DType,
     model: &Model,
     masked: &BTreeMap<ValueId, f32>,
+    most: usize,
     cx: &Context<'_>,
 ) -> Result<BTreeMap<ValueId, Option<QuantScheme>>> {
     if masked.is_empty() {
@@ -68,7 +69,7 @@ pub(super) fn schemes(
     }
     let fetch: Vec<String> = masked.keys().map(|v| model.graph.name_of(*v).to_owned()).collect();
     let mut ranges = vec![(0f32, 0f32); masked.len()];
-    cx.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen| {
+    cx.sweep(&[Probe { model, fetch: &fetch }], most, &mut |seen| {
         for ((value, below), (low, high)) in
             seen.values.iter().flatten().zip(masked.values()).zip(&mut ranges)
         {

@@ -53,7 +53,9 @@ use placement::{How, Kind, Placement};
 use weights::{Layers, Plan};
 
 pub use layers::LayerOptions;
-pub use options::{ActivationType, Activations, Equalize, Form, Latency, Method, Observer, QuantOptions};
+pub use options::{
+    ActivationType, Activations, Equalize, Form, Latency, Method, Noise, Observer, QuantOptions,
+};
 pub use seam::move_scales;
 pub use target::Target;
 
@@ -157,7 +159,7 @@ impl Quant {
             _ => pairs::with(self, model, layers),
         };
         if widest.is_static() {
-            schemes = activations::schemes(self, model, layers, &widest, cx)?;
+            schemes = activations::schemes(self, model, layers, &widest, usize::MAX, cx)?;
         }
         let original = model.clone();
         // What factors make up for, a bias would make up for twice.
@@ -178,7 +180,7 @@ impl Quant {
         if self.options.target.profile().whole {
             whole::advise(self, model, &float, layers, &widest, &schemes, cx)?;
         }
-        let layers = &match widest.is_static() && !self.options.target.profile().whole {
+        let layers = &match widest.is_static() && self.options.guards_noise() {
             true => noisy::left_out(self, model, layers, &widest, &schemes, cx)?,
             false => layers.clone(),
         };

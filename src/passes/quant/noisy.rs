@@ -44,7 +44,7 @@ pub(super) fn widened(
     layers: Layers,
     cx: &mut Context<'_>,
 ) -> Result<Layers> {
-    if layers.weights.len() < 2 || !cx.has_inputs() || plan.rounds_all() {
+    if layers.weights.len() < 2 || !cx.has_inputs() || !plan.pass.options.guards_noise() {
         return Ok(layers);
     }
     let float = alone::float(model, &layers);

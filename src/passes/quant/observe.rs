@@ -30,12 +30,13 @@ const MOST_HELD: usize = 1 << 25;
 /// What a dimension that samples do not tell counts for there.
 const USUAL_BATCH: usize = 32;
 
-/// The schemes, of this type, of values over the calibration samples; `None` where a range is not finite.
+/// The schemes, of this type, of values over the first `most` calibration samples; `None` where a range is not finite.
 pub(super) fn schemes(
     rule: Rule,
     dtype: DType,
     model: &Model,
     values: impl IntoIterator<Item = ValueId>,
+    most: usize,
     cx: &Context<'_>,
 ) -> Result<BTreeMap<ValueId, Option<QuantScheme>>> {
     let name = |v: ValueId| model.graph.name_of(v).to_owned();
@@ -47,7 +48,7 @@ pub(super) fn schemes(
         let (now, later) = open.split_at(together(&shaped, open));
         let fetch: Vec<String> = now.iter().map(|v| name(*v)).collect();
         let mut histograms = vec![Histogram::new(); now.len()];
-        cx.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen| {
+        cx.sweep(&[Probe { model, fetch: &fetch }], most, &mut |seen| {
             let values = seen.values.iter().flatten().collect::<Vec<_>>();
             histograms.par_iter_mut().zip(values).for_each(|(histogram, value)| {
                 let elements = value.to_f32().unwrap_or_default();

@@ -102,6 +102,16 @@ pub enum Latency {
     Any,
 }
 
+/// Whether layers may cost the outputs many times their share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Noise {
+    /// No: they are found by running the model, and stay float or keep more bits.
+    Guard,
+    /// Yes: whatever may be rounded is.
+    Any,
+}
+
 /// How weights are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -165,6 +175,9 @@ pub struct QuantOptions {
     pub symmetric: Option<bool>,
     /// Whether integers may make the model slower, on targets that are this machine.
     pub latency: Latency,
+    /// Whether layers may cost the outputs many times their share; where it is not given, not but on targets that compute
+    /// floats slowly.
+    pub noise: Option<Noise>,
     /// How weights are rounded.
     pub method: Method,
     /// The rank of float factors beside each rounded layer, for what rounding took from it; 0 for none.
@@ -206,6 +219,7 @@ impl Default for QuantOptions {
             block: None,
             symmetric: None,
             latency: Latency::Guard,
+            noise: None,
             method: Method::Auto,
             compensate: 0,
             equalize: Equalize::Auto,
@@ -247,6 +261,11 @@ impl QuantOptions {
             Some(kept) => Rule { observer, outermost: (100.0 - kept) / 100.0 },
             None => Rule::from(observer),
         }
+    }
+    /// Whether layers that cost the outputs too much are looked for.
+    pub(super) fn guards_noise(&self) -> bool {
+        let usual = if self.target.profile().whole { Noise::Any } else { Noise::Guard };
+        self.noise.unwrap_or(usual) == Noise::Guard
     }
     /// The oldest operator set that has what these options ask for: DequantizeLinear by blocks came with 21, with a scale per
     /// channel with 13; Mul that broadcasts with 7, Slice by inputs with 10; four bits, and DequantizeLinear of 16, with 21,
