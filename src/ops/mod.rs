@@ -7,7 +7,8 @@
 //! - [`half`]: which operators compute in half precision;
 //! - [`moments`]: the distribution of values, as far as the model itself tells;
 //! - [`quantized`]: which constants are stored in few bits and computed back;
-//! - `reduce`: reductions as the operator set at hand spells them.
+//! - `reduce`: reductions as the operator set at hand spells them;
+//! - [`spans`]: where the elements of values lie, as far as the model itself tells.
 //!
 //! An operator that is not known here (any of a custom domain, too) is never an error: nothing is said about it.
 
@@ -20,6 +21,7 @@ mod macs;
 pub mod moments;
 pub mod quantized;
 mod reduce;
+pub mod spans;
 
 pub(crate) use infer::Symbols;
 pub use infer::{Conflict, Inference, Known, infer_types};

@@ -99,7 +99,7 @@ fn normal_integral(x: f64) -> f64 {
 }
 
 /// An elementwise function with what its attributes, or inputs 1 and 2, say.
-fn function(op: &Op, inputs: [Option<&Tensor>; 2]) -> Option<Box<dyn Fn(f64) -> f64>> {
+pub(super) fn function(op: &Op, inputs: [Option<&Tensor>; 2]) -> Option<Box<dyn Fn(f64) -> f64>> {
     let attribute = |name: &str, otherwise: f64| op.float(name).map_or(otherwise, f64::from);
     let one = |t: &Tensor| t.to_f32().filter(|v| v.len() == 1).map(|v| f64::from(v[0]));
     Some(match &*op.op_type {

@@ -3,7 +3,7 @@
 use super::{
     Quant,
     chains::{Chains, behind_clip},
-    masks, observe, pairs,
+    expected, masks, observe, pairs,
     placement::{How, Placement},
     target::symmetric,
     weights::{Layers, weight_of},
@@ -19,10 +19,11 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The largest bias in integer steps; sums of products still fit beside it.
 const BIAS_LIMIT: f32 = (1u32 << 30) as f32;
 
-/// The schemes of values that are to be integers; `None` where what was measured allows none.
+/// The schemes of values that are to be integers, as far as their ranges are known; `None` where what was measured allows none.
 pub(super) type Schemes = BTreeMap<ValueId, Option<QuantScheme>>;
 
-/// Measures what the placement, and any that places fewer kinds so, wants to round, on the first `most` samples.
+/// Measures what the placement, and any that places fewer kinds so, wants to round, on the first `most` samples; without
+/// samples, as far as the model tells.
 pub(super) fn schemes(
     pass: &Quant,
     model: &Model,
@@ -33,14 +34,17 @@ pub(super) fn schemes(
 ) -> Result<Schemes> {
     let graph = &model.graph;
     let (pairs, layers) = pairs::apart(graph, placed(graph, layers, placement));
-    let chains = chains(pass, graph, &layers, placement);
-    let options = &pass.options;
+    let chains = chains(pass, graph, &layers, placement, |_| true);
+    let (options, dtype) = (&pass.options, pass.options.activation_dtype());
     let operands = pairs.into_iter().filter_map(|op| pairs::operands(graph, op)).flatten();
     let mut values = chains.values.iter().copied().chain(operands).collect::<BTreeSet<_>>();
-    let (dtype, whole) = (options.activation_dtype(), options.target.profile().whole);
+    let whole = options.target.profile().whole;
     let mut masked = if whole { masks::masked(graph) } else { BTreeMap::new() };
     masked.retain(|v, _| values.remove(v));
-    let mut schemes = observe::schemes(options.rule(), dtype, model, values, most, cx)?;
+    let mut schemes = match cx.has_samples() {
+        true => observe::schemes(options.rule(), dtype, model, values, most, cx)?,
+        false => expected::schemes(dtype, graph, &values)?,
+    };
     schemes.extend(masks::schemes(dtype, model, &masked, most, cx)?);
     if whole {
         whole::settle(graph, &mut schemes);
@@ -63,7 +67,7 @@ fn placed(graph: &Graph, layers: &Layers, placement: &Placement) -> Vec<OpId> {
 }
 
 /// Annotates the inputs and outputs of the layers placed so, and of what joins them, then their biases. Returns how
-/// many activations are integers now.
+/// many activations are integers now, and which layers compute in integers.
 pub(super) fn annotate(
     pass: &Quant,
     graph: &mut Graph,
@@ -71,21 +75,17 @@ pub(super) fn annotate(
     placement: &Placement,
     measured: &Schemes,
     said: &mut Vec<(Where, String)>,
-) -> u64 {
-    let (pairs, layers) = pairs::apart(graph, placed(graph, layers, placement));
-    let chains = chains(pass, graph, &layers, placement);
-    let mut schemes: BTreeMap<ValueId, QuantScheme> = BTreeMap::new();
-    for v in &chains.values {
-        match measured.get(v).cloned().flatten() {
-            Some(scheme) => {
-                schemes.insert(*v, scheme);
-            }
-            None => said.push((
-                Where::Value(graph.name_of(*v).to_owned()),
-                "its measured range is not finite".into(),
-            )),
-        }
-    }
+) -> (u64, Vec<OpId>) {
+    let (pairs, mut layers) = pairs::apart(graph, placed(graph, layers, placement));
+    let scheme = |v: ValueId| measured.get(&v).cloned().flatten();
+    layers.retain(|op| {
+        let open = asks(graph, *op).into_iter().find(|v| scheme(*v).is_none());
+        said.extend(open.map(|v| (graph.place(*op), stays_float(graph, v, measured))));
+        open.is_none()
+    });
+    let chains = chains(pass, graph, &layers, placement, |v| scheme(v).is_some());
+    let mut schemes: BTreeMap<ValueId, QuantScheme> =
+        chains.values.iter().filter_map(|v| Some((*v, scheme(*v)?))).collect();
     chains.follow(graph, &mut schemes);
     for (v, scheme) in &schemes {
         let read = split_readers(graph, *v, &layers, &chains);
@@ -94,32 +94,48 @@ pub(super) fn annotate(
     let profile = pass.options.target.profile();
     let biased = match profile.whole {
         true => whole::constants(graph, &chains, pass.options.activation_dtype(), said),
-        false => layers,
+        false => layers.clone(),
     };
     if profile.integer_biases && (profile.wide_integers || !pass.options.has_wide_activations()) {
         biases(graph, &biased, said);
     }
-    schemes.len() as u64 + pairs::annotate(graph, &pairs, measured)
+    (schemes.len() as u64 + pairs::annotate(graph, &pairs, measured), layers)
 }
 
 /// What is to be integers: layer inputs, outputs of convolutions (behind a fused Relu or Clip), and what lies between.
 ///
 /// Products (Gemm, MatMul) write floats from their integer sums at no cost, so their outputs are rounded only where
 /// another layer wants integers.
-fn chains(pass: &Quant, graph: &Graph, layers: &[OpId], placement: &Placement) -> Chains {
+fn chains(
+    pass: &Quant,
+    graph: &Graph,
+    layers: &[OpId],
+    placement: &Placement,
+    known: impl Fn(ValueId) -> bool,
+) -> Chains {
     match pass.options.target.profile().whole {
-        true if placement.is_static() => return whole::chains(pass, graph),
+        true if placement.is_static() => return whole::chains(pass, graph, known),
         true => return Chains::default(),
         false => {}
     }
-    let mut asked = BTreeSet::new();
-    for op in layers {
-        asked.extend(graph.input(*op, 0).filter(|x| graph.constant(*x).is_none()));
-        if graph.op(*op).is("Conv") {
-            asked.extend(graph.output(*op, 0).map(|y| behind_clip(graph, y)));
-        }
+    let asked = layers.iter().flat_map(|op| asks(graph, *op)).collect();
+    Chains::from(graph, layers, asked, placement, |op| pass.excludes(graph, op), known)
+}
+
+/// What a layer that computes in integers asks to be integers.
+fn asks(graph: &Graph, op: OpId) -> Vec<ValueId> {
+    let read = graph.input(op, 0).filter(|x| graph.constant(*x).is_none());
+    let written = graph.output(op, 0).filter(|_| graph.op(op).is("Conv"));
+    read.into_iter().chain(written.map(|y| behind_clip(graph, y))).collect()
+}
+
+/// Why a layer that asks for this value computes in float.
+fn stays_float(graph: &Graph, v: ValueId, measured: &Schemes) -> String {
+    let name = graph.name_of(v);
+    match measured.contains_key(&v) {
+        true => format!("stays float: the measured range of `{name}` is not finite"),
+        false => format!("stays float: without samples nothing tells the range of `{name}`"),
     }
-    Chains::from(graph, layers, asked, placement, |op| pass.excludes(graph, op))
 }
 
 /// Where a value comes from a float operator, only integer operators read it rounded: an Identity stands for what

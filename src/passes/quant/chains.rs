@@ -89,13 +89,14 @@ impl Chains {
         Chains { values, members }
     }
     /// Grows chains from what layers read and write: moves in front of what is wanted, then what reads nothing but
-    /// integers, as far as it leads to integers again or joins several.
+    /// integers, as far as it leads to integers again or joins several. Only values whose ranges are `known` are rounded.
     pub(super) fn from(
         graph: &Graph,
         layers: &[OpId],
         asked: BTreeSet<ValueId>,
         placement: &Placement,
         excluded: impl Fn(OpId) -> bool,
+        known: impl Fn(ValueId) -> bool,
     ) -> Chains {
         let placed = |kind| placement.of_kind(kind) == How::Static;
         let placed = |op: &OpId| match follows(graph, *op).filter(|_| is_float(graph, *op)) {
@@ -107,7 +108,7 @@ impl Chains {
         let mut asked = asked;
         for (op, _) in operators.iter().rev().filter(|(_, follows)| *follows == Follows::Moved) {
             if graph.outputs_of(*op).iter().flatten().all(|y| asked.contains(y)) {
-                asked.extend(graph.input(*op, 0));
+                asked.extend(graph.input(*op, 0).filter(|x| known(*x)));
             }
         }
         let mut values = asked.clone();
@@ -116,7 +117,7 @@ impl Chains {
             let outputs = written(graph, op, follows);
             let inputs = read(graph, op, follows);
             if inputs.iter().all(|x| values.contains(x))
-                && outputs.iter().all(|y| asked.contains(y) || !graph.is_output(*y))
+                && outputs.iter().all(|y| known(*y) && (asked.contains(y) || !graph.is_output(*y)))
             {
                 values.extend(outputs);
                 members.insert(op, follows);

@@ -22,7 +22,7 @@ use super::{
     Equalize, activations, alone, learned,
     placement::{How, Placement},
     scales,
-    seam::{Meets, Seam, Touch, channels, ends, seams},
+    seam::{Held, Meets, Seam, Touch, channels, ends, seams},
     weights::{Layers, Plan},
 };
 use crate::{
@@ -188,8 +188,8 @@ fn observed(model: &Model, seams: &[Seam], cx: &Context<'_>) -> Result<Seen> {
 
 /// What becomes of the channels where the scales of a seam are moved.
 fn rescale(seen: &mut Seen, seam: &Seam, scales: &[f32]) {
-    for (v, positions) in &seam.values {
-        let Some(channels) = seen.get_mut(v).filter(|c| c.len() == positions.len()) else { continue };
+    for Held { value, positions, .. } in &seam.values {
+        let Some(channels) = seen.get_mut(value).filter(|c| c.len() == positions.len()) else { continue };
         for (channel, i) in channels.iter_mut().zip(positions) {
             *channel = i.map_or(*channel, |i| divided(*channel, scales[i]));
         }
@@ -247,8 +247,8 @@ impl Judge<'_> {
                 }
             }
         }
-        for (v, positions) in &seam.values {
-            let channels = self.seen.get(v).filter(|c| c.len() == positions.len());
+        for Held { value, positions, .. } in &seam.values {
+            let channels = self.seen.get(value).filter(|c| c.len() == positions.len());
             for (channel, i) in channels.into_iter().flatten().zip(positions) {
                 if let Some(i) = *i {
                     a[i] = a[i].max(channel.high).max(-channel.low);

@@ -10,7 +10,7 @@
 //! - GatherBlockQuantized, which reads rows of a table as they are stored, takes 1.2 (one row) to 37 (1024) of the time of
 //!   Gather from floats, so it is for those who ask for it, to save memory.
 
-use super::{Activations, Form, Quant, readers, weights::Layers};
+use super::{Form, Quant, readers, weights::Layers};
 use crate::{
     ir::{DType, Grain, Graph, Model, OpId, QuantForm, QuantScheme, Use, ValueId},
     passes::{Context, RemarkKind, lift},
@@ -23,8 +23,9 @@ const LEAST_COLUMNS: usize = 256;
 /// Elements from which on it is.
 const LEAST_ELEMENTS: usize = 1 << 17;
 
-/// Sets the form of the weights that have none yet; the activations have their schemes.
-pub(super) fn choose(pass: &Quant, model: &mut Model, layers: &Layers) {
+/// Sets the form of the weights that have none yet; the activations have their schemes, and the layers `integers` compute
+/// in these.
+pub(super) fn choose(pass: &Quant, model: &mut Model, layers: &Layers, integers: &[OpId]) {
     let (opset, graph) = (model.opset(), &mut model.graph);
     let chosen = |v: &&ValueId| {
         graph.value(**v).quant.as_ref().is_some_and(|scheme| scheme.form != QuantForm::Dynamic)
@@ -35,7 +36,7 @@ pub(super) fn choose(pass: &Quant, model: &mut Model, layers: &Layers) {
         // A layer that is to compute in float may read what others have as integers; with its weight in the same form the
         // runtime would compute it in integers all the same.
         let fused = |at: &Use| match computes_in_integers(graph, *at) {
-            true => options.activations != Activations::None,
+            true => integers.contains(&at.op()),
             false => multiplies_few_bits(graph, at.op(), graph, *v),
         };
         let chosen = match options.form() {

@@ -15,6 +15,7 @@ mod counting;
 mod descent;
 mod dynamic;
 mod equalize;
+mod expected;
 mod form;
 mod gptq;
 mod guard;
@@ -111,8 +112,9 @@ impl Quant {
         if !self.options.has_wide_activations() && self.keeps_to_seven_bits() {
             saturation::avoid(graph, layers, placement);
         }
-        let activations = activations::annotate(self, graph, layers, placement, schemes, &mut said);
-        form::choose(self, model, layers);
+        let (activations, integers) =
+            activations::annotate(self, graph, layers, placement, schemes, &mut said);
+        form::choose(self, model, layers, &integers);
         (activations, said)
     }
 }
@@ -180,7 +182,7 @@ impl Quant {
         if self.options.target.profile().whole {
             whole::advise(self, model, &float, layers, &widest, &schemes, cx)?;
         }
-        let layers = &match widest.is_static() && self.options.guards_noise() {
+        let layers = &match widest.is_static() && cx.has_inputs() && self.options.guards_noise() {
             true => noisy::left_out(self, model, layers, &widest, &schemes, cx)?,
             false => layers.clone(),
         };
@@ -254,9 +256,21 @@ impl Pass for Quant {
         changed_options(&self.options, Some(&QuantOptions::default()))
     }
     fn run(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
+        let before = model.clone();
+        let changed = self.decide(model, cx);
+        if changed.is_err() {
+            *model = before;
+        }
+        changed
+    }
+}
+
+impl Quant {
+    fn decide(&self, model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
         self.tables.check(&self.options, &model.graph)?;
-        if self.options.form == Form::QOperator && !cx.has_samples() {
-            let help = "give some with `--calib`, or `form=qdq`";
+        let told = cx.has_samples() || self.options.activations == Activations::Static;
+        if self.options.form == Form::QOperator && !told {
+            let help = "give some with `--calib`, `activations=static` for ranges that BatchNormalization tells, or `form=qdq`";
             return Err(Error::usage("`form=qoperator` needs samples, for the ranges of activations", help));
         }
         let restored = match self.options.requantize {
@@ -288,9 +302,6 @@ impl Pass for Quant {
         let quantized = self.quantize(model, cx)?;
         Ok(if restored == Changed::Yes { restored } else { quantized })
     }
-}
-
-impl Quant {
     /// The model, which was widened, where it computes in integers; nothing where it does not.
     fn in_float32(&self, mut wide: Model, cx: &mut Context<'_>) -> Result<Option<Model>> {
         if self.quantize(&mut wide, cx)? == Changed::No {

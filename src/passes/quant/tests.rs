@@ -3,7 +3,7 @@
 use super::{histogram::Rule, *};
 use crate::{
     ir::{
-        DType, Op,
+        DType, Moments, Op,
         QuantForm::{self, *},
         Tensor, Type, ValueId,
     },
@@ -103,6 +103,30 @@ fn with_samples_the_chain_is_integer() {
     assert_eq!(quant("p"), quant("f"), "moving elements keeps their scheme");
     assert_eq!(quant("b1").scales[5], quant("x").scales[0] * quant("w1").scales[5]);
     assert_eq!(forms(&m), [("w1", Qdq), ("w2", Qdq), ("w3", Qdq)]);
+}
+#[test]
+fn without_samples_batch_normalization_tells_ranges() {
+    let options = || QuantOptions { activations: Activations::Static, ..QuantOptions::default() };
+    let mut m = residual();
+    let refused = Quant::new(options()).unwrap().run(&mut m, &mut Context::new());
+    assert_eq!(refused.err().map(|e| e.exit_code()), Some(2), "nothing is told");
+    let mut m = residual();
+    infer_types(&mut m).unwrap();
+    for name in ["a", "c"] {
+        let v = m.graph.find(name).unwrap();
+        let moments = Moments { mean: vec![0.5; 32], deviation: vec![0.25; 32] };
+        m.graph.value_mut(v).moments = Some(Box::new(moments));
+    }
+    let said = run(&mut m, options(), None);
+    // The first layer reads what no BatchNormalization made.
+    assert_eq!(annotated(&m), ["b2", "b3", "c", "f", "p", "r", "s", "w1", "w2", "w3"]);
+    assert_eq!(forms(&m), [("w1", Folded), ("w2", Qdq), ("w3", Qdq)]);
+    assert!(said.iter().any(|r| r.at.name() == "c1" && r.text.contains("the range of `x`")), "{said:?}");
+    let r = m.graph.value(m.graph.find("r").unwrap()).quant.clone().unwrap();
+    assert_eq!((r.scales, r.zero_points), (vec![2.0 / 255.0], vec![0]), "6 deviations beyond the mean");
+    let mut plain = residual();
+    run(&mut plain, QuantOptions::default(), None);
+    assert_eq!(annotated(&plain), ["w1", "w2", "w3"], "only where it is asked for");
 }
 #[test]
 fn a_form_that_is_asked_for_is_used() {

@@ -99,11 +99,11 @@ fn fixed(op: &Op, dtype: DType) -> Option<QuantScheme> {
     Some(QuantScheme { scales: vec![step], zero_points: vec![zero], ..scheme })
 }
 
-/// All that is float32 between operators, and these.
-pub(super) fn chains(pass: &Quant, graph: &Graph) -> Chains {
+/// All that is float32 between operators, as far as its range is `known`, and these.
+pub(super) fn chains(pass: &Quant, graph: &Graph, known: impl Fn(ValueId) -> bool) -> Chains {
     let (stored, data) = (dequantized(graph), from_inputs(graph));
     let is_float = |v: &ValueId| graph.dtype(*v) == Some(DType::F32) && !stored.contains(v);
-    let computed = |v: &ValueId| is_float(v) && graph.constant(*v).is_none();
+    let computed = |v: &ValueId| is_float(v) && graph.constant(*v).is_none() && known(*v);
     let (mut values, mut members) = (BTreeSet::new(), BTreeMap::new());
     for op in graph.order() {
         let (read, written) = (read(graph, op), graph.outputs_of(op));

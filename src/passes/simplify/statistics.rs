@@ -4,14 +4,30 @@
 //! deviation and the mean of what it puts out (Nagel et al. 2019, data-free quantization).
 
 use super::weights::floats;
-use crate::ir::{Graph, Moments, OpId, ValueId};
+use crate::{
+    ir::{Graph, Moments, OpId, ValueId},
+    ops::moments::Estimates,
+};
 
-/// Notes the moments of what each BatchNormalization puts out.
+/// Notes the moments of what each BatchNormalization puts out, and of what constants behind it make of that: some exporters
+/// keep its scale and bias apart, which become part of the layer too.
 pub(super) fn note(graph: &mut Graph) {
     for op in graph.ops().filter(|op| graph.op(*op).is("BatchNormalization")).collect::<Vec<_>>() {
         if let Some((y, moments)) = graph.output(op, 0).zip(moments(graph, op)) {
             graph.value_mut(y).moments = Some(Box::new(moments));
         }
+    }
+    let estimates = Estimates::of(graph);
+    let maps = |op: &OpId| {
+        let node = graph.op(*op);
+        let constant = graph.inputs_of(*op).into_iter().flatten().any(|v| graph.constant(v).is_some());
+        constant && (node.is("Mul") || node.is("Add"))
+    };
+    let open = |v: &ValueId| graph.value(*v).moments.is_none();
+    let mapped = graph.ops().filter(maps).filter_map(|op| graph.output(op, 0)).filter(open);
+    let known: Vec<_> = mapped.filter_map(|y| Some((y, estimates.get(y)?.clone()))).collect();
+    for (y, moments) in known {
+        graph.value_mut(y).moments = Some(Box::new(moments));
     }
 }
 
@@ -45,6 +61,22 @@ mod tests {
         passes::{Context, Pass, simplify::Simplify},
     };
 
+    #[test]
+    fn a_scale_and_a_bias_apart_are_part_of_what_is_told() {
+        let mut model = text::parse(
+            "<ir_version: 8, opset_import: [\"\": 17]>
+            g (float[1,1,4,4] x) => (float[1,2,4,4] y)
+            <float[2,1,1,1] w = {1, 2}, float[2] s = {1, 1}, float[2] b = {0, 0}, float[2] m = {0, 1},
+             float[2] v = {1, 4}, float[2,1,1] k = {-3, 2}, float[2,1,1] c = {5, 6}>
+            { h = Conv(x, w)  n = BatchNormalization<epsilon = 0.0>(h, s, b, m, v)  t = Mul(n, k)  y = Add(t, c) }",
+        )
+        .unwrap();
+        let _ = Simplify::default().run(&mut model, &mut Context::new()).unwrap();
+        let g = &model.graph;
+        assert_eq!(g.ops().count(), 1);
+        let expected = Moments { mean: vec![5.0, 6.0], deviation: vec![3.0, 2.0] };
+        assert_eq!(g.value(g.outputs[0]).moments.as_deref(), Some(&expected));
+    }
     #[test]
     fn moments_outlive_the_op_that_tells_them() {
         let mut model = text::parse(

@@ -42,8 +42,16 @@ pub(super) struct Seam {
     /// How many there are.
     pub size: usize,
     pub touches: Vec<Touch>,
-    /// The values that have them, and where.
-    pub values: Vec<(ValueId, Positions)>,
+    /// The values that have them.
+    pub values: Vec<Held>,
+}
+
+/// A value that has channels of a seam, and where.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub value: ValueId,
+    pub axis: usize,
+    pub positions: Positions,
 }
 
 impl Seam {
@@ -70,6 +78,15 @@ impl Seam {
                 let name = g.name_of(old).to_owned();
                 let new = g.add_initializer(&name, new);
                 g.set_input(touch.op, touch.slot, Some(new));
+            }
+        }
+        for held in self.values.iter().filter(|held| held.axis == 1) {
+            let by =
+                |at: usize| held.positions.get(at).copied().flatten().map_or(1.0, |i| f64::from(scales[i]));
+            for moments in g.value_mut(held.value).moments.iter_mut() {
+                for all in [&mut moments.mean, &mut moments.deviation] {
+                    all.iter_mut().enumerate().for_each(|(at, x)| *x /= by(at));
+                }
             }
         }
         Some(())
@@ -136,4 +153,25 @@ pub fn move_scales(model: &mut Model, mut scales: impl FnMut(usize) -> Vec<f32>)
         }
     }
     moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Moments, text};
+
+    #[test]
+    fn what_is_known_of_a_value_moves_with_its_scales() {
+        let text = "<ir_version: 8, opset_import: [\"\": 17]>
+            g (float[1,3,4,4] x) => (float[1,2,4,4] y) <float[4,3,1,1] w, float[4] b, float[2,4,1,1] v>
+            { [first] c = Conv(x, w, b)  r = Relu(c)  [second] y = Conv(r, v) }";
+        let mut model = text::parse(text).unwrap();
+        crate::ops::infer_types(&mut model).unwrap();
+        let c = model.graph.find("c").unwrap();
+        let moments = Moments { mean: vec![1.0, 2.0, 3.0, 4.0], deviation: vec![1.0; 4] };
+        model.graph.value_mut(c).moments = Some(Box::new(moments));
+        assert_eq!(move_scales(&mut model, |_| vec![1.0, 2.0, 4.0, 8.0]), 1);
+        let moved = Moments { mean: vec![1.0, 1.0, 0.75, 0.5], deviation: vec![1.0, 0.5, 0.25, 0.125] };
+        assert_eq!(model.graph.value(c).moments.as_deref(), Some(&moved));
+    }
 }

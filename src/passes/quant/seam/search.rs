@@ -1,6 +1,6 @@
 //! Finding seams: the axis algebra tells which axes are the same channels, and each operator whether scales get through.
 
-use super::{Meets, Seam, Touch, channels, ends};
+use super::{Held, Meets, Seam, Touch, channels, ends};
 use crate::{
     ir::{Graph, Model, OpId, Tensor, ValueId},
     ops::axes::{Factor, Flow},
@@ -272,9 +272,11 @@ impl Search<'_, '_> {
             let arena = &self.flow.arena;
             let size = arena.size(*leaf).unwrap_or(0);
             let new = || Seam { size, touches: Vec::new(), values: Vec::new() };
-            let whole = self.flow.known_dims(*v).iter().find(|f| arena.leaves(**f).contains(leaf));
-            let positions = whole.map_or_else(Vec::new, |f| arena.labels(*f, *leaf));
-            seams.entry(self.root(at)).or_insert_with(new).values.push((*v, positions));
+            let seam = seams.entry(self.root(at)).or_insert_with(new);
+            let mut dims = self.flow.known_dims(*v).iter().enumerate();
+            if let Some((axis, f)) = dims.find(|(_, f)| arena.leaves(**f).contains(leaf)) {
+                seam.values.push(Held { value: *v, axis, positions: arena.labels(*f, *leaf) });
+            }
         }
         for at in &self.closed {
             seams.swap_remove(&self.root(*at));
