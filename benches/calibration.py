@@ -1,5 +1,6 @@
 """What calibrating costs: the seconds that `quant` spends on samples, against a bare run of the same samples on ONNX
-Runtime in batches as large.
+Runtime in batches as large. First what it takes to find the ranges, then all that `quant(latency=any)` looks at besides: the
+outputs with scales moved, with biases corrected, and with layers rounded.
 
     cargo build --release
     python3 -m compileall -q .onnx-compress/ort .onnx-compress/python
@@ -46,20 +47,22 @@ def main():
     calib = sys.argv[1] if len(sys.argv) > 1 else f"{ROOT}/tests/assets/zoo_calib.npz"
     data = np.load(calib)
     samples = data[next(iter(data))]
-    print(f"{len(samples)} samples\n\n| model | {' | '.join(OBSERVERS)} |\n|---{'|--:' * len(OBSERVERS)}|")
+    columns = [*OBSERVERS, "all"]
+    print(f"{len(samples)} samples\n\n| model | {' | '.join(columns)} |\n|---{'|--:' * len(columns)}|")
     with tempfile.TemporaryDirectory() as folder:
         for name in ("resnet20", "vit", "simplecnn"):
             path = f"{ROOT}/tests/assets/zoo/{name}.onnx"
             head = [PROGRAM, path, "--no-validate", "--quiet", "-o", f"{folder}/out.onnx", "-p"]
-            times = {what: [] for what in ["bare", "weights", *OBSERVERS]}
+            pipelines = {o: f"quant(latency=any,noise=any,equalize=none,repair=none,observer={o})" for o in OBSERVERS}
+            pipelines["all"] = "quant(latency=any)"
+            times = {what: [] for what in ["bare", "weights", *columns]}
             for _ in range(REPEATS):
                 times["bare"].append(bare(path, samples))
                 times["weights"].append(seconds_of([*head, "quant(activations=none)"]))
-                for observer in OBSERVERS:
-                    pipeline = f"quant(latency=any,observer={observer})"
-                    times[observer].append(seconds_of([*head, pipeline, "--calib", calib]))
+                for what, pipeline in pipelines.items():
+                    times[what].append(seconds_of([*head, pipeline, "--calib", calib]))
             median = {what: statistics.median(found) for what, found in times.items()}
-            ratios = ((median[observer] - median["weights"]) / median["bare"] for observer in OBSERVERS)
+            ratios = ((median[what] - median["weights"]) / median["bare"] for what in columns)
             print(f"| {name} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |", flush=True)
 
 

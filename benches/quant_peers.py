@@ -66,9 +66,13 @@ mode = nncf.CompressWeightsMode.INT4_SYM
 onnx.save(nncf.compress_weights(onnx.load(source), mode=mode, group_size=32), target)
 """,
 }
-# Ours, whether it sees samples, the least operator set, and the peers that do the same.
+# What `quantize_static` does and no more: the ends of ranges, and rounding to the nearest.
+PLAIN = "quant(latency=any,noise=any,equalize=none,repair=none,observer=minmax)"
+# Ours, whether it sees samples, the least operator set, and the peers that do the same; None stands for the run of
+# "static" in the group before.
 GROUPS = [
     ("quant(latency=any)", True, 17, ["static", "nncf"]),
+    (PLAIN, True, 17, [None]),
     ("quant", False, 17, ["dynamic"]),
     ("quant(bits=4,block=32)", False, 21, ["nbits", "nncf, int4"]),
 ]
@@ -139,10 +143,10 @@ def main():
         *(f"{ROOT}/tests/assets/zoo/{name}.onnx" for name in ("lstm", "resnet20", "simplecnn", "vit")),
         *glob.glob(f"{ROOT}/.onnx-compress/models/*/*.onnx"),
     ]
-    names = [name for ours, _, _, peers in GROUPS for name in (f"`{ours}`", *peers)]
+    names = [name for ours, _, _, peers in GROUPS for name in (f"`{ours}`", *filter(None, peers))]
     print(f"| model | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
-    better = {peer: [] for peer in PEERS}
-    times, peaks = {peer: [] for peer in better}, {peer: [] for peer in better}
+    pairs = [(ours, peer or "static") for ours, _, _, peers in GROUPS for peer in peers]
+    better, times, peaks = ({pair: [] for pair in pairs} for _ in range(3))
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(models, key=os.path.getsize):
             stem = os.path.splitext(os.path.basename(path))[0]
@@ -166,17 +170,22 @@ def main():
                 ours = measure(command, target, size, original, batches)
                 row.append(ours)
                 for peer in peers:
-                    theirs = measure([sys.executable, "-c", head + PEERS[peer]], target, size, original, batches)
-                    row.append(theirs)
+                    if peer is not None:
+                        theirs = measure([sys.executable, "-c", head + PEERS[peer]], target, size, original, batches)
+                        row.append(theirs)
+                        static = theirs if peer == "static" else static
+                    else:
+                        theirs = static
                     if all(measured and measured[0] < np.inf for measured in (ours, theirs)):
-                        better[peer].append(ours[0] >= theirs[0])
-                        times[peer].append(ours[2] / theirs[2])
-                        peaks[peer].append(ours[3] / theirs[3])
+                        pair = (pipeline, peer or "static")
+                        better[pair].append(ours[0] >= theirs[0])
+                        times[pair].append(ours[2] / theirs[2])
+                        peaks[pair].append(ours[3] / theirs[3])
             print(f"| {stem} | {' | '.join(map(cell, row))} |", flush=True)
-    for peer, won in better.items():
+    for (ours, peer), won in better.items():
         if won:
-            time_share, peak = statistics.median(times[peer]), statistics.median(peaks[peer])
-            print(f"\n{peer}: ours is nearer on {sum(won)} of {len(won)}; median time {time_share:.2f}x, peak {peak:.2f}x")
+            time, peak = (statistics.median(of[ours, peer]) for of in (times, peaks))
+            print(f"\n`{ours}` against {peer}: nearer on {sum(won)} of {len(won)}; median time {time:.2f}x, peak {peak:.2f}x")
 
 
 main()
