@@ -39,6 +39,19 @@ fn a_residual_network_runs_in_integers_from_its_second_layer_on() {
 }
 
 #[test]
+fn batch_normalization_tells_a_residual_network_its_ranges() {
+    let original = load(&zoo("resnet20_raw"));
+    let mut quantized = original.clone();
+    let pipeline: Pipeline = "simplify,quant(latency=any,activations=static)".parse().unwrap();
+    assert_eq!(pipeline.run(&mut quantized, &mut Context::new()).unwrap(), Changed::Yes);
+    materialize(&mut quantized).unwrap();
+    let kernels = kernels(&quantized);
+    assert_eq!((kernels.get("QLinearConv"), kernels.get("QLinearAdd")), (Some(&20), Some(&9)), "{kernels:?}");
+    let (lost, sqnr) = cost(&original, &quantized);
+    assert!(lost <= 0.5 && sqnr > 22.0, "{lost} points, {sqnr} dB");
+}
+
+#[test]
 fn a_transformer_multiplies_integers_and_keeps_its_residual_path() {
     let original = load(&zoo("vit"));
     let quantized = static_uint8(&original);
@@ -56,7 +69,8 @@ fn what_is_between_layers_stays_integers() {
     let source = include_str!("golden/quant/chains.onnxtxt");
     let original = text::parse(source).unwrap();
     let samples = Samples::synthesize(&runtime(), &original, &Synthesis::default()).unwrap();
-    let measurer = Measurer::new(runtime(), samples.clone(), SessionOptions::default());
+    let real = Samples::from_batches(samples.batches().iter().cloned());
+    let measurer = Measurer::new(runtime(), real, SessionOptions::default());
     let mut model = original.clone();
     let pipeline: Pipeline = "simplify,quant(latency=any,activations=static)".parse().unwrap();
     let mut cx = Context::new().with_measure(&measurer);

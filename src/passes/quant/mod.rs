@@ -4,6 +4,7 @@
 //! The pass only annotates values with a [`QuantScheme`](crate::ir::QuantScheme); writing the model turns that into
 //! operators.
 
+mod absorb;
 mod activations;
 mod alone;
 mod anew;
@@ -331,6 +332,15 @@ impl Quant {
         let half = weights::uncast(&plan, &mut model.graph);
         if weights::lift(&plan, &mut model.graph) > 0 {
             infer_types(model)?;
+        }
+        let expected =
+            plan.activations && !cx.has_samples() && self.options.activations == Activations::Static;
+        if expected && self.options.equalize == Equalize::Auto {
+            let count = absorb::absorb(self, model);
+            if count > 0 {
+                let text = format!("means moved from {count} layers into the biases behind them");
+                cx.remark(RemarkKind::Note, (), text);
+            }
         }
         let mut layers = weights::annotate(&plan, &mut model.graph, cx);
         cx.check_cancelled()?;

@@ -10,7 +10,7 @@ use super::{
     weights::{Layers, gains},
 };
 use crate::{
-    ir::{Model, ValueId},
+    ir::{Graph, Model, Tensor, ValueId},
     ops::moments::Estimates,
     passes::linear::Layer,
 };
@@ -29,16 +29,24 @@ pub(super) fn correct(model: &mut Model, float: &Model, weights: &[ValueId], lay
             let weight = g.constant(layer.weight)?;
             let scheme = g.value(layer.weight).quant.as_ref()?;
             let rounded = scales::rounded(weight, scheme, layers.integers[&layer.weight])?;
-            let (before, after) = (float.graph.constant(layer.weight)?.to_f32()?, rounded.to_f32()?);
-            let ends = ends(g.op(layer.op), weight.shape())?;
-            let mut shift = Vec::new();
-            for (at, (x, y)) in before.iter().zip(after.iter()).enumerate() {
-                let [reads, makes] = ends(at);
-                shift.resize(shift.len().max(makes + 1), 0.0);
-                shift[makes] += f64::from(x - y) * means.get(reads)?;
-            }
+            let of = |weight| product(&float.graph, &layer, weight, means);
+            let (before, after) = (of(float.graph.constant(layer.weight)?)?, of(&rounded)?);
+            let shift = before.into_iter().zip(after).map(|(x, y)| x - y).collect();
             Some((layer, shift))
         })
         .collect();
     shifts.iter().filter(|(layer, by)| layer.shift(&mut model.graph, by).is_some()).count()
+}
+
+/// What a layer with such a weight makes of channels that are these numbers everywhere, without its bias.
+pub(super) fn product(g: &Graph, layer: &Layer, weight: &Tensor, channels: &[f64]) -> Option<Vec<f64>> {
+    // Only there are the last axis and the second the same.
+    (layer.is_convolution() || g.rank(layer.input) == Some(2)).then_some(())?;
+    let ends = ends(g.op(layer.op), weight.shape())?;
+    let mut sums = vec![0.0; layer.outputs * layer.groups];
+    for (at, w) in weight.to_f32()?.iter().enumerate() {
+        let [reads, makes] = ends(at);
+        *sums.get_mut(makes)? += f64::from(*w) * channels.get(reads)?;
+    }
+    Some(sums)
 }
