@@ -86,12 +86,15 @@ pub(super) fn annotate(
     let chains = chains(pass, graph, &layers, placement, |v| scheme(v).is_some());
     let mut schemes: BTreeMap<ValueId, QuantScheme> =
         chains.values.iter().filter_map(|v| Some((*v, scheme(*v)?))).collect();
+    let profile = pass.options.target.profile();
+    if profile.whole {
+        schemes.extend(whole::moved(graph, &chains, pass.options.activation_dtype()));
+    }
     chains.follow(graph, &mut schemes);
     for (v, scheme) in &schemes {
         let read = split_readers(graph, *v, &layers, &chains);
         graph.value_mut(read).quant = Some(scheme.clone());
     }
-    let profile = pass.options.target.profile();
     let biased = match profile.whole {
         true => whole::constants(graph, &chains, pass.options.activation_dtype(), said),
         false => layers.clone(),

@@ -22,7 +22,7 @@ pub(super) enum Follows {
 }
 
 impl Follows {
-    fn moves(self) -> bool {
+    pub(super) fn moves(self) -> bool {
         matches!(self, Follows::Moved | Follows::Picked)
     }
 }

@@ -50,10 +50,13 @@ impl Plan<'_> {
     }
     fn integers(&self, graph: &Graph, v: ValueId) -> Integers {
         let options = self.options(graph, v);
-        match options.float8 {
-            Some(float8) => Integers::float8(float8),
-            None => Integers::of(options.bits, options.symmetric(options.bits), self.opset),
+        if let Some(float8) = options.float8 {
+            return Integers::float8(float8);
         }
+        let integers = Integers::of(options.bits, options.symmetric(options.bits), self.opset);
+        // One scale for all columns leaves those that are small few steps.
+        let few = integers.clip || self.rounds_all() && !options.per_channel;
+        Integers { clip: few, ..integers }
     }
     /// The scheme of a weight that is read so.
     fn scheme(&self, graph: &Graph, v: ValueId, lie: Lie) -> Option<QuantScheme> {

@@ -101,18 +101,18 @@ fn fixed(op: &Op, dtype: DType) -> Option<QuantScheme> {
 
 /// All that is float32 between operators, as far as its range is `known`, and these.
 pub(super) fn chains(pass: &Quant, graph: &Graph, known: impl Fn(ValueId) -> bool) -> Chains {
-    let (stored, data) = (dequantized(graph), from_inputs(graph));
+    let (stored, data) = (dequantized(graph), data(graph));
     let is_float = |v: &ValueId| graph.dtype(*v) == Some(DType::F32) && !stored.contains(v);
     let computed = |v: &ValueId| is_float(v) && graph.constant(*v).is_none() && known(*v);
     let (mut values, mut members) = (BTreeSet::new(), BTreeMap::new());
     for op in graph.order() {
-        let (read, written) = (read(graph, op), graph.outputs_of(op));
-        let written = written.into_iter().flatten();
-        if !computes_in_integers(pass, graph, op) || !read.iter().any(|(_, v)| is_float(v)) {
-            continue;
-        }
-        if graph.inputs_of(op).iter().flatten().any(|v| data.contains(v)) {
-            values.extend(read.into_iter().map(|(_, v)| v).chain(written).filter(computed));
+        let read = read(graph, op);
+        let mut written = graph.outputs_of(op).into_iter().flatten();
+        if computes_in_integers(pass, graph, op)
+            && read.iter().any(|(_, v)| is_float(v))
+            && written.clone().any(|y| data.contains(&y))
+        {
+            values.extend(read.into_iter().map(|(_, v)| v).chain(&mut written).filter(computed));
             members.insert(op, follows(graph, op));
         }
     }
@@ -130,14 +130,18 @@ fn computes_in_integers(pass: &Quant, graph: &Graph, op: OpId) -> bool {
         && options.activations != Activations::None
 }
 
-/// What the inputs of a graph decide beyond their shapes.
-fn from_inputs(graph: &Graph) -> HashSet<ValueId> {
+/// What the inputs of a graph decide beyond their shapes, and constants that are moved about, be it by shapes.
+fn data(graph: &Graph) -> HashSet<ValueId> {
     let given = |v: &ValueId| graph.constant(*v).is_none();
     let mut data: HashSet<ValueId> = graph.inputs.iter().copied().filter(given).collect();
     for op in graph.order() {
         let sizes = graph.op(op).is("Shape") || graph.op(op).is("Size");
-        let captured = graph.op(op).bodies().next().is_some();
-        if !sizes && (captured || graph.inputs_of(op).iter().flatten().any(|v| data.contains(v))) {
+        let has_bodies = graph.op(op).bodies().next().is_some();
+        let table =
+            graph.input(op, 0).and_then(|v| graph.constant(v)).is_some_and(|t| t.dtype() == DType::F32);
+        let moved = table && follows(graph, op).moves();
+        let read = graph.inputs_of(op).iter().flatten().any(|v| data.contains(v));
+        if !sizes && (has_bodies || moved || read) {
             data.extend(graph.outputs_of(op).into_iter().flatten());
         }
     }
@@ -192,6 +196,13 @@ fn role(node: &Op, slot: usize) -> Role {
 pub(super) fn is_normalization(node: &Op) -> bool {
     let names = ["BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization"];
     names.iter().any(|name| node.is(name))
+}
+
+/// The schemes of constants whose elements operators move: those of what they put out follow.
+pub(super) fn moved(graph: &Graph, chains: &Chains, dtype: DType) -> BTreeMap<ValueId, QuantScheme> {
+    let moves = |op: &OpId| chains.has(*op) && follows(graph, *op).moves();
+    let read = graph.ops().filter(moves).filter_map(|op| graph.input(op, 0));
+    read.filter_map(|v| Some((v, operand(graph.constant(v)?, dtype)?))).collect()
 }
 
 /// Gives the constants that these operators read their schemes; biases, whose steps follow from theirs, are left to the

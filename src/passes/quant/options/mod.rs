@@ -254,8 +254,8 @@ impl QuantOptions {
     }
     /// How the ranges of static activations follow from the samples.
     pub(super) fn rule(&self) -> Rule {
-        let wide = self.has_wide_activations() && self.percentile.is_none();
-        let usual = if wide { Observer::MinMax } else { Observer::Percentile };
+        let all = self.has_wide_activations() || self.target.profile().whole;
+        let usual = if all && self.percentile.is_none() { Observer::MinMax } else { Observer::Percentile };
         let observer = self.observer.unwrap_or(usual);
         match self.percentile {
             Some(kept) => Rule { observer, outermost: (100.0 - kept) / 100.0 },
