@@ -291,3 +291,56 @@ pub(super) fn advise(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ir::text, ops::infer_types};
+
+    #[test]
+    fn steps_are_fixed_where_outputs_have_ends() {
+        for (name, dtype, expected) in [
+            ("Sigmoid", DType::U8, (1.0 / 256.0, 0)),
+            ("Sigmoid", DType::I8, (1.0 / 256.0, -128)),
+            ("Sigmoid", DType::U16, (1.0 / 65_536.0, 0)),
+            ("Sigmoid", DType::I16, (1.0 / 32_768.0, 0)),
+            ("Tanh", DType::U8, (1.0 / 128.0, 128)),
+            ("Tanh", DType::I8, (1.0 / 128.0, 0)),
+            ("Tanh", DType::U16, (1.0 / 32_768.0, 32_768)),
+            ("Tanh", DType::I16, (1.0 / 32_768.0, 0)),
+        ] {
+            let scheme = fixed(&Op::new(name, ""), dtype).unwrap();
+            scheme.check(None).unwrap();
+            assert_eq!((scheme.scales[0], scheme.zero_points[0]), expected, "{name} {dtype}");
+        }
+        assert_eq!(fixed(&Op::new("Relu", ""), DType::U8), None);
+    }
+    #[test]
+    fn what_shapes_alone_decide_stays_float() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, 4, H, W] x) => (float[N, 4, A, B] y, float[C, 4] t)
+            <float half = {0.5}, float[16, 4] table, int64[1] zero = {0}, int64[1] two = {2}, float[2] ones = {1, 1}>
+            {
+              sizes = Shape (x)
+              wide = Cast <to = 1> (sizes)
+              halves = Mul (wide, half)
+              tail = Slice (halves, two, two)
+              scales = Concat <axis = 0> (ones, ones)
+              y = Resize <mode = "linear"> (x, , scales)
+              end = Cast <to = 7> (tail)
+              t = Slice (table, zero, two)
+            }"#;
+        let mut model = text::parse(text).unwrap();
+        infer_types(&mut model).unwrap();
+        let g = &model.graph;
+        let data = data(g);
+        let mut names: Vec<_> = data.iter().map(|v| g.name_of(*v)).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["t", "x", "y"]);
+    }
+    #[test]
+    fn ranges_are_no_narrower_than_the_accelerator_bears() {
+        let narrow = QuantScheme::over(DType::U8, 0.0, 1e-9).unwrap();
+        assert!((widened(narrow).scales[0] * 255.0 - LEAST_RANGE).abs() < 1e-9);
+    }
+}
