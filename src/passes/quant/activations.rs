@@ -3,7 +3,7 @@
 use super::{
     Quant,
     chains::{Chains, behind_clip},
-    expected, masks, observe, pairs,
+    expected, held, masks, observe, pairs,
     placement::{How, Placement},
     target::symmetric,
     weights::{Layers, weight_of},
@@ -94,6 +94,9 @@ pub(super) fn annotate(
     for (v, scheme) in &schemes {
         let read = split_readers(graph, *v, &layers, &chains);
         graph.value_mut(read).quant = Some(scheme.clone());
+    }
+    if !profile.slow_kinds {
+        held::around_pools(graph);
     }
     let biased = match profile.whole {
         true => whole::constants(graph, &chains, pass.options.activation_dtype(), said),

@@ -20,6 +20,7 @@ mod expected;
 mod form;
 mod gptq;
 mod guard;
+mod held;
 mod histogram;
 mod layers;
 mod learned;
