@@ -154,6 +154,8 @@ pub(super) const RULES: &[Rule] = &[
     Rule { name: "transpose-identity", lhs: "y = Transpose(x)", rhs: "x", bind: identity_permutation },
     Rule { name: "concat-of-one", lhs: "y = Concat(x)", rhs: "x", bind: always },
     Rule { name: "sum-of-one", lhs: "y = Sum(x)", rhs: "x", bind: always },
+    // Which runtimes and passes know more of.
+    Rule { name: "sum-of-two", lhs: "y = Sum(a, b)", rhs: "y = Add(a, b)", bind: always },
     Rule { name: "mean-of-one", lhs: "y = Mean(x)", rhs: "x", bind: always },
     Rule { name: "max-of-one", lhs: "y = Max(x)", rhs: "x", bind: always },
     Rule { name: "min-of-one", lhs: "y = Min(x)", rhs: "x", bind: always },
