@@ -3,6 +3,7 @@
 //!
 //! - A product with a constant: `DynamicQuantizeLinear` (uint8), `MatMulInteger`, and the scales of both behind it. ONNX
 //!   Runtime makes one kernel of it. Products that read one value share its rounding.
+//! - Conv by a constant: the same with `ConvInteger`, which pads with the zero point. ONNX Runtime runs the nodes one by one.
 //! - LSTM: `com.microsoft::DynamicQuantizeLSTM` version 1, which ONNX Runtime alone has. It rounds the input once and
 //!   the hidden state in each step.
 
@@ -31,7 +32,7 @@ pub(super) fn rewrite(model: &mut Model, parameters: &mut Parameters) -> Result<
         let (Some(w), second) = (weight(1), weight(2)) else { continue };
         let node = graph.op(op);
         match (node.op_type.as_str(), second) {
-            ("MatMul" | "Gemm", None) if node.is_standard() => {
+            ("MatMul" | "Gemm" | "Conv", None) if node.is_standard() => {
                 multiply(graph, op, w, &mut rounded, &mut stored)?;
             }
             ("LSTM", Some(r)) if node.is_standard() => {
@@ -95,7 +96,7 @@ fn transposed(t: &Tensor) -> Result<Tensor> {
     Tensor::new(t.dtype(), [outer, &[b, a]].concat(), out)
 }
 
-/// `y = Cast(MatMulInteger(q(x), w)) * (scale(x) * scale(w))`, and a Gemm's bias behind it.
+/// `y = Cast(MatMulInteger(q(x), w)) * (scale(x) * scale(w))`, and the bias behind it; of a Conv ConvInteger.
 fn multiply(
     graph: &mut Graph,
     op: OpId,
@@ -106,6 +107,9 @@ fn multiply(
     let (Some(x), Some(y)) = (graph.input(op, 0), graph.output(op, 0)) else { return Ok(()) };
     let bias = graph.input(op, 2);
     let name = graph.name_of(y).to_owned();
+    let convolves = graph.op(op).is("Conv");
+    // Channels are the second axis of a convolution's output, and the last of a product's.
+    let space = if convolves { graph.rank(w).unwrap_or(2) - 2 } else { 0 };
     let float = graph.value(y).ty.clone();
     let [q, scale] = match stored.get(&w) {
         Some(known) => *known,
@@ -115,19 +119,23 @@ fn multiply(
                 integers = transposed(&integers)?;
             }
             let weight = graph.name_of(w).to_owned();
-            let scales = if scheme.grain == Grain::Tensor { vec![] } else { vec![scheme.scales.len()] };
+            let scales =
+                if scheme.grain == Grain::Tensor { vec![] } else { along(scheme.scales.len(), space) };
             let q = graph.add_initializer(&format!("{weight}_quantized"), integers);
             let scale = parameters::scale(graph, &scheme, DType::F32, &scales);
             *stored.entry(w).or_insert([q, scale])
         }
     };
     let [xq, x_scale, x_zero] = *rounded.entry(x).or_insert_with(|| round(graph, x));
-    let node = graph.op(op).name.clone();
+    let sums = match graph.op(op) {
+        node if convolves => Op { op_type: "ConvInteger".into(), ..node.clone() },
+        node => Op::new("MatMulInteger", node.name.clone()),
+    };
     graph.remove_op(op);
+    let bias = bias.map(|bias| if convolves { raised(graph, bias, space) } else { bias });
     let inner = |hint: &str, graph: &mut Graph, op: Op, inputs: &[ValueId], ty| {
         graph.add_node(Op { name: format!("{name}_{hint}"), ..op }, inputs, &format!("{name}_{hint}"), ty)
     };
-    let sums = Op::new("MatMulInteger", node);
     let sums = graph.add_node(
         sums,
         &[xq, q, x_zero],
@@ -144,6 +152,21 @@ fn multiply(
     }
     graph.add_op(last.0, &last.1.map(Some), &[Some(y)]);
     Ok(())
+}
+
+/// The shape of a number for each channel with so many axes behind them.
+fn along(channels: usize, space: usize) -> Vec<usize> {
+    [vec![channels], vec![1; space]].concat()
+}
+
+/// A constant for each channel with axes of one element behind these.
+fn raised(graph: &mut Graph, bias: ValueId, space: usize) -> ValueId {
+    let Some(tensor) = graph.constant(bias) else { return bias };
+    let tensor = tensor.reshaped(along(tensor.len(), space));
+    let name = graph.name_of(bias).to_owned();
+    let raised = graph.add_initializer(&name, tensor);
+    graph.remove_value_if_unused(bias);
+    raised
 }
 
 fn retyped(ty: Option<Type>, dtype: DType) -> Type {
@@ -251,7 +274,7 @@ mod tests {
     fn an_op_without_such_a_kernel_is_an_error() {
         for text in [
             "g (float[2, 4] x) => (float[2, 4] y) <float[2, 4] w> { y = Mul (x, w) }",
-            "g (float[1, 3, 4, 4] x) => (float[1, 2, 4, 4] y) <float[2, 3, 1, 1] w> { y = Conv (x, w) }",
+            "g (float[1, 3, 4, 4] x) => (y) <float[3, 2, 1, 1] w> { y = ConvTranspose (x, w) }",
             "g (float[2, 5, 3] x) => (y) <float[1, 8, 3] w, float[1, 8, 2] r> { y = LSTM <layout = 1> (x, w, r) }",
         ] {
             let error =

@@ -63,7 +63,7 @@ pub(super) fn schemes(
 }
 
 fn placed(graph: &Graph, layers: &Layers, placement: &Placement) -> Vec<OpId> {
-    layers.ops.iter().filter(|op| placement.of(graph, **op) == How::Static).copied().collect()
+    layers.ops.iter().filter(|op| layers.how(graph, placement, **op) == How::Static).copied().collect()
 }
 
 /// Annotates the inputs and outputs of the layers placed so, and of what joins them, then their biases. Returns how

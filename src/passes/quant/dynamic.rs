@@ -4,22 +4,32 @@ use super::{
     placement::{How, Placement},
     weights::Layers,
 };
-use crate::ir::{DType, Graph, OpId, QuantForm, ValueId};
+use crate::ir::{DType, Graph, OpId, QuantForm, ValueId, Where};
 
-/// Gives the weights of the layers that the placement wants so the form that says it.
-pub(super) fn annotate(graph: &mut Graph, layers: &Layers, placement: &Placement) {
+/// Gives the weights of the layers that the placement, or a table, wants so the form that says it, and says where there is
+/// no kernel for what a table asks for.
+pub(super) fn annotate(
+    graph: &mut Graph,
+    layers: &Layers,
+    placement: &Placement,
+    said: &mut Vec<(Where, String)>,
+) {
     for v in &layers.weights {
-        let all = graph
-            .uses(*v)
-            .iter()
-            .all(|at| placement.of(graph, at.op()) == How::Dynamic && has_kernel(graph, at.op()));
-        if let Some(scheme) = graph.value_mut(*v).quant.as_mut().filter(|_| all) {
-            scheme.form = QuantForm::Dynamic;
+        let ops: Vec<OpId> = graph.uses(*v).iter().map(|at| at.op()).collect();
+        let wanted = |op: &OpId| layers.how(graph, placement, *op) == How::Dynamic;
+        if ops.iter().all(|op| wanted(op) && has_kernel(graph, *op)) {
+            if let Some(scheme) = graph.value_mut(*v).quant.as_mut() {
+                scheme.form = QuantForm::Dynamic;
+            }
+        } else {
+            let asked = ops.into_iter().filter(|op| layers.dynamic.contains(op));
+            let why = "stays float: there is no kernel that rounds what it reads as it runs";
+            said.extend(asked.map(|op| (graph.place(op), why.to_owned())));
         }
     }
 }
 
-/// Whether the runtime has a kernel for the op and its int8 weights that rounds what else it reads.
+/// Whether there is a kernel for the op and its int8 weights that rounds what else it reads.
 fn has_kernel(graph: &Graph, op: OpId) -> bool {
     let node = graph.op(op);
     let int8 = |v: ValueId| graph.value(v).quant.as_ref().is_some_and(|s| s.dtype == DType::I8);
@@ -32,6 +42,8 @@ fn has_kernel(graph: &Graph, op: OpId) -> bool {
         && match node.op_type.as_str() {
             "MatMul" => graph.rank(w) == Some(2),
             "Gemm" => zero("transA") && one("alpha") && one("beta"),
+            // The bias, added behind it, has to lie along the channels.
+            "Conv" => graph.input(op, 2).is_none_or(|b| graph.initializer(b).is_some() && !graph.is_input(b)),
             // Its two weights go together, and no other op reads them.
             "LSTM" => {
                 let alone = |v: &ValueId| graph.uses(*v).len() == 1;

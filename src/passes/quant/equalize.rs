@@ -313,7 +313,7 @@ impl Judge<'_> {
         let span = |end: fn(f32, f32) -> f32, of: fn(&Channel) -> f32| now.iter().map(of).fold(0.0, end);
         let steps = (1u64 << self.plan.pass.options.activation_dtype().bits()) - 1;
         let step = (span(f32::max, |c| c.high) - span(f32::min, |c| c.low)) / steps as f32;
-        let rounds = self.placement.of(g, touch.op) != How::Float && self.layers.ops.contains(&touch.op);
+        let rounds = self.layers.how(g, self.placement, touch.op) != How::Float;
         let noise = if rounds { f64::from(step).powi(2) / 12.0 } else { 0.0 };
         let (mut error, mut size) = (0f64, 0f64);
         for (at, (x, y)) in looked_at.into_iter().zip(new.iter().zip(rounded.iter())) {

@@ -25,7 +25,8 @@ pub struct LayerOptions {
     pub symmetric: Option<bool>,
     /// One scale for each output channel of a weight instead of one for all of it.
     pub per_channel: Option<bool>,
-    /// `none`: the layer computes in float; `auto`: as the pass has it.
+    /// `none`: the layer computes in float; `dynamic`: it rounds what it reads as the model runs, though that be slower;
+    /// `auto`: as the pass has it.
     pub activations: Option<Activations>,
     /// Which operators compute the weight back from its integers.
     pub form: Option<Form>,
@@ -45,9 +46,9 @@ impl Tables {
                 let help = "leave out `bits` and `float8` of layers, or `size` and `max_drop`";
                 return Err(wrong("`size` and `max_drop` decide how many bits each weight gets", help));
             }
-            if matches!(table.activations, Some(Activations::Static | Activations::Dynamic)) {
-                let help = "give `activations` to the pass, and `none` to the layers that stay float";
-                return Err(wrong("how activations become integers is decided for all layers", help));
+            if table.activations == Some(Activations::Static) {
+                let help = "give `activations` to the pass, and `none` or `dynamic` to layers that differ";
+                return Err(wrong("which ranges are measured is decided for all layers", help));
             }
             let glob =
                 Glob::new(&table.name).map_err(|e| wrong(&e.to_string(), "write it like `layer4*`"))?;
@@ -75,6 +76,11 @@ impl Tables {
             merged.activations = Activations::None;
         }
         merged
+    }
+    /// What tables have the activations of a layer become; `None` where none says.
+    pub(super) fn activations(&self, ops: &[&str]) -> Option<Activations> {
+        let tables = self.0.iter().filter(|(glob, _)| matches(glob, ops));
+        tables.filter_map(|(_, table)| table.activations).next_back()
     }
     /// Whether a table gives the bits of a layer.
     pub(super) fn fix_bits(&self, ops: &[&str]) -> bool {

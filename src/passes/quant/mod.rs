@@ -78,6 +78,10 @@ impl Quant {
     fn options_of(&self, graph: &Graph, weight: ValueId) -> QuantOptions {
         self.tables.over(&self.options, &readers(graph, weight))
     }
+    /// Whether a table has what the layers of a weight read rounded as the model runs.
+    fn asks_for_dynamic(&self, graph: &Graph, weight: ValueId) -> bool {
+        self.tables.activations(&readers(graph, weight)) == Some(Activations::Dynamic)
+    }
     /// Whether the bits of a weight are given, and not for the pass to widen.
     fn fixes_bits(&self, graph: &Graph, weight: ValueId) -> bool {
         self.tables.fix_bits(&readers(graph, weight))
@@ -91,7 +95,7 @@ impl Quant {
     fn ways(&self, kind: Kind, samples: bool) -> Vec<How> {
         // Elements of activations beyond their range have eight bits all the same.
         let written = kind != Kind::Pair || self.options.multiplies_pairs() && !self.keeps_to_seven_bits();
-        let allowed = |how: &&How| written && self.options.allows(**how, samples);
+        let allowed = |how: &&How| written && self.options.allows(kind, **how, samples);
         let integers = kind.ways().iter().filter(allowed);
         [How::Float].into_iter().chain(integers.copied()).collect()
     }
@@ -110,7 +114,7 @@ impl Quant {
         schemes: &Schemes,
     ) -> (u64, Vec<(Where, String)>) {
         let (graph, mut said) = (&mut model.graph, Vec::new());
-        dynamic::annotate(graph, layers, placement);
+        dynamic::annotate(graph, layers, placement, &mut said);
         if !self.options.has_wide_activations() && self.keeps_to_seven_bits() {
             saturation::avoid(graph, layers, placement);
         }

@@ -103,7 +103,7 @@ pub(super) fn left_out(
         Ok(cx.written(&placed)?.0)
     };
     let (rounded, others): (Vec<OpId>, Vec<OpId>) =
-        layers.ops.iter().partition(|op| placement.of(&model.graph, **op) == How::Static);
+        layers.ops.iter().partition(|op| layers.how(&model.graph, placement, **op) == How::Static);
     let all = effect::errors(&float, std::slice::from_ref(&rounded), |ops| placed(ops.clone()), cx)?;
     let most = power(LEAST_SQNR);
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {

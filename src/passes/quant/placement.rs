@@ -71,14 +71,15 @@ impl Kind {
     fn is_slow(self) -> bool {
         matches!(self, Kind::FirstConvolution | Kind::Window)
     }
-    /// What the runtime has kernels for.
+    pub(super) fn is_convolution(self) -> bool {
+        matches!(self, Kind::Convolution | Kind::FirstConvolution)
+    }
+    /// What there are kernels for.
     pub(super) fn ways(self) -> &'static [How] {
         match self {
-            Kind::Product => &[How::Static, How::Dynamic],
+            Kind::Product | Kind::Convolution | Kind::FirstConvolution => &[How::Static, How::Dynamic],
             Kind::Recurrence => &[How::Dynamic],
-            Kind::Convolution | Kind::FirstConvolution | Kind::Pair | Kind::Join | Kind::Window => {
-                &[How::Static]
-            }
+            Kind::Pair | Kind::Join | Kind::Window => &[How::Static],
         }
     }
 }
@@ -96,7 +97,7 @@ impl Placement {
         let mut placement = Placement::FLOAT;
         let slow = options.target.profile().slow_kinds;
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Pair && (slow || !kind.is_slow())) {
-            if let Some(how) = kind.ways().iter().find(|how| options.allows(**how, samples)) {
+            if let Some(how) = kind.ways().iter().find(|how| options.allows(kind, **how, samples)) {
                 placement = placement.with(kind, *how);
             }
         }

@@ -26,7 +26,7 @@ pub(super) fn here() -> bool {
 /// Leaves seven bits to the weights that are multiplied as integers.
 pub(super) fn avoid(graph: &mut Graph, layers: &Layers, placement: &Placement) {
     for v in &layers.weights {
-        let integer = |op| layers.ops.contains(&op) && placement.of(graph, op) != How::Float;
+        let integer = |op| layers.how(graph, placement, op) != How::Float;
         let multiplied = graph.uses(*v).iter().any(|at| integer(at.op()));
         if let Some(scheme) = graph.value_mut(*v).quant.as_mut().filter(|_| multiplied) {
             scheme.scales.iter_mut().for_each(|scale| *scale = (*scale * COARSER).min(f32::MAX));

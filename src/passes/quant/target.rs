@@ -42,6 +42,9 @@ pub(super) struct Profile {
     pub(super) slow_kinds: bool,
     /// Whether all that is float32 is rounded, not what computes faster so.
     pub(super) whole: bool,
+    /// Whether Conv may round what it reads as the model runs, where that is asked of all layers: ONNX Runtime takes many times as
+    /// long for that as in float.
+    pub(super) dynamic_convolutions: bool,
     /// Whether weights keep to seven bits; as this processor needs it, where it is not said.
     pub(super) reduce_range: Option<bool>,
 }
@@ -57,6 +60,7 @@ impl Target {
             integer_biases: true,
             slow_kinds: true,
             whole: false,
+            dynamic_convolutions: false,
             reduce_range: Some(false),
         };
         match self {
@@ -72,7 +76,9 @@ impl Target {
             },
             Target::Qnn => Profile { wide_integers: true, whole: true, ..qdq },
             Target::OpenVino => Profile { integer_biases: false, ..qdq },
-            Target::Portable => Profile { slow_kinds: false, reduce_range: Some(true), ..qdq },
+            Target::Portable => {
+                Profile { slow_kinds: false, dynamic_convolutions: true, reduce_range: Some(true), ..qdq }
+            }
         }
     }
 }

@@ -129,6 +129,33 @@ fn without_samples_batch_normalization_tells_ranges() {
     assert_eq!(annotated(&plain), ["w1", "w2", "w3"], "only where it is asked for");
 }
 #[test]
+fn convolutions_round_as_they_run_only_where_that_is_asked() {
+    let dynamic = |name: &str| format!(r#"[{{"name": "{name}", "activations": "dynamic"}}]"#);
+    for (options, forms_of) in [
+        (r#"{"activations": "dynamic"}"#.to_owned(), [Folded, Folded, Dynamic]),
+        (r#"{"activations": "dynamic", "target": "portable"}"#.to_owned(), [Dynamic; 3]),
+        (r#"{"target": "portable"}"#.to_owned(), [Qdq; 3]),
+        (format!(r#"{{"layers": {}}}"#, dynamic("c2")), [Folded, Dynamic, Folded]),
+        (format!(r#"{{"activations": "none", "layers": {}}}"#, dynamic("c1")), [Dynamic, Folded, Folded]),
+        (
+            r#"{"activations": "dynamic", "layers": [{"name": "fc", "activations": "none"}]}"#.to_owned(),
+            [Folded; 3],
+        ),
+    ] {
+        let mut m = residual();
+        let said = run(&mut m, serde_json::from_str(&options).unwrap(), None);
+        let [a, b, c] = forms_of;
+        assert_eq!(forms(&m), [("w1", a), ("w2", b), ("w3", c)], "{options}: {said:?}");
+    }
+    let mut m = residual();
+    let options = format!(r#"{{"latency": "any", "layers": {}}}"#, dynamic("c2"));
+    run(&mut m, serde_json::from_str(&options).unwrap(), Some(&Ranges));
+    assert_eq!(forms(&m), [("w1", Qdq), ("w2", Dynamic), ("w3", Qdq)], "the others are static");
+    let bits = r#"{"layers": [{"name": "c2", "bits": 4, "activations": "dynamic"}]}"#;
+    let said = run(&mut residual(), serde_json::from_str(bits).unwrap(), None);
+    assert!(said.iter().any(|r| r.at.name() == "c2" && r.text.contains("no kernel")), "{said:?}");
+}
+#[test]
 fn a_form_that_is_asked_for_is_used() {
     for (text, form) in [("qdq", Qdq), ("qoperator", Operator), ("folded", Folded)] {
         let mut m = residual();

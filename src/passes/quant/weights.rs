@@ -3,7 +3,7 @@
 use super::{
     Activations, Quant, QuantOptions,
     form::{computes_in_integers, dequantizes_to},
-    placement::{Kind, Placement},
+    placement::{How, Kind, Placement},
     scales::{self, Integers},
 };
 use crate::{
@@ -94,6 +94,8 @@ pub(super) struct Layers {
     pub ops: Vec<OpId>,
     /// The constants that are integers now.
     pub weights: Vec<ValueId>,
+    /// The ops for which a table asks that what they read is rounded as the model runs.
+    pub dynamic: Vec<OpId>,
     /// What integers they are.
     pub integers: BTreeMap<ValueId, Integers>,
 }
@@ -108,9 +110,20 @@ impl Layers {
             self.ops.sort_unstable();
             self.ops.dedup();
         }
+        if plan.pass.asks_for_dynamic(graph, v) {
+            self.dynamic.extend(graph.uses(v).into_iter().map(|at| at.op()));
+        }
         graph.value_mut(v).quant = Some(scheme);
         self.weights.push(v);
         self.integers.insert(v, integers);
+    }
+    /// How an op computes where its kind is placed so.
+    pub(super) fn how(&self, graph: &Graph, placement: &Placement, op: OpId) -> How {
+        match (self.ops.contains(&op), self.dynamic.contains(&op)) {
+            (false, _) => How::Float,
+            (_, true) => How::Dynamic,
+            _ => placement.of(graph, op),
+        }
     }
     /// The same weights with so many bits each; those without any are float again. Bits that are given stay.
     pub(super) fn with_bits(&self, plan: &Plan<'_>, graph: &mut Graph, bits: &[Option<usize>]) -> Layers {
@@ -356,7 +369,8 @@ fn scheme(plan: &Plan<'_>, graph: &Graph, v: ValueId, lie: Lie) -> Result<QuantS
     }
     // With integer activations a small float layer in between would break the chain, so size does not matter.
     let options = plan.options(graph, v);
-    let links = plan.activations
+    let integers = plan.activations || options.activations == Activations::Dynamic;
+    let links = integers
         && options.activations != Activations::None
         && tensor.dtype() == DType::F32
         && graph.uses(v).iter().any(|at| has_integer_kernel(graph, at.op()));

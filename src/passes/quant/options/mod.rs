@@ -5,7 +5,7 @@ mod check;
 use super::{
     histogram::Rule,
     layers::{LayerOptions, tables},
-    placement::How,
+    placement::{How, Kind},
     target::Target,
 };
 use crate::{
@@ -328,12 +328,15 @@ impl QuantOptions {
         let asked = self.form == Form::QOperator && self.activations == Activations::Auto;
         asked || self.activations == Activations::Static
     }
-    /// Whether layers may compute so; `samples` tells whether ranges can be measured.
-    pub(super) fn allows(&self, how: How, samples: bool) -> bool {
+    /// Whether layers of a kind may compute so unasked; `samples` tells whether ranges can be measured.
+    pub(super) fn allows(&self, kind: Kind, how: How, samples: bool) -> bool {
         let auto = self.activations == Activations::Auto && samples && self.suits_integer_kernels();
         match how {
             How::Float => true,
             How::Static => auto || self.needs_ranges(),
+            How::Dynamic if kind.is_convolution() => {
+                self.activations == Activations::Dynamic && self.target.profile().dynamic_convolutions
+            }
             // The standard form, or more bits, is what was asked for, so nothing takes its place unasked.
             How::Dynamic => {
                 auto && !self.dequantizes() && !self.has_wide_activations()
