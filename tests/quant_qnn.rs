@@ -136,3 +136,30 @@ fn masks_hide_and_cost_the_scores_no_digits() {
         }
     }
 }
+
+#[test]
+fn layers_that_share_a_bias_get_one_each() {
+    let source = r#"<ir_version: 10, opset_import: ["" : 21]>
+        g (float[N, 8, 6, 6] x) => (float[N, 8, 4, 4] y)
+        <float[8, 8, 3, 3] w, float[8, 8, 3, 3] v, float[8] b>
+        {
+          [left] l = Conv (x, w, b)
+          [right] r = Conv (x, v, b)
+          y = Sub (l, r)
+        }"#;
+    let mut original = text::parse(source).unwrap();
+    infer_types(&mut original).unwrap();
+    let batch = |k| -> Batch { vec![("x".into(), numbers(&[4, 8, 6, 6], k))] };
+    let samples = Samples::from_batches((0..4).map(batch));
+    let measurer = Measurer::new(runtime(), samples.clone(), SessionOptions::default());
+    let mut model = original.clone();
+    let mut cx = Context::new().with_measure(&measurer);
+    let pass: Pipeline = "quant(target=qnn,activation_type=uint16)".parse().unwrap();
+    assert_eq!(pass.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+    materialize(&mut model).unwrap();
+    model.verify().unwrap();
+    infer_types(&mut model).unwrap();
+    assert_eq!(floats(&model), [""; 0]);
+    let result = validate(&runtime(), &original, &model, &samples, &ValidateOptions::default()).unwrap();
+    assert!(result.outputs[0].sqnr_db.unwrap() > 40.0);
+}

@@ -79,7 +79,7 @@ pub(super) fn annotate(
     let (pairs, mut layers) = pairs::apart(graph, placed(graph, layers, placement));
     let scheme = |v: ValueId| measured.get(&v).cloned().flatten();
     layers.retain(|op| {
-        let open = asks(graph, *op).into_iter().find(|v| scheme(*v).is_none());
+        let open = asks(pass, graph, *op).into_iter().find(|v| scheme(*v).is_none());
         said.extend(open.map(|v| (graph.place(*op), stays_float(graph, v, measured))));
         open.is_none()
     });
@@ -124,14 +124,15 @@ fn chains(
         true => return Chains::default(),
         false => {}
     }
-    let asked = layers.iter().flat_map(|op| asks(graph, *op)).collect();
+    let asked = layers.iter().flat_map(|op| asks(pass, graph, *op)).collect();
     Chains::from(graph, layers, asked, placement, |op| pass.excludes(graph, op), known)
 }
 
 /// What a layer that computes in integers asks to be integers.
-fn asks(graph: &Graph, op: OpId) -> Vec<ValueId> {
+fn asks(pass: &Quant, graph: &Graph, op: OpId) -> Vec<ValueId> {
+    let writes = graph.op(op).is("Conv") && pass.options.target.profile().rounds_outputs;
     let read = graph.input(op, 0).filter(|x| graph.constant(*x).is_none());
-    let written = graph.output(op, 0).filter(|_| graph.op(op).is("Conv"));
+    let written = graph.output(op, 0).filter(|_| writes);
     read.into_iter().chain(written.map(|y| behind_clip(graph, y))).collect()
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Profile {
     pub(super) integer_biases: bool,
     /// Whether what ONNX Runtime is slow with in integers (Conv of few channels, AveragePool) is so where nothing is timed.
     pub(super) slow_kinds: bool,
+    /// Whether what convolutions write is rounded even where no layer reads it: a sum is part of the kernel before it otherwise.
+    pub(super) rounds_outputs: bool,
     /// Whether all that is float32 is rounded, not what computes faster so.
     pub(super) whole: bool,
     /// Whether Conv may round what it reads as the model runs, where that is asked of all layers: ONNX Runtime takes many times as
@@ -59,6 +61,7 @@ impl Target {
             wide_integers: false,
             integer_biases: true,
             slow_kinds: true,
+            rounds_outputs: true,
             whole: false,
             dynamic_convolutions: false,
             reduce_range: Some(false),
@@ -72,6 +75,7 @@ impl Target {
                 activation_type: ActivationType::Int8,
                 symmetric_activations: true,
                 integer_biases: false,
+                rounds_outputs: false,
                 ..qdq
             },
             Target::Qnn => Profile { wide_integers: true, whole: true, ..qdq },

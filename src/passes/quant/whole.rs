@@ -219,9 +219,16 @@ pub(super) fn constants(
             let Some(tensor) = graph.constant(v).filter(|t| t.dtype() == DType::F32) else { continue };
             let role = role(graph.op(op), slot);
             if role == Role::Bias {
+                // The steps of each layer's are its own.
+                if graph.uses(v).len() > 1 && !graph.is_input(v) {
+                    let (name, copy) = (graph.name_of(v).to_owned(), tensor.clone());
+                    let copy = graph.add_initializer(&name, copy);
+                    graph.set_input(op, slot, Some(copy));
+                }
                 biased.push(op);
+                continue;
             }
-            if graph.value(v).quant.is_some() || role == Role::Bias {
+            if graph.value(v).quant.is_some() {
                 continue;
             }
             let at = Where::Value(graph.name_of(v).to_owned());
