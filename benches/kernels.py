@@ -99,9 +99,9 @@ LOOP = """(float[1, 512] x) => (float[1, 512] y) <int64 n = {50}, bool go = {1}>
 
 def chain(function):
     return f"""(float[1, 64, 28, 28] x) => (float[1, 64, 28, 28] y) {{
-        [first] a = Conv <pads = [1, 1, 1, 1]> (x, w)
+        a = Conv <pads = [1, 1, 1, 1]> (x, w)
         {function}
-        [last] y = Conv <pads = [1, 1, 1, 1]> (b, v)
+        y = Conv <pads = [1, 1, 1, 1]> (b, v)
     }}"""
 
 
@@ -113,9 +113,8 @@ def first_layer(channels, size):
 # What is compared, a float model, and the pipelines whose results are timed against it; with samples where one says so.
 STATIC = "quant(latency=any,noise=any,equalize=none,repair=none"
 LAYERS = [
-    ("Conv of 64 channels", layers(chain("[function] b = Relu (a)"), CONV), STATIC + ")"),
-    ("HardSwish between two", layers(chain("[function] b = HardSwish (a)"), CONV), STATIC + ")"),
-    ("HardSwish in float between two", layers(chain("[function] b = HardSwish (a)"), CONV), STATIC + ',exclude=["function"])'),
+    ("Conv of 64 channels", layers(chain("b = Relu (a)"), CONV), STATIC + ")"),
+    ("HardSwish between two", layers(chain("b = HardSwish (a)"), CONV), STATIC + ")"),
     ("Conv of 3 channels, 224 x 224", first_layer(3, 224), STATIC + ",target=openvino)"),
     ("Conv of 1 channel, 28 x 28", first_layer(1, 28), STATIC + ",target=openvino)"),
     ("a Loop of products of one row by 512 x 512", layers(LOOP, {"w": (512, 512)}), "quant(activations=none)"),

@@ -254,7 +254,8 @@ fn has_integer_kernel(graph: &Graph, op: OpId) -> bool {
 }
 
 /// Whether a convolution reads so few channels, and makes so few of them, that ONNX Runtime's integer kernel spends its
-/// time on putting the pixels of each window together: 1.1 to 6 of the time of float32, which needs not do that.
+/// time on putting the pixels of each window together: up to 3 times as long as float32, which needs not do that
+/// (`benches/kernels.py`).
 pub(super) fn gathers_more_than_it_multiplies(graph: &Graph, op: OpId) -> bool {
     let weight = graph.input(op, 1).and_then(|w| graph.constant(w));
     let grouped = graph.op(op).int("group").unwrap_or(1) != 1;
