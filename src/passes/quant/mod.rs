@@ -157,6 +157,9 @@ impl Quant {
             0 => Vec::new(),
             _ => compensate::beside(rank, &unlearned, model, &float, layers, cx)?,
         };
+        if rank > 0 {
+            infer_types(model)?;
+        }
         let mut schemes = Schemes::new();
         let timed = self.options.target.profile().timed && latency == Latency::Guard;
         let guarded = timed && placement != Placement::FLOAT;

@@ -15,7 +15,7 @@ pub enum Target {
     Cuda,
     /// TensorRT: symmetric int8.
     TensorRt,
-    /// Qualcomm's accelerators.
+    /// Qualcomm's accelerators: integers everywhere.
     Qnn,
     /// Intel's OpenVINO.
     OpenVino,
