@@ -35,6 +35,8 @@ const SHARES: f64 = 4.0;
 
 /// Where groups of layers cannot be looked at with so many samples in reasonable time, none is.
 const LEAST_SAMPLES: usize = 4;
+/// Where they have to share samples, so many are left to each: with fewer, the one that an error shows on may not be among them.
+const LEAST_SHARED: usize = 8;
 
 /// The layers whose weights that make too much noise have eight bits instead of fewer, or are float instead of eight bits;
 /// these are named.
@@ -61,7 +63,7 @@ pub(super) fn widened(
     }
     let sizes: Vec<usize> = rounded.iter().map(|r| r.weight.len()).collect();
     let of = |groups: &[Range<usize>]| {
-        let samples = effect::shared_out(&float, groups.len(), LEAST_SAMPLES, cx)?;
+        let samples = effect::shared_out(&float, groups.len(), LEAST_SHARED, cx)?;
         let with = |group: &Range<usize>| Ok(alone::with(&float, &rounded[group.clone()]));
         effect::errors_on(samples, &float, groups, with, cx)
     };
@@ -115,7 +117,7 @@ pub(super) fn left_out(
         return Ok(layers.clone());
     }
     let of = |groups: &[Range<usize>]| {
-        let samples = effect::shared_out(&float, groups.len(), LEAST_SAMPLES, cx)?;
+        let samples = effect::shared_out(&float, groups.len(), LEAST_SHARED, cx)?;
         effect::errors_on(samples, &float, groups, |group| placed(rounded[group.clone()].to_vec()), cx)
     };
     let alike = vec![1; rounded.len()];
