@@ -147,6 +147,7 @@ def main():
     print(f"| model | {' | '.join(names)} |\n|---{'|---' * len(names)}|")
     pairs = [(ours, peer or "static") for ours, _, _, peers in GROUPS for peer in peers]
     better, times, peaks = ({pair: [] for pair in pairs} for _ in range(3))
+    sized = []
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(models, key=os.path.getsize):
             stem = os.path.splitext(os.path.basename(path))[0]
@@ -174,6 +175,10 @@ def main():
                         theirs = measure([sys.executable, "-c", head + PEERS[peer]], target, size, original, batches)
                         row.append(theirs)
                         static = theirs if peer == "static" else static
+                        if peer == "nbits" and theirs and theirs[0] < np.inf:
+                            # It leaves more of a model in float: so with as many bytes too.
+                            by_size = [PROGRAM, source, "-p", f"quant(size={theirs[1]:.4f})", *command[4:]]
+                            sized.append((stem, measure(by_size, target, size, original, batches), theirs))
                     else:
                         theirs = static
                     if all(measured and measured[0] < np.inf for measured in (ours, theirs)):
@@ -182,6 +187,8 @@ def main():
                         times[pair].append(ours[2] / theirs[2])
                         peaks[pair].append(ours[3] / theirs[3])
             print(f"| {stem} | {' | '.join(map(cell, row))} |", flush=True)
+    for stem, ours, theirs in sized:
+        print(f"\n{stem}, in as many bytes as nbits takes: ours {cell(ours)}; nbits {cell(theirs)}")
     for (ours, peer), won in better.items():
         if won:
             time, peak = (statistics.median(of[ours, peer]) for of in (times, peaks))
