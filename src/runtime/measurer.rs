@@ -21,7 +21,8 @@ use rayon::prelude::*;
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
+    thread,
 };
 
 /// Runs models over calibration samples.
@@ -243,15 +244,24 @@ impl Measure for Measurer {
         let sessions = each_of(aside, &fetches, load)?;
         let loaded: Vec<_> = fetches.iter().zip(&sessions).collect();
         let batches = self.samples.first(most);
-        for (k, batch) in batches.iter().enumerate() {
-            let run = |(fetch, session): &(&Fetch, &Option<Session>)| {
+        let run = |batch: &Batch| {
+            each_of(aside, &loaded, |(fetch, session)| {
                 let computed = session.as_ref().map(|session| session.run(batch)).transpose()?;
                 fetch.take(batch, computed.unwrap_or_default())
-            };
-            let values = each_of(aside, &loaded, run)?;
-            each(Seen { batch: k, batches: batches.len(), values: &values })?;
-        }
-        Ok(())
+            })
+        };
+        // The next batch runs while what came of one is looked at.
+        thread::scope(|scope| {
+            let (sender, receiver) = mpsc::sync_channel(0);
+            scope.spawn(move || {
+                // Nobody takes more where looking failed.
+                let _ = batches.iter().try_for_each(|batch| sender.send(run(batch)));
+            });
+            for (k, values) in receiver.iter().enumerate() {
+                each(Seen { batch: k, batches: batches.len(), values: &values? })?;
+            }
+            Ok(())
+        })
     }
 
     fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
