@@ -1,7 +1,7 @@
 //! What ONNX Runtime would round too early, or too late.
 //!
 //! It moves a QuantizeLinear behind MaxPool in front of it, and a DequantizeLinear in front of it behind, as both orders give the
-//! same. But its MaxPool of integers, other than between convolutions, takes 20 to 50 of the time of that of floats
+//! same. But its MaxPool of integers, other than between convolutions, takes 20 to 50 times as long as that of floats
 //! (`benches/kernels.py`). A Clip to what the integers reach changes nothing and keeps such nodes where they are; in front of
 //! QuantizeLinear the runtime takes it out afterwards.
 
