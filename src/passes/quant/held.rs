@@ -5,6 +5,7 @@
 //! (`benches/kernels.py`). A Clip to what the integers reach changes nothing and keeps such nodes where they are; in front of
 //! QuantizeLinear the runtime takes it out afterwards.
 
+use super::chains::behind_clip;
 use crate::ir::{Graph, Op, Tensor, ValueId};
 
 /// Puts a Clip between each MaxPool that has integers on one side only and those.
@@ -13,6 +14,8 @@ pub(super) fn around_pools(graph: &mut Graph) {
     for pool in graph.ops().filter(|op| graph.op(*op).is("MaxPool")).collect::<Vec<_>>() {
         let (Some(x), Some(y)) = (graph.input(pool, 0), graph.output(pool, 0)) else { continue };
         match (ends(graph, x), ends(graph, y)) {
+            // An activation function in between goes into the rounding.
+            (Some(_), None) if ends(graph, behind_clip(graph, y)).is_some() => {}
             (Some(reach), None) => {
                 let clipped = beside(graph, x);
                 clip(graph, x, reach, clipped);
@@ -65,7 +68,9 @@ mod tests {
                 b = MaxPool <kernel_shape = [3, 3]> (a)
                 other = Cos (b)
                 c = Identity (b)
-                y = MaxPool <kernel_shape = [4, 4]> (c)
+                d = MaxPool <kernel_shape = [1, 1]> (c)
+                e = Relu (d)
+                y = MaxPool <kernel_shape = [4, 4]> (e)
             }"#;
         let mut model: Model = text::parse(text).unwrap();
         let g = &mut model.graph;
@@ -81,14 +86,16 @@ mod tests {
 
     #[test]
     fn a_clip_stands_between_floats_and_integers() {
-        assert_eq!(held(&["a", "b", "c", "y"]), ["Sin", "MaxPool", "Cos", "Identity", "MaxPool"]);
-        assert_eq!(held(&["a"]), ["Sin", "Clip", "MaxPool", "Cos", "Identity", "MaxPool"]);
-        assert_eq!(held(&["b", "c", "y"]), ["Sin", "MaxPool", "Clip", "Cos", "Identity", "MaxPool"]);
+        let all = ["Sin", "MaxPool", "Cos", "Identity", "MaxPool", "Relu", "MaxPool"];
+        let with_clip_at = |k: usize| [&all[..k], &["Clip"], &all[k..]].concat();
+        assert_eq!(held(&["a", "b", "c", "d", "e", "y"]), all);
+        assert_eq!(held(&["a", "b", "c", "e", "y"]), all, "Relu goes into the rounding");
+        assert_eq!(held(&["a"]), with_clip_at(1));
+        assert_eq!(held(&["b", "c", "d", "e", "y"]), with_clip_at(2));
+        assert_eq!(held(&["y"]), with_clip_at(7));
         assert_eq!(
-            held(&["c", "y"]),
-            ["Sin", "MaxPool", "Cos", "Clip", "MaxPool"],
-            "a copy for integer layers"
+            held(&["c", "d", "e", "y"]),
+            ["Sin", "MaxPool", "Cos", "Clip", "MaxPool", "Relu", "MaxPool"]
         );
-        assert_eq!(held(&["y"]), ["Sin", "MaxPool", "Cos", "Identity", "MaxPool", "Clip"]);
     }
 }
