@@ -109,7 +109,7 @@ fn multiply(
     let name = graph.name_of(y).to_owned();
     let convolves = graph.op(op).is("Conv");
     // Channels are the second axis of a convolution's output, and the last of a product's.
-    let space = if convolves { graph.rank(w).unwrap_or(2) - 2 } else { 0 };
+    let space = if convolves { graph.rank(w).unwrap_or(2).saturating_sub(2) } else { 0 };
     let float = graph.value(y).ty.clone();
     let [q, scale] = match stored.get(&w) {
         Some(known) => *known,
