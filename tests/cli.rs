@@ -129,6 +129,13 @@ fn wrong_usage_is_exit_code_2() {
         .assert()
         .code(2)
         .stderr(contains("did you mean `exclude`?"));
+    // Its Softmax tells ranges, but none that a layer reads.
+    program()
+        .arg(support::zoo("vit_raw"))
+        .args(["-p", "quant(activations=static)"])
+        .assert()
+        .code(2)
+        .stderr(contains("nothing tells the ranges of activations"));
     program().arg(&model).args(["--dim", "batch=0"]).assert().code(2).stderr(contains("positive"));
 }
 

@@ -43,8 +43,12 @@ pub(super) fn schemes(
     masked.retain(|v, _| values.remove(v));
     let mut schemes = match cx.has_samples() {
         true => observe::schemes(options.rule(), dtype, model, values, most, cx)?,
-        false => expected::schemes(dtype, graph, &values)?,
+        false => expected::schemes(dtype, graph, &values),
     };
+    let lacks = |op: &OpId| asks(pass, graph, *op).iter().any(|v| !schemes.contains_key(v));
+    if !cx.has_samples() && !layers.is_empty() && layers.iter().all(lacks) {
+        return Err(expected::nothing_told());
+    }
     schemes.extend(masks::schemes(dtype, model, &masked, most, cx)?);
     if whole {
         whole::settle(graph, &mut schemes);
