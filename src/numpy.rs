@@ -4,8 +4,7 @@ use crate::{
     error::{Error, Result},
     ir::{DType, Tensor},
 };
-use half::f16;
-use npyz::{NpyFile, Order, TypeChar, npz::NpzArchive};
+use npyz::{Endianness, NpyFile, Order, TypeChar, npz::NpzArchive};
 use std::{
     fs::File,
     io::{self, BufReader, Read},
@@ -48,33 +47,32 @@ fn read_array<R: Read>(array: NpyFile<R>, path: &Path, key: &str) -> Result<Tens
     let npyz::DType::Plain(ty) = array.dtype() else {
         return Err(Error::usage(format!("{at} is a record array"), "save plain arrays of numbers"));
     };
-    macro_rules! read {
-        ($t:ty) => {{
-            let values: Vec<$t> = array.into_vec().map_err(unreadable(path))?;
-            Tensor::from_vec(shape, values)
-        }};
-    }
-    Ok(match (ty.type_char(), ty.size_field()) {
-        (TypeChar::Float, 2) => read!(f16),
-        (TypeChar::Float, 4) => read!(f32),
-        (TypeChar::Float, 8) => read!(f64),
-        (TypeChar::Int, 1) => read!(i8),
-        (TypeChar::Int, 2) => read!(i16),
-        (TypeChar::Int, 4) => read!(i32),
-        (TypeChar::Int, 8) => read!(i64),
-        (TypeChar::Uint, 1) => read!(u8),
-        (TypeChar::Uint, 2) => read!(u16),
-        (TypeChar::Uint, 4) => read!(u32),
-        (TypeChar::Uint, 8) => read!(u64),
-        (TypeChar::Bool, _) => {
-            let flags: Vec<bool> = array.into_vec().map_err(unreadable(path))?;
-            Tensor::new(DType::Bool, shape, flags.into_iter().map(u8::from).collect::<Vec<_>>())?
-        }
+    let dtype = match (ty.type_char(), ty.size_field()) {
+        (TypeChar::Float, 2) => DType::F16,
+        (TypeChar::Float, 4) => DType::F32,
+        (TypeChar::Float, 8) => DType::F64,
+        (TypeChar::Int, 1) => DType::I8,
+        (TypeChar::Int, 2) => DType::I16,
+        (TypeChar::Int, 4) => DType::I32,
+        (TypeChar::Int, 8) => DType::I64,
+        (TypeChar::Uint, 1) => DType::U8,
+        (TypeChar::Uint, 2) => DType::U16,
+        (TypeChar::Uint, 4) => DType::U32,
+        (TypeChar::Uint, 8) => DType::U64,
+        (TypeChar::Bool, _) => DType::Bool,
         _ => {
             let what = format!("{at} has the element type {}", array.dtype().descr());
             return Err(Error::usage(what, "floats, integers and bool are read"));
         }
-    })
+    };
+    // All at once: a file of samples is large, and an element at a time would take ten times as long.
+    let mut bytes = Vec::new();
+    let needed = array.len().saturating_mul(ty.size_field());
+    array.into_inner().take(needed).read_to_end(&mut bytes).map_err(unreadable(path))?;
+    if ty.endianness() == Endianness::Big {
+        bytes.chunks_exact_mut(ty.size_field() as usize).for_each(<[u8]>::reverse);
+    }
+    Tensor::new(dtype, shape, bytes).map_err(|why| Error::malformed((), format!("{at}: {why}")))
 }
 
 /// Class labels: the key `labels` of a `.npz` file (or its only array), or a `.npy` file; whole numbers, one a sample.
@@ -94,4 +92,46 @@ pub fn read_labels(path: &Path) -> Result<Vec<i64>> {
         || format!("the labels in {} are {} of shape {:?}", path.display(), labels.dtype(), labels.shape());
     let whole = labels.to_i64().filter(|_| labels.rank() == 1);
     whole.ok_or_else(|| Error::usage(what(), "give one whole number for each sample"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use npyz::WriterBuilder;
+
+    /// The numbers 0 to 5 as a 2 x 3 array of this type.
+    fn file<T: npyz::Serialize + From<u8>>(dtype: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let options = npyz::WriteOptions::new().dtype(npyz::DType::Plain(dtype.parse().unwrap()));
+        let mut writer = options.shape(&[2, 3]).writer(&mut bytes).begin_nd().unwrap();
+        (0..6u8).for_each(|k| writer.push(&T::from(k)).unwrap());
+        writer.finish().unwrap();
+        bytes
+    }
+    fn read(bytes: &[u8]) -> Result<Tensor> {
+        read_array(NpyFile::new(bytes).unwrap(), Path::new("x.npy"), "")
+    }
+
+    #[test]
+    fn either_order_of_bytes_is_read() {
+        for dtype in ["<f4", ">f4"] {
+            let tensor = read(&file::<f32>(dtype)).unwrap();
+            assert_eq!((tensor.dtype(), tensor.shape()), (DType::F32, &[2, 3][..]));
+            assert_eq!(tensor.to_f32().unwrap()[..], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "{dtype}");
+        }
+        for dtype in ["<i8", ">i8"] {
+            assert_eq!(
+                read(&file::<i64>(dtype)).unwrap().to_i64().unwrap()[..],
+                [0, 1, 2, 3, 4, 5],
+                "{dtype}"
+            );
+        }
+        assert_eq!(read(&file::<u8>("|u1")).unwrap().bytes(), [0, 1, 2, 3, 4, 5]);
+    }
+    #[test]
+    fn a_file_that_ends_early_is_an_error() {
+        let bytes = file::<f32>("<f4");
+        let why = read(&bytes[..bytes.len() - 1]).unwrap_err().to_string();
+        assert!(why.contains("x.npy") && why.contains("24 bytes, not 23"), "{why}");
+    }
 }

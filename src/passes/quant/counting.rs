@@ -45,12 +45,14 @@ impl pulp::NullaryFnOnce for Find<'_> {
     fn call(self) -> Ends {
         const LANES: usize = 32;
         let (mut low, mut high, mut worst) = ([0f32; LANES], [0f32; LANES], [0u32; LANES]);
+        // By index: an iterator of several would be a function of its own here, called for each part.
         let mut take = |part: &[f32; LANES]| {
-            for ((low, high), (worst, x)) in low.iter_mut().zip(&mut high).zip(worst.iter_mut().zip(part)) {
-                *low = if *x < *low { *x } else { *low };
-                *high = if *x > *high { *x } else { *high };
+            for k in 0..LANES {
+                let x = part[k];
+                low[k] = if x < low[k] { x } else { low[k] };
+                high[k] = if x > high[k] { x } else { high[k] };
                 // Without the sign: ordered as the numbers are, infinity and NaN above all.
-                *worst = (*worst).max(x.to_bits() & 0x7fff_ffff);
+                worst[k] = worst[k].max(x.to_bits() & 0x7fff_ffff);
             }
         };
         let (whole, rest) = self.0.as_chunks::<LANES>();
