@@ -36,7 +36,7 @@ pub struct MappedFile {
 
 impl MappedFile {
     /// Maps a whole file; nothing is read until it is touched.
-    #[allow(unsafe_code, reason = "memory mapping; with the advice below the one audited use in the crate")]
+    #[allow(unsafe_code, reason = "memory mapping, audited below")]
     pub fn open(path: &Path) -> io::Result<Arc<Self>> {
         let file = File::open(path)?;
         // SAFETY: the map is read-only and private to this process. Another process that truncates the file

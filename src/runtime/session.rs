@@ -64,7 +64,7 @@ pub struct SessionOptions {
     /// activations of such a MatMul on the fly, which is faster and costs about 0.6 % of accuracy in its result.
     pub exact_qdq: bool,
     /// Lets threads sleep while they wait for work, where they else keep a processor busy: for runs between which others
-    /// work. With two processors, looks at models side by side took half of the time so.
+    /// work. With two processors, looks at models side by side took half of the time so. Memory is not planned for many runs.
     pub yielding: bool,
     /// Writes the rewritten graph there, to see which kernels were chosen.
     pub optimized_model: Option<PathBuf>,
@@ -199,6 +199,8 @@ fn prepare(runtime: &Runtime, options: &SessionOptions) -> Result<ort::session::
     }
     if options.yielding {
         builder = builder.with_intra_op_spinning(false).map_err(|why| failed(refused, &why))?;
+        // One block planned for all values of a run holds more than they take, and pays only over many runs.
+        builder = builder.with_memory_pattern(false).map_err(|why| failed(refused, &why))?;
     }
     if options.exact_qdq {
         let key = "session.qdq_matmulnbits_accuracy_level";
