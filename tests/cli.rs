@@ -189,6 +189,19 @@ fn no_runtime_is_needed_where_nothing_runs() {
 }
 
 #[test]
+fn nothing_is_left_in_the_home_of_the_user() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.env("HOME", home.path()).env_remove("XDG_CACHE_HOME").env_remove("ORT_DISABLE_TELEMETRY");
+    command
+        .arg("validate")
+        .args([support::zoo("simplecnn_raw"), support::zoo("simplecnn_raw")])
+        .assert()
+        .success();
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn models_go_through_pipes() {
     let model = fs::read(support::zoo("simplecnn")).unwrap();
     let run = program().args(["-", "-p", "simplify", "-o", "-", "-q"]).write_stdin(model).assert().success();

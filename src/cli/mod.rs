@@ -4,7 +4,7 @@ mod args;
 mod compress;
 mod diff;
 mod inspect;
-mod memory;
+mod process;
 mod progress;
 mod recipe;
 mod running;
@@ -19,7 +19,8 @@ use std::{io::Write, process::ExitCode};
 
 /// Runs the program on its arguments and returns the exit code: 0 good, 1 failed, 2 usage, 3 below the bar.
 pub fn main() -> ExitCode {
-    memory::return_large_blocks();
+    process::return_large_blocks();
+    process::refuse_telemetry();
     let cli = Cli::parse();
     let result = match &cli.command {
         Some(Command::Inspect { model, groups: true, json, .. }) => inspect::groups(model, *json),
