@@ -47,7 +47,9 @@ fn nothing_is_float_between_operators_and_the_outputs_are_near() {
         ("resnet20_raw", ",activation_type=uint16", 44.0),
         ("resnet20_raw", ",compensate=4", 34.0),
         ("vit_raw", "", 31.0),
+        ("resnet20_raw", ",activation_type=uint16,bits=16", 45.0),
         ("vit_raw", ",activation_type=uint16", 44.0),
+        ("vit_raw", ",activation_type=uint16,bits=16", 54.0),
         ("simplecnn_raw", ",activation_type=int16", 40.0),
     ] {
         let mut original = load(&zoo(name));
@@ -62,8 +64,14 @@ fn nothing_is_float_between_operators_and_the_outputs_are_near() {
 
 #[test]
 fn layers_that_are_to_stay_float_do() {
-    let original = load(&zoo("resnet20_raw"));
-    for options in [r#"exclude=["*fc*"]"#, r#"layers=[{"name":"*fc*","activations":"none"}]"#] {
+    let mut original = load(&zoo("resnet20_raw"));
+    lower::opset::upgrade(&mut original, 21).unwrap();
+    for options in [
+        r#"exclude=["*fc*"]"#,
+        r#"layers=[{"name":"*fc*","activations":"none"}]"#,
+        r#"activation_type=uint16,layers=[{"name":"*fc*","activations":"none"}]"#,
+        r#"layers=[{"name":"*fc*","bits":16}]"#,
+    ] {
         let mut model = calibrated(&original, &format!("quant(target=qnn,{options})"));
         infer_types(&mut model).unwrap();
         let left = floats(&model);
@@ -163,4 +171,51 @@ fn layers_that_share_a_bias_get_one_each() {
     assert_eq!(floats(&model), [""; 0]);
     let result = validate(&runtime(), &original, &model, &samples, &ValidateOptions::default()).unwrap();
     assert!(result.outputs[0].sqnr_db.unwrap() > 40.0);
+}
+
+/// Columns of very different size share a scale, and biases are large beside what is summed up.
+#[test]
+fn weights_of_sixteen_bits_keep_small_columns_and_large_biases() {
+    let source = r#"<ir_version: 10, opset_import: ["" : 21]>
+        g (float[N, 64] x) => (float[N, 32] y)
+        <float[64, 64] w, float[64, 32] v, float[32] b, float[64] scale, float[64] shift>
+        {
+          [uneven] h = MatMul (x, w)
+          [norm] n = LayerNormalization <axis = -1> (h, scale, shift)
+          [biased] y = Gemm (n, v, b)
+        }"#;
+    let mut original = text::parse(source).unwrap();
+    let uneven = numbers(&[64, 64], 1);
+    let uneven =
+        uneven.to_f32().unwrap().iter().enumerate().map(|(k, x)| x * 0.5f32.powi(k as i32 % 8)).collect();
+    let large = numbers(&[32], 3).to_f32().unwrap().iter().map(|x| x * 100.0).collect();
+    for (name, tensor) in [
+        ("w", Tensor::from_vec([64, 64], uneven)),
+        ("v", numbers(&[64, 32], 2)),
+        ("b", Tensor::from_vec([32], large)),
+        ("scale", numbers(&[64], 4)),
+        ("shift", numbers(&[64], 5)),
+    ] {
+        let v = original.graph.find(name).unwrap();
+        original.graph.make_constant(v, tensor);
+    }
+    infer_types(&mut original).unwrap();
+    let batch = |k| -> Batch { vec![("x".into(), numbers(&[16, 64], k))] };
+    let samples = Samples::from_batches((0..4).map(batch));
+    let sqnr = |options: &str| {
+        let measurer = Measurer::new(runtime(), samples.clone(), SessionOptions::default());
+        let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
+        let pass: Pipeline = format!("quant(target=qnn,activation_type=uint16{options})").parse().unwrap();
+        assert_eq!(pass.run(&mut model, &mut cx).unwrap(), Changed::Yes);
+        materialize(&mut model).unwrap();
+        model.verify().unwrap();
+        infer_types(&mut model).unwrap();
+        assert_eq!(floats(&model), [""; 0], "{options}");
+        let dtypes: Vec<_> = model.graph.initializers().map(|(_, t)| t.dtype()).collect();
+        assert_eq!(dtypes.contains(&DType::I16), !options.is_empty());
+        let result = validate(&runtime(), &original, &model, &samples, &ValidateOptions::default()).unwrap();
+        result.outputs[0].sqnr_db.unwrap()
+    };
+    let (eight, sixteen) = (sqnr(""), sqnr(",bits=16"));
+    assert!(sixteen > 70.0 && sixteen > eight + 15.0, "{eight} dB, {sixteen} dB");
 }

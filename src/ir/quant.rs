@@ -46,9 +46,16 @@ pub struct QuantScheme {
 }
 
 impl QuantScheme {
-    /// Symmetric int8, the largest magnitude at 127, over the whole tensor or for each index of `axis`. A slice that
-    /// is all zero gets scale 1. `None` where the tensor holds no reals, has no such axis, or is not finite.
+    /// Symmetric int8, the largest magnitude at 127: see [`QuantScheme::symmetric`].
     pub fn symmetric_int8(weight: &Tensor, axis: Option<usize>) -> Option<QuantScheme> {
+        Self::symmetric(weight, DType::I8, axis)
+    }
+
+    /// Symmetric integers of this type, the largest magnitude at the largest of them, over the whole tensor or for each index
+    /// of `axis`. A slice that is all zero gets scale 1. `None` where the type has no sign, and where the tensor holds no
+    /// reals, has no such axis, or is not finite.
+    pub fn symmetric(weight: &Tensor, dtype: DType, axis: Option<usize>) -> Option<QuantScheme> {
+        let (_, high) = bounds(dtype).filter(|(low, _)| dtype.is_integer() && *low < 0)?;
         let grain = axis.map_or(Grain::Tensor, Grain::Axis);
         let lay = grain.lay(weight.shape())?;
         let values = weight.to_f32()?;
@@ -62,10 +69,10 @@ impl QuantScheme {
                 *peak = peak.max(x.abs());
             }
         }
-        let scale = |peak: f32| if peak == 0.0 { 1.0 } else { (peak / 127.0).max(f32::MIN_POSITIVE) };
+        let scale = |peak: f32| if peak == 0.0 { 1.0 } else { (peak / high as f32).max(f32::MIN_POSITIVE) };
         let scales: Vec<f32> = peaks.into_iter().map(scale).collect();
         let zero_points = vec![0; scales.len()];
-        let scheme = QuantScheme { dtype: DType::I8, grain, scales, zero_points, form: QuantForm::Qdq };
+        let scheme = QuantScheme { dtype, grain, scales, zero_points, form: QuantForm::Qdq };
         Some(scheme.for_reals(weight.dtype()))
     }
 

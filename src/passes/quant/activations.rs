@@ -103,7 +103,7 @@ pub(super) fn annotate(
         held::around_pools(graph);
     }
     let biased = match profile.whole {
-        true => whole::constants(graph, &chains, pass.options.activation_dtype(), said),
+        true => whole::constants(pass, graph, &chains, said),
         false => layers.clone(),
     };
     if profile.integer_biases && (profile.wide_integers || !pass.options.has_wide_activations()) {

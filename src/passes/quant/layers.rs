@@ -98,7 +98,13 @@ impl Tables {
             }
         }
         let touched = |op: &&&str| self.0.iter().any(|(glob, _)| matches(glob, &[**op]));
-        names.iter().filter(touched).try_for_each(|op| self.over(options, &[op]).check())
+        // What others read that are measured is no matter to a layer whose activations are not.
+        let own = |op: &&str| {
+            let own = self.over(options, &[*op]);
+            let measured = matches!(own.activations, Activations::Auto | Activations::Static);
+            QuantOptions { activation_type: own.activation_type.filter(|_| measured), ..own }
+        };
+        names.iter().filter(touched).try_for_each(|op| own(op).check())
     }
     /// All that layers may come to need: what that is depends on two options at most.
     pub(super) fn combined(&self, options: &QuantOptions) -> Vec<QuantOptions> {

@@ -34,7 +34,7 @@ pub(super) struct Profile {
     pub(super) activation_type: ActivationType,
     /// Whether their zero points are 0, and they are of no other type.
     pub(super) symmetric_activations: bool,
-    /// Whether layers whose activations are of 16 bits compute in integers.
+    /// Whether layers whose activations are of 16 bits compute in integers, by weights of 8 bits or of 16.
     pub(super) wide_integers: bool,
     /// Whether integer layers have their biases in int32.
     pub(super) integer_biases: bool,

@@ -240,10 +240,13 @@ fn a_large_bias_over_tiny_weights_still_fits() {
     m.graph.make_constant(w1, Tensor::from_vec([32, 32, 1, 1], tiny));
     let b1 = m.graph.find("b1").unwrap();
     m.graph.make_constant(b1, Tensor::from_vec([32], vec![1000f32; 32]));
-    run(&mut m, QuantOptions::default(), Some(&Ranges));
-    let scheme = m.graph.value(b1).quant.clone().unwrap();
-    let back = scheme.dequantize(&scheme.quantize(m.graph.initializer(b1).unwrap()).unwrap()).unwrap();
-    assert!(back.to_f32().unwrap().iter().all(|b| (b - 1000.0).abs() < 1e-3));
+    for options in ["{}", r#"{"target": "qnn", "activation_type": "uint16", "bits": 16}"#] {
+        let mut m = m.clone();
+        run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+        let scheme = m.graph.value(b1).quant.clone().unwrap();
+        let back = scheme.dequantize(&scheme.quantize(m.graph.initializer(b1).unwrap()).unwrap()).unwrap();
+        assert!(back.to_f32().unwrap().iter().all(|b| (b - 1000.0).abs() < 1e-3), "{options}");
+    }
 }
 #[test]
 fn options_that_make_no_sense_are_refused() {
@@ -260,6 +263,12 @@ fn options_that_make_no_sense_are_refused() {
         r#"{"float8": "e5m2", "size": 0.3}"#,
         r#"{"float8": "e5m2", "activations": "static"}"#,
         r#"{"bits": 16, "activations": "static"}"#,
+        r#"{"bits": 16, "activations": "static", "target": "qnn"}"#,
+        r#"{"bits": 16, "activation_type": "int8", "target": "qnn"}"#,
+        r#"{"bits": 16, "activation_type": "uint16", "target": "openvino"}"#,
+        r#"{"bits": 16, "activation_type": "uint16", "target": "qnn", "symmetric": false}"#,
+        r#"{"bits": 16, "activations": "dynamic", "target": "qnn"}"#,
+        r#"{"bits": 4, "activation_type": "uint8"}"#,
         r#"{"activation_type": "int16", "activations": "none"}"#,
         r#"{"activation_type": "int8", "activations": "dynamic"}"#,
         r#"{"activation_type": "uint8", "target": "tensorrt"}"#,
@@ -297,7 +306,7 @@ fn types_need_the_operator_set_that_brought_them() {
         (r#"{"float8": "e4m3fn", "block": 32}"#, 21),
         (r#"{"activation_type": "int8"}"#, 13),
         (r#"{"activation_type": "uint16"}"#, 21),
-        (r#"{"activation_type": "uint16", "bits": 16, "form": "folded"}"#, 7),
+        (r#"{"activation_type": "uint16", "bits": 16, "target": "qnn"}"#, 21),
         (r#"{"layers": [{"name": "a*", "float8": "e5m2"}]}"#, 19),
     ] {
         let pass = Quant::new(serde_json::from_str(options).unwrap()).unwrap();
@@ -330,6 +339,35 @@ fn wide_activations_have_integer_biases_where_the_target_computes_so() {
         let x = scheme("x").unwrap();
         assert_eq!((x.dtype, x.scales[0] > 0.01), (asked, asked.bits() == 8), "{options}");
     }
+}
+#[test]
+fn weights_of_sixteen_bits_are_multiplied_by_activations_of_sixteen() {
+    // The integers of what the first layer and the last read: activations, weights and biases.
+    let of = |options: &str| {
+        let mut m = residual();
+        infer_types(&mut m).unwrap();
+        let said = run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+        let scheme = |name: &str| m.graph.find(name).and_then(|v| m.graph.value(v).quant.clone());
+        let [x, w, b, f, v, c] = ["x", "w1", "b1", "f", "w3", "b3"].map(scheme);
+        if let (Some(x), Some(w), Some(b)) = (&x, &w, &b) {
+            let steps: Vec<f32> = w.scales.iter().map(|s| s * x.scales[0]).collect();
+            assert_eq!((b.scales.len(), &b.scales), (32, &steps), "{options}");
+        }
+        let scales = [&w, &v].map(|s| s.as_ref().map_or(0, |s| s.scales.len()));
+        ([x, w, b, f, v, c].map(|s| s.map(|s| s.dtype)), scales, said)
+    };
+    let types = |[x, w, b]: [DType; 3], [f, v, c]: [DType; 3]| [x, w, b, f, v, c].map(Some);
+    let wide = [DType::U16, DType::I16, DType::I32];
+    let (found, scales, _) = of(r#"{"target": "qnn", "activation_type": "uint16", "bits": 16}"#);
+    assert_eq!((found, scales), (types(wide, wide), [32, 1]));
+    let table = r#"{"target": "qnn", "activation_type": "uint16", "layers": [{"name": "fc", "bits": 16}]}"#;
+    assert_eq!(of(table).0, types([DType::U16, DType::I8, DType::I32], wide));
+    let table = r#"{"target": "qnn", "layers": [{"name": "fc", "bits": 16}]}"#;
+    let (u8, i16) = (Some(DType::U8), Some(DType::I16));
+    assert_eq!(of(table).0, [u8, Some(DType::I8), Some(DType::I32), u8, i16, None]);
+    let (found, _, said) = of(r#"{"target": "qnn", "bits": 16}"#);
+    assert_eq!(found, [None, i16, None, None, i16, None]);
+    assert!(said.iter().any(|r| r.text.contains("`activation_type=uint16`")), "{said:?}");
 }
 #[test]
 fn half_precision_gains_nothing_from_sixteen_bits() {

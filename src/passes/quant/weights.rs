@@ -54,8 +54,8 @@ impl Plan<'_> {
             return Integers::float8(float8);
         }
         let integers = Integers::of(options.bits, options.symmetric(options.bits), self.opset);
-        // One scale for all columns leaves those that are small few steps.
-        let few = integers.clip || self.rounds_all() && !options.per_channel;
+        // One scale for all columns leaves those that are small few steps, unless there are tens of thousands.
+        let few = integers.clip || self.rounds_all() && !options.per_channel && options.bits <= 8;
         Integers { clip: few, ..integers }
     }
     /// The scheme of a weight that is read so.
@@ -198,7 +198,8 @@ pub(super) fn uncast(plan: &Plan<'_>, graph: &mut Graph) -> Vec<(ValueId, DType)
         let Some((from, to)) = from.zip(to).filter(|_| graph.op(op).is("Cast")) else { continue };
         let Some(tensor) = graph.constant(from) else { continue };
         let (dtype, rank) = (tensor.dtype(), tensor.rank());
-        let half = matches!(dtype, DType::F16 | DType::BF16) && dtype.bits() > plan.bits;
+        let fewer = dtype.bits() > plan.bits || plan.activations;
+        let half = matches!(dtype, DType::F16 | DType::BF16) && fewer;
         let narrow = half && graph.dtype(to) == Some(DType::F32);
         let is_read = |(graph, op, slot): &(&Graph, OpId, usize)| lie_of(graph, *op, *slot, rank).is_some();
         if !narrow || tensor.len() < worth(plan.bits) || graph.is_output(to) {

@@ -1,8 +1,8 @@
 //! Integers between all operators, for accelerators that compute floats slowly or not at all.
 //!
 //! The rules are those by which ONNX Runtime quantizes for Qualcomm's (`get_qnn_qdq_config`): whatever an operator reads and
-//! writes in float32 is rounded, constants too; what moves elements keeps their scheme; normalization has int8 scales and int32
-//! biases; Sigmoid and Tanh write fixed steps; no range is narrower than 0.0001. In float stay Cast, which is what changes
+//! writes in float32 is rounded, constants too; what moves elements keeps their scheme; normalization has the integers of weights as
+//! scales and int32 biases; Sigmoid and Tanh write fixed steps; no range is narrower than 0.0001. In float stay Cast, which is what changes
 //! types, loops and recurrence, and what is computed from shapes alone.
 
 use super::{
@@ -174,7 +174,7 @@ fn widened(scheme: QuantScheme) -> QuantScheme {
 /// What a constant is to the op that reads it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// int8 about zero.
+    /// int8 or int16 about zero.
     Weight,
     /// int32, in steps that follow.
     Bias,
@@ -208,12 +208,12 @@ pub(super) fn moved(graph: &Graph, chains: &Chains, dtype: DType) -> BTreeMap<Va
 /// Gives the constants that these operators read their schemes; biases, whose steps follow from theirs, are left to the
 /// caller: those of the ops that come back.
 pub(super) fn constants(
+    pass: &Quant,
     graph: &mut Graph,
     chains: &Chains,
-    dtype: DType,
     said: &mut Vec<(Where, String)>,
 ) -> Vec<OpId> {
-    let mut biased = Vec::new();
+    let (dtype, mut biased) = (pass.options.activation_dtype(), Vec::new());
     for op in graph.order().into_iter().filter(|op| chains.has(*op)) {
         for (slot, v) in read(graph, op) {
             let Some(tensor) = graph.constant(v).filter(|t| t.dtype() == DType::F32) else { continue };
@@ -237,7 +237,7 @@ pub(super) fn constants(
                 continue;
             }
             let scheme = match role {
-                Role::Weight => QuantScheme::symmetric_int8(tensor, None),
+                Role::Weight => QuantScheme::symmetric(tensor, weight_dtype(pass, graph, v), None),
                 _ => operand(tensor, dtype),
             };
             match scheme {
@@ -247,6 +247,11 @@ pub(super) fn constants(
         }
     }
     biased
+}
+
+/// The integers of a constant that is read as a weight.
+fn weight_dtype(pass: &Quant, graph: &Graph, v: ValueId) -> DType {
+    if pass.options_of(graph, v).bits == 16 { DType::I16 } else { DType::I8 }
 }
 
 /// Whether all that reads a constant reads it alike.
@@ -270,7 +275,7 @@ fn operand(tensor: &Tensor, dtype: DType) -> Option<QuantScheme> {
     Some(QuantScheme { form: QuantForm::Qdq, ..widened(scheme) })
 }
 
-/// Says where 8 bits are too few.
+/// Says where 8 bits are too few, and where the options leave weights of 16 without integers to multiply.
 pub(super) fn advise(
     pass: &Quant,
     model: &Model,
@@ -280,7 +285,18 @@ pub(super) fn advise(
     schemes: &Schemes,
     cx: &mut Context<'_>,
 ) -> Result<()> {
-    if !placement.is_static() || pass.options.has_wide_activations() {
+    let options = &pass.options;
+    if options.bits == 16 && !options.multiplies_wide_weights() && cx.has_samples() {
+        let why = "weights of 16 bits are multiplied by activations of 16 bits alone, so these stay float: \
+                   `activation_type=uint16` makes integers of them";
+        cx.remark(RemarkKind::Note, (), why);
+    }
+    let (what, more) = match (options.has_wide_activations(), options.bits) {
+        (false, _) => ("integers of 8 bits throughout leave", "activation_type=uint16"),
+        (true, 8) => ("weights of 8 bits leave", "bits=16"),
+        _ => return Ok(()),
+    };
+    if !placement.is_static() {
         return Ok(());
     }
     let placed = |(): &()| {
@@ -291,9 +307,7 @@ pub(super) fn advise(
     let noise: f64 = effect::errors(float, &[()], placed, cx)?.iter().sum();
     let sqnr = -10.0 * noise.log10();
     if sqnr < LEAST_SQNR {
-        let why = format!(
-            "integers of 8 bits throughout leave the outputs {sqnr:.0} dB above the noise: `activation_type=uint16` leaves more"
-        );
+        let why = format!("{what} the outputs {sqnr:.0} dB above the noise: `{more}` leaves more");
         cx.remark(RemarkKind::Note, (), why);
     }
     Ok(())

@@ -81,9 +81,17 @@ impl QuantOptions {
             let what = "`activation_type` is that of activations whose ranges are measured";
             return wrong(what, "leave out `activation_type`, or give `activations=static`");
         }
-        let integers = matches!(self.activations, Activations::Static | Activations::Dynamic);
-        if integers && !self.suits_integer_kernels() {
-            let help = "leave out `activations`, or `target=cuda`, `form=folded`, `bits`, `float8`, `block` and `symmetric`";
+        let asked = matches!(self.activations, Activations::Static | Activations::Dynamic)
+            || self.activation_type.is_some();
+        if asked && self.bits == 16 && !self.multiplies_wide_weights() {
+            return wrong(
+                "weights of 16 bits are multiplied by activations of 16 bits alone, and by `target=qnn` alone",
+                "give `target=qnn` and `activation_type=uint16`, or leave out `bits`, or `activations` and `activation_type`",
+            );
+        }
+        if asked && !self.suits_integer_kernels() {
+            let help = "leave out `activations` and `activation_type`, or `target=cuda`, `form=folded`, `bits`, `float8`, `block` \
+                        and `symmetric`";
             return wrong(
                 "integer kernels need weights of symmetric int8 in the form `qdq`, without blocks",
                 help,

@@ -311,13 +311,18 @@ impl QuantOptions {
     pub(super) fn dequantizes(&self) -> bool {
         matches!(self.form(), Form::Qdq | Form::QOperator)
     }
-    /// Whether weights are what kernels that multiply integers take.
+    /// Whether weights are what kernels that multiply integers take: int8, and int16 beside activations of 16 bits where the
+    /// target multiplies these.
     pub(super) fn suits_integer_kernels(&self) -> bool {
-        self.bits == 8
+        (self.bits == 8 || self.bits == 16 && self.multiplies_wide_weights())
             && self.float8.is_none()
-            && self.block(8) == 0
-            && self.symmetric(8)
+            && self.block(self.bits) == 0
+            && self.symmetric(self.bits)
             && self.form() != Form::Folded
+    }
+    /// Whether weights of 16 bits are multiplied by activations of 16.
+    pub(super) fn multiplies_wide_weights(&self) -> bool {
+        self.has_wide_activations() && self.target.profile().wide_integers
     }
     /// Whether what is written for products of two activations, ONNX Runtime's own operator, suits.
     pub(super) fn multiplies_pairs(&self) -> bool {
