@@ -27,6 +27,9 @@ pub enum QuantForm {
     Multiplied,
     /// None: the op reads weights of four bits as they are stored. For blocks of weights of MatMul and Gather only.
     Packed,
+    /// QuantizeLinear and DequantizeLinear, and the function that makes the value is computed by such a pair too, whose integers
+    /// end where it does. For what HardSigmoid and HardSwish make of values that are rounded; elsewhere the pair alone.
+    Saturated,
 }
 
 /// How a value of floating-point numbers is represented by integers, or by floats of eight bits.

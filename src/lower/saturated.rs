@@ -16,10 +16,20 @@ const SWISH: [f32; 2] = [1.0 / 6.0, 0.5];
 /// A share of a step.
 const SLACK: f32 = 1e-5;
 
-/// Rewrites every HardSigmoid and HardSwish that reads and makes integers of eight bits.
+/// Rewrites every HardSigmoid and HardSwish that makes a value of the form [`QuantForm::Saturated`] of integers, both of
+/// eight bits. What is behind them is between pairs then, as behind all others.
 pub(super) fn rewrite(graph: &mut Graph, parameters: &mut Parameters) {
+    let mut saturated = Vec::new();
     for op in graph.order() {
-        let (Some(x), Some(y)) = (graph.input(op, 0), graph.output(op, 0)) else { continue };
+        let Some(y) = graph.output(op, 0) else { continue };
+        let scheme = graph.value_mut(y).quant.as_mut();
+        if let Some(scheme) = scheme.filter(|scheme| scheme.form == QuantForm::Saturated) {
+            scheme.form = QuantForm::Qdq;
+            saturated.push((op, y));
+        }
+    }
+    for (op, y) in saturated {
+        let Some(x) = graph.input(op, 0) else { continue };
         let node = graph.op(op);
         let Some(made) = rounded(graph, y).filter(|_| rounded(graph, x).is_some()) else { continue };
         if node.is("HardSigmoid") {

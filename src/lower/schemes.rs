@@ -11,10 +11,10 @@ use crate::{
 ///
 /// A constant becomes an integer constant and what computes it back, as its form says; the last operator of that now
 /// computes the value of the old name. A computed value gets one QuantizeLinear and one DequantizeLinear that all its
-/// users read; HardSigmoid and HardSwish between integers become what saturates, and Relu and Clip
-/// that these stand for go. Graph inputs and outputs keep their names and types. A value of the form [`QuantForm::Dynamic`],
-/// [`QuantForm::Multiplied`], [`QuantForm::Operator`] or [`QuantForm::Packed`] changes the ops that read it. Fails where a scheme breaks its invariants, where a computed value is to be folded, or where the
-/// model's operator set is too old: see [`least_opset`].
+/// users read, and Relu and Clip that these stand for go. Graph inputs and outputs keep their names and types. A value of the form
+/// [`QuantForm::Dynamic`], [`QuantForm::Multiplied`], [`QuantForm::Operator`] or [`QuantForm::Packed`] changes the ops that read
+/// it, one of the form [`QuantForm::Saturated`] the op that makes it. Fails where a scheme breaks its invariants, where a
+/// computed value is to be folded, or where the model's operator set is too old: see [`least_opset`].
 pub fn materialize(model: &mut Model) -> Result<()> {
     let mut parameters = Parameters::default();
     dynamic::rewrite(model, &mut parameters)?;

@@ -32,7 +32,8 @@ pub(super) fn constant(
         | QuantForm::Dynamic
         | QuantForm::Multiplied
         | QuantForm::Operator
-        | QuantForm::Packed => chain.dequantize(integers, scheme, parameters),
+        | QuantForm::Packed
+        | QuantForm::Saturated => chain.dequantize(integers, scheme, parameters),
         QuantForm::Folded => chain.fold(integers, scheme, parameters)?,
     }
     Ok(())

@@ -96,8 +96,10 @@ pub(super) fn annotate(
     }
     chains.follow(graph, &mut schemes);
     for (v, scheme) in &schemes {
+        let saturates = !profile.whole && chains.saturates(graph, *v);
+        let form = if saturates { QuantForm::Saturated } else { scheme.form };
         let read = split_readers(graph, *v, &layers, &chains);
-        graph.value_mut(read).quant = Some(scheme.clone());
+        graph.value_mut(read).quant = Some(QuantScheme { form, ..scheme.clone() });
     }
     if !profile.slow_kinds {
         held::around_pools(graph);
@@ -129,7 +131,7 @@ fn chains(
         false => {}
     }
     let asked = layers.iter().flat_map(|op| asks(pass, graph, *op)).collect();
-    Chains::from(graph, layers, asked, placement, |op| pass.excludes(graph, op), known)
+    Chains::from(graph, layers, asked, placement, |op| pass.keeps_float(graph, op), known)
 }
 
 /// What a layer that computes in integers asks to be integers.

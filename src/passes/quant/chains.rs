@@ -143,6 +143,11 @@ impl Chains {
     pub(super) fn has(&self, op: OpId) -> bool {
         self.members.contains_key(&op)
     }
+    /// Whether an operator of the chain makes this value that integers compute by where they end.
+    pub(super) fn saturates(&self, graph: &Graph, v: ValueId) -> bool {
+        let made = |op| ["HardSigmoid", "HardSwish"].iter().any(|name| graph.op(op).is(name));
+        graph.producer(v).is_some_and(|(op, _)| self.has(op) && made(op))
+    }
     /// Whether it is an integer that is read there.
     pub(super) fn reads(&self, at: &Use, layers: &[OpId]) -> bool {
         match at {

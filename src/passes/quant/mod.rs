@@ -74,6 +74,11 @@ impl Quant {
     fn excludes(&self, graph: &Graph, op: OpId) -> bool {
         self.exclude.is_match(graph.place(op).name())
     }
+    /// Whether an op between layers stays float, as `exclude` or a table has it.
+    fn keeps_float(&self, graph: &Graph, op: OpId) -> bool {
+        let asked = self.tables.activations(&[graph.op(op).name.as_str()]);
+        self.excludes(graph, op) || asked == Some(Activations::None)
+    }
     /// The options of the layers that read a weight.
     fn options_of(&self, graph: &Graph, weight: ValueId) -> QuantOptions {
         self.tables.over(&self.options, &readers(graph, weight))
