@@ -135,3 +135,6 @@ pub trait Measure {
 pub fn no_runtime(what: &str) -> Error {
     Error::Runtime(format!("{what} needs ONNX Runtime, and no library was found"))
 }
+
+#[cfg(test)]
+pub(crate) mod doubles;

@@ -78,25 +78,11 @@ pub(super) fn shares_of_time(model: &Model, changed: &[&Model], cx: &Context<'_>
     Ok((!samples.is_empty()).then(|| Shares { samples, shares: (0..changed.len()).map(of).collect() }))
 }
 
+/// A clock by which a model takes a second for each multiply-accumulate, and so many for the start where there is but one sample.
 #[cfg(test)]
-pub(super) mod clock {
-    use crate::{
-        error::Result,
-        ir::Model,
-        measure::{Measure, Timed},
-        ops::cost,
-    };
-
-    /// A model takes a second for each multiply-accumulate, and so many for the start where there is but one sample.
-    pub(in crate::passes) struct Clock(pub(in crate::passes) f64);
-
-    impl Measure for Clock {
-        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
-            let seconds = |start: f64| models.iter().map(|m| start + cost::of_model(m).macs as f64).collect();
-            Ok(vec![
-                Timed { samples: 1, seconds: seconds(self.0) },
-                Timed { samples: 8, seconds: seconds(0.0) },
-            ])
-        }
-    }
+pub(super) fn clock(start: f64) -> crate::measure::doubles::Double {
+    let seconds = |model: &Model| crate::ops::cost::of_model(model).macs as f64;
+    crate::measure::doubles::Double::default()
+        .with_times(1, move |m| start + seconds(m))
+        .with_times(8, seconds)
 }

@@ -179,7 +179,7 @@ mod tests {
     use crate::{
         ir::{Tensor, text},
         ops::cost,
-        passes::{Pipeline, targets::clock::Clock},
+        passes::{Pipeline, targets},
     };
 
     /// The share of the multiply-accumulates that is left of two layers around so many features.
@@ -198,7 +198,8 @@ mod tests {
             model.graph.value_mut(v).origin =
                 crate::ir::Origin::Initializer(Tensor::from_vec(shape, numbers));
         }
-        let mut cx = Context::new().with_measure(&Clock(256.0));
+        let clock = targets::clock(256.0);
+        let mut cx = Context::new().with_measure(&clock);
         let _ = text.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
         Ok(cost::of_model(&model).macs as f64 / (8 * features) as f64)
     }

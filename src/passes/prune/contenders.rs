@@ -164,32 +164,15 @@ mod tests {
     use super::*;
     use crate::{
         ir::{Tensor, text},
-        measure::{Measure, Probe, Seen, Timed},
+        measure::doubles::Double,
         ops::infer_types,
         passes::prune::{Branch, PruneOptions, branch::droppable, budget::Of, select::Candidate},
     };
 
     /// A run takes a second for each op; the samples are one batch of zeros.
-    struct ByOps;
-    impl Measure for ByOps {
-        fn has_samples(&self) -> bool {
-            true
-        }
-        fn sweep(
-            &self,
-            probes: &[Probe<'_>],
-            _: usize,
-            each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
-        ) -> Result<()> {
-            let inputs =
-                |probe: &Probe<'_>| vec![Tensor::from_vec([4, 64], vec![0f32; 256]); probe.fetch.len()];
-            let values: Vec<_> = probes.iter().map(inputs).collect();
-            each(Seen { batch: 0, batches: 1, values: &values })
-        }
-        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
-            let seconds = models.iter().map(|m| m.graph.ops().count() as f64).collect();
-            Ok(vec![Timed { samples: 4, seconds }])
-        }
+    fn by_ops() -> Double {
+        let samples = Double::of_samples(|_| Tensor::from_vec([4, 64], vec![0f32; 256]));
+        samples.with_times(4, |model| model.graph.ops().count() as f64)
     }
 
     /// For this damage of dropping the block, how many hidden features and whether the block stay in what is tried first,
@@ -227,7 +210,8 @@ mod tests {
         let plan = Plan { arena, prices, weights: &[], candidates, branches: &branches, options: &options };
         let budget = Budget { of: Of::Macs, share: 0.7 };
         let least = super::super::budget::choose(&plan, budget).unwrap();
-        let cx = Context::new().with_measure(&ByOps);
+        let by_ops = by_ops();
+        let cx = Context::new().with_measure(&by_ops);
         let tried = of(&plan, budget, least, &model, &flow, &cx).unwrap();
         (tried[0].choice.kept[0], !tried[0].choice.dropped[0], tried.len())
     }

@@ -195,25 +195,8 @@ fn decided(model: &Model, cx: &Context<'_>) -> Result<Vec<(String, bool)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ir::text, measure::Measure};
+    use crate::{ir::text, measure::doubles::Double};
 
-    /// Runs in which every condition holds.
-    struct Holds;
-    impl Measure for Holds {
-        fn has_samples(&self) -> bool {
-            true
-        }
-        fn sweep(
-            &self,
-            probes: &[Probe<'_>],
-            _: usize,
-            each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
-        ) -> Result<()> {
-            let holds = Tensor::new(DType::Bool, [], vec![1])?;
-            let values: Vec<_> = probes.iter().map(|p| vec![holds.clone(); p.fetch.len()]).collect();
-            each(Seen { batch: 0, batches: 1, values: &values })
-        }
-    }
     /// What is known of a model whose output is declared as so long, and the remarks.
     fn taken(declared: usize) -> (Option<Taken>, Vec<String>) {
         let mut model = text::parse(&format!(
@@ -230,7 +213,9 @@ mod tests {
         ))
         .unwrap();
         infer_types(&mut model).unwrap();
-        let mut cx = Context::new().with_measure(&Holds);
+        // Every condition holds.
+        let holds = Double::of_samples(|_| Tensor::new(DType::Bool, [], vec![1]).unwrap());
+        let mut cx = Context::new().with_measure(&holds);
         let taken = Taken::of(&model, &mut cx).unwrap();
         (taken, cx.remarks.into_iter().map(|r| r.text).collect())
     }

@@ -105,24 +105,18 @@ mod tests {
     use super::*;
     use crate::{
         ir::text,
-        measure::{Measure, Timed},
+        measure::doubles::Double,
         ops::cost,
         passes::prune::{PruneOptions, select::Candidate},
     };
 
     /// A multiply-accumulate of the last layer takes four times as long as another; a run takes a while to start.
-    struct Clock;
-    impl Measure for Clock {
-        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
-            let of = |model: &&Model| {
-                let work = model.graph.ops().map(|op| {
-                    let times = if model.graph.place(op).name() == "three" { 4.0 } else { 1.0 };
-                    times * cost::of_op(&model.graph, op).macs as f64
-                });
-                5_000.0 + work.sum::<f64>()
-            };
-            Ok(vec![Timed { samples: 1, seconds: models.iter().map(of).collect() }])
-        }
+    fn seconds(model: &Model) -> f64 {
+        let work = model.graph.ops().map(|op| {
+            let times = if model.graph.place(op).name() == "three" { 4.0 } else { 1.0 };
+            times * cost::of_op(&model.graph, op).macs as f64
+        });
+        5_000.0 + work.sum::<f64>()
     }
 
     #[test]
@@ -144,10 +138,10 @@ mod tests {
         let (prices, options) = (flow.prices(), PruneOptions::default());
         let (arena, prices, candidates) = (&flow.arena, &prices[..], &candidates[..]);
         let plan = Plan { arena, prices, weights: &[], candidates, branches: &[], options: &options };
-        let cx = Context::new().with_measure(&Clock);
+        let clock = Double::default().with_times(1, seconds);
+        let cx = Context::new().with_measure(&clock);
         let table = Timetable::measure(&plan, &model, &flow, &cx).unwrap().unwrap();
         assert_eq!(table.time(&plan, &plan.whole()), WHOLE);
-        let seconds = |model: &Model| Clock.latency(&[model]).unwrap()[0].seconds[0];
         for kept in [[Some(48), None], [None, Some(64)], [Some(72), Some(96)], [Some(24), Some(32)]] {
             let choice = Choice { kept: kept.to_vec(), ..plan.whole() };
             let found = table.time(&plan, &choice) as f64 / WHOLE as f64;

@@ -244,42 +244,24 @@ mod tests {
     use crate::{
         error::{Error, Result},
         ir::{Model, Origin, Tensor, text},
-        measure::{Measure, Probe, Seen},
+        measure::doubles::Double,
         passes::{Changed, Context, Named, Pass},
     };
 
     /// Files of weights alone.
-    struct Files;
-    impl Measure for Files {
-        fn written(&self, model: &Model) -> Result<(Model, u64)> {
-            let g = &model.graph;
-            let bytes = g.initializers().map(|(v, weight)| match &g.value(v).quant {
-                Some(scheme) => super::bytes(scheme, weight.len()),
-                None => weight.byte_len() as u64,
-            });
-            Ok((model.clone(), bytes.sum()))
-        }
+    fn bytes(model: &Model) -> u64 {
+        let g = &model.graph;
+        let bytes = g.initializers().map(|(v, weight)| match &g.value(v).quant {
+            Some(scheme) => super::bytes(scheme, weight.len()),
+            None => weight.byte_len() as u64,
+        });
+        bytes.sum()
     }
 
     /// A model loses a twentieth of its only output, which is no scores, with any change.
-    struct Touchy;
-    impl Measure for Touchy {
-        fn has_samples(&self) -> bool {
-            true
-        }
-        fn written(&self, model: &Model) -> Result<(Model, u64)> {
-            Files.written(model)
-        }
-        fn sweep(
-            &self,
-            probes: &[Probe<'_>],
-            _: usize,
-            each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
-        ) -> Result<()> {
-            let image = |y: f32| vec![Tensor::from_vec([1, 1, 1, 2], vec![0.0, y])];
-            let values: Vec<_> = (0..probes.len()).map(|k| image(if k == 0 { 1.0 } else { 0.95 })).collect();
-            each(Seen { batch: 0, batches: 1, values: &values })
-        }
+    fn touchy() -> Double {
+        let image = |y: f32| Tensor::from_vec([1, 1, 1, 2], vec![0.0, y]);
+        Double::of_samples(move |k| image(if k == 0 { 1.0 } else { 0.95 })).with_files(bytes)
     }
 
     /// Two products: the weights of one are alike, those of the other differ in size within every block.
@@ -303,10 +285,11 @@ mod tests {
     fn quantized(size: f64) -> Result<(Model, Vec<String>)> {
         let mut model = products()?;
         let options = QuantOptions { size: Some(size), ..QuantOptions::default() };
-        let mut cx = Context::new().with_measure(&Files);
+        let files = Double::default().with_files(bytes);
+        let mut cx = Context::new().with_measure(&files);
         let _ = Quant::new(options)?.run(&mut model, &mut cx)?;
         model.verify()?;
-        let share = Files.written(&model)?.1 as f64 / f64::from(2 * 64 * 64 * 4);
+        let share = bytes(&model) as f64 / f64::from(2 * 64 * 64 * 4);
         assert!(share <= size, "{share}");
         Ok((model, cx.remarks.into_iter().map(|r| r.text).collect()))
     }
@@ -341,7 +324,7 @@ mod tests {
             let activations = Activations::None;
             let options = QuantOptions { max_drop: Some(max_drop), activations, ..QuantOptions::default() };
             let mut model = products()?;
-            Quant::new(options)?.run(&mut model, &mut Context::new().with_measure(&Touchy))
+            Quant::new(options)?.run(&mut model, &mut Context::new().with_measure(&touchy()))
         };
         let error = of(0.001).unwrap_err();
         assert_eq!(error.exit_code(), 3);

@@ -121,37 +121,12 @@ fn tell(
 #[cfg(test)]
 mod tests {
     use crate::{
-        error::Result,
         ir::{Graph, Model, QuantForm, text},
-        measure::{Measure, Measured, Need, Probe, Seen, Stats, Timed},
         passes::{
             Context, Named, Pass,
-            quant::{Quant, QuantOptions},
+            quant::{Quant, QuantOptions, tests::ranges},
         },
     };
-
-    /// A runtime whose runs take as long as this says of a model, on one sample and on a batch.
-    struct Clock(fn(&Graph) -> [f64; 2]);
-    impl Measure for Clock {
-        /// No values: the ranges must do.
-        fn sweep(&self, _: &[Probe<'_>], _: usize, _: &mut dyn FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
-            Ok(())
-        }
-        fn has_samples(&self) -> bool {
-            true
-        }
-        fn written(&self, model: &Model) -> Result<(Model, u64)> {
-            Ok((model.clone(), 0))
-        }
-        fn measure(&self, _: &Model, needs: &[Need]) -> Result<Stats> {
-            let range = || Measured::Range { min: vec![-1.0], max: vec![3.0] };
-            Ok(Stats(needs.iter().map(|n| (n.clone(), range())).collect()))
-        }
-        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
-            let of = |k: usize| models.iter().map(|m| self.0(&m.graph)[k]).collect();
-            Ok([(1, of(0)), (32, of(1))].map(|(samples, seconds)| Timed { samples, seconds }).to_vec())
-        }
-    }
 
     fn integer(g: &Graph, name: &str) -> bool {
         g.find(name).is_some_and(|v| g.value(v).quant.is_some())
@@ -165,7 +140,7 @@ mod tests {
         Some(g.value(g.find(name)?).quant.as_ref()?.form)
     }
 
-    /// What the pass leaves, and what it says.
+    /// What the pass leaves where runs take so long on one sample and on a batch, and what it says.
     fn guarded(seconds: fn(&Graph) -> [f64; 2]) -> (Graph, Vec<String>) {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[N, 3, 8, 8] x) => (float[N, 40] y)
@@ -179,7 +154,8 @@ mod tests {
               [product] y = MatMul (f, head)
             }"#;
         let mut model = text::parse(text).unwrap();
-        let clock = Clock(seconds);
+        let of = |k: usize| move |model: &Model| seconds(&model.graph)[k];
+        let clock = ranges().with_times(1, of(0)).with_times(32, of(1));
         let mut cx = Context::new().with_measure(&clock);
         let _ = Quant::new(QuantOptions::default()).unwrap().run(&mut model, &mut cx).unwrap();
         model.verify().unwrap();

@@ -7,29 +7,13 @@ use crate::{
         QuantForm::{self, *},
         Tensor, Type, ValueId,
     },
-    measure::{Measure, Probe, Seen},
+    measure::{Measure, doubles::Double},
     passes::RemarkKind,
 };
 
 /// Every value lies between -1 and 3.
-struct Ranges;
-impl Measure for Ranges {
-    fn sweep(
-        &self,
-        probes: &[Probe<'_>],
-        _: usize,
-        each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
-    ) -> Result<()> {
-        let ends = |_: &String| Tensor::from_vec([2], vec![-1.0f32, 3.0]);
-        let values: Vec<_> = probes.iter().map(|probe| probe.fetch.iter().map(ends).collect()).collect();
-        each(Seen { batch: 0, batches: 1, values: &values })
-    }
-    fn has_samples(&self) -> bool {
-        true
-    }
-    fn written(&self, model: &Model) -> Result<(Model, u64)> {
-        Ok((model.clone(), 0))
-    }
+pub(super) fn ranges() -> Double {
+    Double::of_samples(|_| Tensor::from_vec([2], vec![-1.0f32, 3.0])).with_files(|_| 0)
 }
 
 fn weight(graph: &mut Graph, name: &str, shape: &[usize]) -> ValueId {
@@ -95,7 +79,7 @@ fn without_samples_only_weights_change() {
 #[test]
 fn with_samples_the_chain_is_integer() {
     let mut m = residual();
-    run(&mut m, QuantOptions::default(), Some(&Ranges));
+    run(&mut m, QuantOptions::default(), Some(&ranges()));
     // The Relu stands between Conv and its rounding; the last product writes floats.
     assert_eq!(annotated(&m), ["b1", "b2", "b3", "c", "f", "p", "r", "s", "w1", "w2", "w3", "x"]);
     let g = &m.graph;
@@ -149,7 +133,7 @@ fn convolutions_round_as_they_run_only_where_that_is_asked() {
     }
     let mut m = residual();
     let options = format!(r#"{{"latency": "any", "layers": {}}}"#, dynamic("c2"));
-    run(&mut m, serde_json::from_str(&options).unwrap(), Some(&Ranges));
+    run(&mut m, serde_json::from_str(&options).unwrap(), Some(&ranges()));
     assert_eq!(forms(&m), [("w1", Qdq), ("w2", Dynamic), ("w3", Qdq)], "the others are static");
     let bits = r#"{"layers": [{"name": "c2", "bits": 4, "activations": "dynamic"}]}"#;
     let said = run(&mut residual(), serde_json::from_str(bits).unwrap(), None);
@@ -160,7 +144,7 @@ fn a_form_that_is_asked_for_is_used() {
     for (text, form) in [("qdq", Qdq), ("qoperator", Operator), ("folded", Folded)] {
         let mut m = residual();
         let options = format!("{{\"form\": \"{text}\"}}");
-        run(&mut m, serde_json::from_str(&options).unwrap(), Some(&Ranges));
+        run(&mut m, serde_json::from_str(&options).unwrap(), Some(&ranges()));
         assert_eq!(forms(&m), [("w1", form), ("w2", form), ("w3", form)]);
         let activations = annotated(&m).contains(&"x");
         assert_eq!(activations, form != Folded, "folded weights go with float activations");
@@ -223,7 +207,7 @@ fn a_float_path_beside_a_product_stays_exact() {
     g.outputs.push(y);
     let mut m = residual();
     m.graph = g;
-    run(&mut m, QuantOptions::default(), Some(&Ranges));
+    run(&mut m, QuantOptions::default(), Some(&ranges()));
     assert_eq!(annotated(&m), ["n_rounded", "r", "v", "w"]);
     let g = &m.graph;
     let input = |op: &str, slot| {
@@ -242,7 +226,7 @@ fn a_large_bias_over_tiny_weights_still_fits() {
     m.graph.make_constant(b1, Tensor::from_vec([32], vec![1000f32; 32]));
     for options in ["{}", r#"{"target": "qnn", "activation_type": "uint16", "bits": 16}"#] {
         let mut m = m.clone();
-        run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+        run(&mut m, serde_json::from_str(options).unwrap(), Some(&ranges()));
         let scheme = m.graph.value(b1).quant.clone().unwrap();
         let back = scheme.dequantize(&scheme.quantize(m.graph.initializer(b1).unwrap()).unwrap()).unwrap();
         assert!(back.to_f32().unwrap().iter().all(|b| (b - 1000.0).abs() < 1e-3), "{options}");
@@ -317,7 +301,7 @@ fn types_need_the_operator_set_that_brought_them() {
 fn a_layer_of_floats_of_eight_bits_computes_in_float_beside_integers() {
     let mut m = residual();
     let options = r#"{"layers": [{"name": "c2", "float8": "e4m3fn"}, {"name": "fc", "bits": 16}]}"#;
-    run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+    run(&mut m, serde_json::from_str(options).unwrap(), Some(&ranges()));
     let dtype = |name: &str| Some(m.graph.value(m.graph.find(name)?).quant.as_ref()?.dtype);
     let dtypes = ["w1", "w2", "w3", "x", "p"].map(dtype);
     let expected = [DType::I8, DType::F8E4M3FN, DType::I16, DType::U8].map(Some);
@@ -332,7 +316,7 @@ fn wide_activations_have_integer_biases_where_the_target_computes_so() {
         (r#"{"activation_type": "uint16", "target": "openvino"}"#, None),
     ] {
         let mut m = residual();
-        run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+        run(&mut m, serde_json::from_str(options).unwrap(), Some(&ranges()));
         let scheme = |name: &str| m.graph.value(m.graph.find(name).unwrap()).quant.clone();
         assert_eq!(scheme("b1").map(|s| s.dtype), bias, "{options}");
         let asked = serde_json::from_str::<QuantOptions>(options).unwrap().activation_dtype();
@@ -346,7 +330,7 @@ fn weights_of_sixteen_bits_are_multiplied_by_activations_of_sixteen() {
     let of = |options: &str| {
         let mut m = residual();
         infer_types(&mut m).unwrap();
-        let said = run(&mut m, serde_json::from_str(options).unwrap(), Some(&Ranges));
+        let said = run(&mut m, serde_json::from_str(options).unwrap(), Some(&ranges()));
         let scheme = |name: &str| m.graph.find(name).and_then(|v| m.graph.value(v).quant.clone());
         let [x, w, b, f, v, c] = ["x", "w1", "b1", "f", "w3", "b3"].map(scheme);
         if let (Some(x), Some(w), Some(b)) = (&x, &w, &b) {
@@ -387,7 +371,7 @@ fn half_precision_gains_nothing_from_sixteen_bits() {
 fn few_bits_leave_activations_float_and_fill_no_block_in_vain() {
     let mut m = residual();
     let options = QuantOptions { bits: 4, method: Method::Rtn, ..QuantOptions::default() };
-    run(&mut m, options, Some(&Ranges));
+    run(&mut m, options, Some(&ranges()));
     assert_eq!(annotated(&m), ["w1", "w2", "w3"]);
     let scheme = |name: &str| m.graph.value(m.graph.find(name).unwrap()).quant.clone().unwrap();
     assert_eq!(scheme("w1").grain, crate::ir::Grain::Blocks { first: 1, end: 4, size: 32 });

@@ -147,7 +147,7 @@ mod tests {
         error::Result,
         ir::{Model, text},
         ops::{cost, infer_types},
-        passes::{Context, Pipeline, targets::clock::Clock},
+        passes::{Context, Pipeline, targets},
     };
 
     fn model() -> Model {
@@ -164,7 +164,8 @@ mod tests {
     /// The model after the pipeline.
     fn split(pipeline: &str) -> Result<Model> {
         let mut model = model();
-        let mut cx = Context::new().with_measure(&Clock(1024.0));
+        let clock = targets::clock(1024.0);
+        let mut cx = Context::new().with_measure(&clock);
         let _ = pipeline.parse::<Pipeline>()?.run(&mut model, &mut cx)?;
         Ok(model)
     }

@@ -85,20 +85,13 @@ fn halved(offer: &Offer, form: Form) -> Option<Choice> {
 #[cfg(test)]
 mod tests {
     use crate::{
-        error::Result,
         ir::{Model, text},
-        measure::{Measure, Timed},
+        measure::doubles::Double,
         ops::{cost, infer_types},
         passes::{Context, Pipeline},
     };
 
     /// A multiply-accumulate of the second layer, or of what it becomes, takes four times as long as another.
-    struct Clock;
-    impl Measure for Clock {
-        fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
-            Ok(vec![Timed { samples: 1, seconds: models.iter().map(|model| seconds(model)).collect() }])
-        }
-    }
     fn seconds(model: &Model) -> f64 {
         let g = &model.graph;
         let of = |op| if g.op(op).name.starts_with("two") { 4.0 } else { 1.0 };
@@ -116,7 +109,8 @@ mod tests {
         .unwrap();
         infer_types(&mut model).unwrap();
         let before = seconds(&model);
-        let mut cx = Context::new().with_measure(&Clock);
+        let clock = Double::default().with_times(1, seconds);
+        let mut cx = Context::new().with_measure(&clock);
         let pipeline: Pipeline = "svd(latency=0.6,round=1)".parse().unwrap();
         let _ = pipeline.run(&mut model, &mut cx).unwrap();
         let share = seconds(&model) / before;
