@@ -108,8 +108,13 @@ impl Session {
     fn sharing(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session> {
         let (mut builder, weights) = (prepare(runtime, options)?, weights::apart(model)?);
         let bytes = lower::to_bytes_without(model, &|name| weights.contains_key(name))?;
+        // Said twice: one has the graph know the weight, so that it is optimized as ever; but the session would copy it, unless
+        // the other gives it what it is to read there.
         for (name, value) in weights {
-            builder = builder.with_external_initializer(name, value).map_err(|why| failed(REFUSED, &why))?;
+            builder = builder
+                .with_external_initializer(&name, value.clone())
+                .and_then(|builder| builder.with_initializer(&name, value))
+                .map_err(|why| failed(REFUSED, &why))?;
         }
         Ok(Session::over(builder.commit_from_memory(&bytes).map_err(|why| failed(REFUSED, &why))?))
     }
