@@ -86,13 +86,17 @@ impl Tables {
         let mut first = first % step;
         for part in &mut parts {
             for (turn, table) in self.0.iter_mut().enumerate() {
-                table[bin(part[turn * step + first])] += 1;
+                let count = &mut table[bin(part[turn * step + first])];
+                *count = count.wrapping_add(1);
             }
             first = if first + 1 < step { first + 1 } else { 0 };
         }
         let [table, ..] = &mut self.0;
-        parts.remainder().iter().skip(first).step_by(step).for_each(|x| table[bin(*x)] += 1);
-        // It is the sum of the tables that counts, whichever holds less than nothing.
+        for x in parts.remainder().iter().skip(first).step_by(step) {
+            let count = &mut table[bin(*x)];
+            *count = count.wrapping_add(1);
+        }
+        // It is the sum of the tables that counts, whichever holds less than nothing and wraps.
         table[SIDE] = table[SIDE].wrapping_sub(zeros);
     }
     /// Adds the counts to `counts`, each for so many, and begins anew.
@@ -145,5 +149,14 @@ mod tests {
         (0..4).for_each(|first| tables.count(&x, first, 4, 1.0));
         tables.empty_into(&mut counts, 4);
         assert!((0..BINS).all(|bin| counts[bin] == 4 * u64::from((SIDE..SIDE + 1000).contains(&bin))));
+    }
+    #[test]
+    fn zeros_do_not_count_beside_small_elements() {
+        let mut counts = vec![0; BINS];
+        let mut tables = Tables::new();
+        tables.count(&[0.0; 21], 0, 1, 1.0);
+        tables.count(&[0.5; 33], 0, 1, 1.0);
+        tables.empty_into(&mut counts, 1);
+        assert_eq!((counts[SIDE], counts.iter().sum::<u64>()), (33, 33));
     }
 }
