@@ -5,6 +5,7 @@ use super::{
     chains::{Chains, behind_clip},
     expected, held, masks, observe, pairs,
     placement::{How, Placement},
+    room,
     target::symmetric,
     weights::{Layers, weight_of},
     whole,
@@ -50,6 +51,9 @@ pub(super) fn schemes(
         return Err(expected::nothing_told());
     }
     schemes.extend(masks::schemes(dtype, model, &masked, most, cx)?);
+    if options.leaves_room() && cx.has_samples() {
+        room::leave(graph, &mut schemes);
+    }
     if whole {
         whole::settle(graph, &mut schemes);
     }

@@ -31,6 +31,7 @@ mod observe;
 mod options;
 mod pairs;
 mod placement;
+mod room;
 mod saturation;
 mod scales;
 mod seam;

@@ -187,7 +187,7 @@ pub struct QuantOptions {
     /// Whether biases make up for the mean error of rounding, as samples tell it.
     pub repair: Repair,
     /// How the range of a static activation follows from the samples. Where it is not given, `percentile`, and with 16 bits,
-    /// whose steps are fine enough, `minmax`.
+    /// whose steps are fine enough, half as far again as `minmax`.
     pub observer: Option<Observer>,
     /// The percentage of elements that `observer=percentile` keeps at either end, 50 to 100; where it is not given, 99.999.
     pub percentile: Option<f64>,
@@ -261,6 +261,10 @@ impl QuantOptions {
             Some(kept) => Rule { observer, outermost: (100.0 - kept) / 100.0 },
             None => Rule::from(observer),
         }
+    }
+    /// Whether static activations have room beyond what samples reach: steps are fine enough, and nobody said how far.
+    pub(super) fn leaves_room(&self) -> bool {
+        self.has_wide_activations() && self.observer.is_none() && self.percentile.is_none()
     }
     /// Whether layers that cost the outputs too much are looked for.
     pub(super) fn guards_noise(&self) -> bool {
