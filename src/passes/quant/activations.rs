@@ -3,7 +3,9 @@
 use super::{
     Quant,
     chains::{Chains, behind_clip},
-    expected, held, masks, observe, pairs,
+    expected, held,
+    histogram::Rule,
+    masks, observe, pairs,
     placement::{How, Placement},
     room,
     target::symmetric,
@@ -23,16 +25,17 @@ const BIAS_LIMIT: f32 = (1u32 << 30) as f32;
 /// The schemes of values that are to be integers, as far as their ranges are known; `None` where what was measured allows none.
 pub(super) type Schemes = BTreeMap<ValueId, Option<QuantScheme>>;
 
-/// Measures what the placement, and any that places fewer kinds so, wants to round, on the first `most` samples; without
-/// samples, as far as the model tells.
+/// Measures what the placement, and any that places fewer kinds so, wants to round, on the first `most` samples, by each of the
+/// rules; without samples, as far as the model tells, which is one set of schemes.
 pub(super) fn schemes(
     pass: &Quant,
+    rules: &[Rule],
     model: &Model,
     layers: &Layers,
     placement: &Placement,
     most: usize,
     cx: &Context<'_>,
-) -> Result<Schemes> {
+) -> Result<Vec<Schemes>> {
     let graph = &model.graph;
     let (pairs, layers) = pairs::apart(graph, placed(graph, layers, placement));
     let chains = chains(pass, graph, &layers, placement, |_| true);
@@ -42,32 +45,42 @@ pub(super) fn schemes(
     let whole = options.target.profile().whole;
     let mut masked = if whole { masks::masked(graph) } else { BTreeMap::new() };
     masked.retain(|v, _| values.remove(v));
-    let mut schemes = match cx.has_samples() {
-        true => observe::schemes(options.rule(), dtype, model, values, most, cx)?,
-        false => expected::schemes(dtype, graph, &values),
+    let mut sets = match cx.has_samples() {
+        true => observe::schemes(rules, dtype, model, values, most, cx)?,
+        false => vec![expected::schemes(dtype, graph, &values)],
     };
-    let lacks = |op: &OpId| asks(pass, graph, *op).iter().any(|v| !schemes.contains_key(v));
+    let lacks =
+        |op: &OpId| asks(pass, graph, *op).iter().any(|v| sets.iter().all(|set| !set.contains_key(v)));
     if !cx.has_samples() && !layers.is_empty() && layers.iter().all(lacks) {
         return Err(expected::nothing_told());
     }
-    schemes.extend(masks::schemes(dtype, model, &masked, most, cx)?);
-    if options.leaves_room() && cx.has_samples() {
-        room::leave(graph, &mut schemes);
+    let masked = masks::schemes(dtype, model, &masked, most, cx)?;
+    for schemes in &mut sets {
+        schemes.extend(masked.clone());
+        if options.leaves_room() && cx.has_samples() {
+            room::leave(graph, schemes);
+        }
+        settle(pass, graph, schemes);
     }
-    if whole {
-        whole::settle(graph, &mut schemes);
+    Ok(sets)
+}
+
+/// What operators ask of the schemes that were measured.
+fn settle(pass: &Quant, graph: &Graph, schemes: &mut Schemes) {
+    let profile = pass.options.target.profile();
+    if profile.whole {
+        whole::settle(graph, schemes);
     }
     // Rounding computes HardSigmoid about its offset.
-    for (v, scheme) in &mut schemes {
+    for (v, scheme) in &mut *schemes {
         let offset = graph.producer(*v).map(|(op, _)| graph.op(op));
         let offset =
             offset.filter(|node| node.is("HardSigmoid")).map(|node| node.float("beta").unwrap_or(0.5));
         *scheme = scheme.take().map(|scheme| offset.into_iter().fold(scheme, QuantScheme::with_exact));
     }
-    if options.target.profile().symmetric_activations {
+    if profile.symmetric_activations {
         schemes.values_mut().flatten().for_each(|scheme| *scheme = symmetric(scheme));
     }
-    Ok(schemes)
 }
 
 fn placed(graph: &Graph, layers: &Layers, placement: &Placement) -> Vec<OpId> {

@@ -132,11 +132,12 @@ fn rounded(
 ) -> Result<Model> {
     let mut model = model.clone();
     learned::to_nearest(layers, &mut model.graph, &layers.weights);
+    let rules = &plan.pass.options.rules()[..1];
     let schemes = match placement.is_static() {
-        true => activations::schemes(plan.pass, &model, layers, placement, most, cx)?,
-        false => activations::Schemes::new(),
+        true => activations::schemes(plan.pass, rules, &model, layers, placement, most, cx)?.pop(),
+        false => None,
     };
-    plan.pass.place(&mut model, layers, placement, &schemes);
+    plan.pass.place(&mut model, layers, placement, &schemes.unwrap_or_default());
     Ok(cx.written(&model)?.0)
 }
 

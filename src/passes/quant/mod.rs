@@ -31,11 +31,13 @@ mod observe;
 mod options;
 mod pairs;
 mod placement;
+mod ranges;
 mod room;
 mod saturation;
 mod scales;
 mod seam;
 mod target;
+mod trial;
 mod unseen;
 mod weights;
 mod whole;
@@ -54,6 +56,7 @@ use globset::GlobSet;
 use layers::Tables;
 use options::Budget;
 use placement::{How, Kind, Placement};
+use ranges::{Look, Nearest};
 use weights::{Layers, Plan};
 
 pub use layers::LayerOptions;
@@ -166,7 +169,6 @@ impl Quant {
         if rank > 0 {
             infer_types(model)?;
         }
-        let mut schemes = Schemes::new();
         let timed = self.options.target.profile().timed && latency == Latency::Guard;
         let guarded = timed && placement != Placement::FLOAT;
         // What is timed may place more than what is usual does.
@@ -175,30 +177,47 @@ impl Quant {
             How::Float => layers.clone(),
             _ => pairs::with(self, model, layers),
         };
-        if widest.is_static() {
-            schemes = activations::schemes(self, model, layers, &widest, usize::MAX, cx)?;
-        }
+        let rules = self.options.rules();
+        let mut sets = match widest.is_static() {
+            true => activations::schemes(self, &rules, model, layers, &widest, usize::MAX, cx)?,
+            false => vec![Schemes::new()],
+        };
         let original = model.clone();
         // What factors make up for, a bias would make up for twice.
         let unlearned: Vec<ValueId> = unlearned.into_iter().filter(|v| !compensated.contains(v)).collect();
-        let repaired = |model: &mut Model, layers: &Layers, placement: &Placement, cx: &Context<'_>| {
-            let placed = |model: &Model| {
-                let mut model = model.clone();
-                self.place(&mut model, layers, placement, &schemes);
-                model
+        let placed = |model: &Model, layers: &Layers, placement: &Placement, schemes: &Schemes| {
+            let mut model = model.clone();
+            self.place(&mut model, layers, placement, schemes);
+            model
+        };
+        let repaired = |layers: &Layers, placement: &Placement, schemes: &Schemes, cx: &Context<'_>| {
+            let mut model = original.clone();
+            let placed = |model: &Model| placed(model, layers, placement, schemes);
+            let text = match samples && self.options.repair == Repair::Auto {
+                true => bias::correct(&mut model, &float, &unlearned, layers, placed, cx)?,
+                false => None,
             };
-            match samples && self.options.repair == Repair::Auto {
-                true => bias::correct(model, &float, &unlearned, layers, placed, cx),
-                false => Ok(None),
-            }
+            Ok::<_, Error>((model, text))
         };
         let all = &layers.ops;
-        let mut repair = repaired(model, layers, &widest, cx)?;
+        let look = Look::at(self, &original, layers, &widest, &sets, cx)?;
+        let left = look.left();
+        let mut tried =
+            left.iter().map(|k| repaired(layers, &widest, &sets[*k], cx)).collect::<Result<Vec<_>>>()?;
+        let rounded: Vec<Model> = tried
+            .iter()
+            .zip(&left)
+            .map(|((model, _), k)| placed(model, layers, &widest, &sets[*k]))
+            .collect();
+        let Nearest { place, noise } = look.nearest(&rules, &float, &rounded, cx)?;
+        let schemes = sets.swap_remove(left[place]);
+        let mut repair;
+        (*model, repair) = tried.swap_remove(place);
         if self.options.target.profile().whole {
             whole::advise(self, model, &float, layers, &widest, &schemes, cx)?;
         }
         let layers = &match widest.is_static() && cx.has_inputs() && self.options.guards_noise() {
-            true => noisy::left_out(self, model, layers, &widest, &schemes, cx)?,
+            true => noisy::left_out(self, model, layers, &widest, &schemes, noise, cx)?,
             false => layers.clone(),
         };
         let timed = match guarded {
@@ -210,8 +229,7 @@ impl Quant {
             None => placement.tell(&model.graph, &layers.ops, cx),
         }
         if placement != widest || layers.ops != *all {
-            *model = original;
-            repair = repaired(model, layers, &placement, cx)?;
+            (*model, repair) = repaired(layers, &placement, &schemes, cx)?;
         }
         repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
         if !samples && self.options.repair == Repair::Auto {

@@ -16,7 +16,8 @@ use super::{
     Quant,
     activations::Schemes,
     alone,
-    placement::{How, Placement},
+    placement::Placement,
+    trial::Trial,
     weights::{Layers, Plan},
 };
 use crate::{
@@ -30,6 +31,8 @@ use std::ops::Range;
 const LEAST_SQNR: f64 = 30.0;
 /// With less noise than this weights of fewer than eight bits stay so.
 const LEAST_SQNR_OF_FEW_BITS: f64 = 15.0;
+/// The share of the noise that may be, below which a few samples tell that it is less.
+const CLEARLY: f64 = 0.5;
 /// How many times its share of the noise a layer may make.
 const SHARES: f64 = 4.0;
 
@@ -85,40 +88,36 @@ pub(super) fn widened(
     Ok(layers.with_bits(plan, &mut model.graph, &bits))
 }
 
-/// The layers without those whose integer activations make too much noise, which are named.
+/// The layers without those whose integer activations make too much noise, which are named; `seen` is how much all of them
+/// make on fewer samples, where that is known.
 pub(super) fn left_out(
     pass: &Quant,
     model: &Model,
     layers: &Layers,
     placement: &Placement,
     schemes: &Schemes,
+    seen: Option<f64>,
     cx: &mut Context<'_>,
 ) -> Result<Layers> {
-    // Weights are rounded once: those whose layer is not looked at need no integers.
-    let float = alone::dequantized(model, layers)?;
-    let placed = |ops: Vec<OpId>| {
-        let mut placed = float.clone();
-        for v in ops.iter().flat_map(|op| model.graph.inputs_of(*op)).flatten() {
-            placed.graph.value_mut(v).quant = model.graph.value(v).quant.clone();
-        }
-        pass.place(&mut placed, &Layers { ops, ..layers.clone() }, placement, schemes);
-        Ok(cx.written(&placed)?.0)
-    };
-    let (rounded, others): (Vec<OpId>, Vec<OpId>) =
-        layers.ops.iter().partition(|op| layers.how(&model.graph, placement, **op) == How::Static);
-    let all = effect::errors(&float, std::slice::from_ref(&rounded), |ops| placed(ops.clone()), cx)?;
     let most = power(LEAST_SQNR);
+    if seen.is_some_and(|noise| noise <= CLEARLY * most) {
+        return Ok(layers.clone());
+    }
+    let trial = Trial::of(pass, model, layers, placement)?;
+    let Trial { float, rounded, others, .. } = &trial;
+    let placed = |ops: &[OpId]| trial.with(ops, schemes, cx);
+    let all = effect::errors(float, std::slice::from_ref(rounded), |ops| placed(ops), cx)?;
     if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
         return Ok(layers.clone());
     }
-    if effect::affordable(&float, rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
+    if effect::affordable(float, rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
         let why = "not looked into which layers' integer activations cost most: each would take a run of this large model";
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers.clone());
     }
     let of = |groups: &[Range<usize>]| {
-        let samples = effect::shared_out(&float, groups.len(), LEAST_SHARED, cx)?;
-        effect::errors_on(samples, &float, groups, |group| placed(rounded[group.clone()].to_vec()), cx)
+        let samples = effect::shared_out(float, groups.len(), LEAST_SHARED, cx)?;
+        effect::errors_on(samples, float, groups, |group| placed(&rounded[group.clone()]), cx)
     };
     let alike = vec![1; rounded.len()];
     let noise = noise(&alike, all.iter().sum(), of)?;
@@ -131,7 +130,7 @@ pub(super) fn left_out(
         cx.missed(model.graph.place(rounded[*k]), why);
     }
     let quiet = rounded.iter().enumerate().filter(|(k, _)| !loud.contains(k)).map(|(_, op)| *op);
-    let mut ops: Vec<OpId> = quiet.chain(others).collect();
+    let mut ops: Vec<OpId> = quiet.chain(others.iter().copied()).collect();
     ops.sort_unstable();
     Ok(Layers { ops, ..layers.clone() })
 }

@@ -12,10 +12,7 @@
 //!   outside counted to the outermost, and `Q` the same evened out over the bins that share an integer, the smallest
 //!   divergence `sum P ln(P / Q)`.
 
-use super::{
-    Observer,
-    histogram::{Histogram, Rule},
-};
+use super::histogram::{Histogram, Rule};
 use crate::{
     error::Result,
     ir::{DType, Model, QuantScheme, ValueId},
@@ -30,18 +27,20 @@ const MOST_HELD: usize = 1 << 25;
 /// What a dimension that samples do not tell counts for there.
 const USUAL_BATCH: usize = 32;
 
-/// The schemes, of this type, of values over the first `most` calibration samples; `None` where a range is not finite.
+/// For each rule the schemes, of this type, of values over the first `most` calibration samples; `None` where a range is not
+/// finite.
 pub(super) fn schemes(
-    rule: Rule,
+    rules: &[Rule],
     dtype: DType,
     model: &Model,
     values: impl IntoIterator<Item = ValueId>,
     most: usize,
     cx: &Context<'_>,
-) -> Result<BTreeMap<ValueId, Option<QuantScheme>>> {
+) -> Result<Vec<BTreeMap<ValueId, Option<QuantScheme>>>> {
     let name = |v: ValueId| model.graph.name_of(v).to_owned();
     let values: Vec<ValueId> = values.into_iter().collect();
-    let mut schemes = BTreeMap::new();
+    let mut schemes = vec![BTreeMap::new(); rules.len()];
+    let ends_alone = rules.iter().all(|rule| rule.needs_ends_alone());
     let mut open = &values[..];
     let shaped = effect::shaped_as_sampled(model, cx)?;
     while !open.is_empty() {
@@ -52,19 +51,21 @@ pub(super) fn schemes(
             let values = seen.values.iter().flatten().collect::<Vec<_>>();
             histograms.par_iter_mut().zip(values).for_each(|(histogram, value)| {
                 let elements = value.to_f32().unwrap_or_default();
-                match rule.observer {
-                    Observer::MinMax | Observer::Average => histogram.reach(&elements),
-                    Observer::Percentile | Observer::Mse | Observer::Entropy => histogram.add(&elements),
+                match ends_alone {
+                    true => histogram.reach(&elements),
+                    false => histogram.add(&elements),
                 }
             });
             cx.check_cancelled()
         })?;
-        let spans = histograms.par_iter().map(|histogram| {
-            histogram.range()?;
-            let (low, high) = histogram.span(rule, 1 << dtype.bits());
-            QuantScheme::over(dtype, low as f32, high as f32)
-        });
-        schemes.extend(now.iter().copied().zip(spans.collect::<Vec<_>>()));
+        for (rule, schemes) in rules.iter().zip(&mut schemes) {
+            let spans = histograms.par_iter().map(|histogram| {
+                histogram.range()?;
+                let (low, high) = histogram.span(*rule, 1 << dtype.bits());
+                QuantScheme::over(dtype, low as f32, high as f32)
+            });
+            schemes.extend(now.iter().copied().zip(spans.collect::<Vec<_>>()));
+        }
         open = later;
     }
     Ok(schemes)

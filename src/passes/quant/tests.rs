@@ -267,7 +267,7 @@ fn options_that_make_no_sense_are_refused() {
 #[test]
 fn a_percentile_that_is_given_is_the_observer() {
     for (options, observer, outermost) in [
-        (r#"{}"#, Observer::Percentile, 1e-5),
+        (r#"{"observer": "percentile"}"#, Observer::Percentile, 1e-5),
         (r#"{"percentile": 99.75}"#, Observer::Percentile, 0.0025),
         (r#"{"observer": "percentile", "percentile": 100}"#, Observer::Percentile, 0.0),
         (r#"{"activation_type": "int16"}"#, Observer::MinMax, 1e-5),
@@ -275,7 +275,13 @@ fn a_percentile_that_is_given_is_the_observer() {
     ] {
         let options: QuantOptions = serde_json::from_str(options).unwrap();
         options.check().unwrap();
-        assert_eq!(options.rule(), Rule { observer, outermost });
+        assert_eq!(options.rules(), [Rule { observer, outermost }]);
+    }
+    let rules = QuantOptions::default().rules().iter().map(Rule::to_string).collect::<Vec<_>>();
+    assert_eq!(rules, ["percentile 99.999", "percentile 99.99", "minmax", "mse"]);
+    for target in [Target::Qnn, Target::TensorRt] {
+        let options = QuantOptions { target, ..QuantOptions::default() };
+        assert_eq!(options.rules().len() > 1, target == Target::TensorRt);
     }
 }
 #[test]

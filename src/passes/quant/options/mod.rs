@@ -75,7 +75,7 @@ pub enum Form {
 }
 
 /// How the range of a static activation follows from the samples. See `docs/quant.md`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Observer {
     /// From the smallest to the largest element.
@@ -83,7 +83,6 @@ pub enum Observer {
     /// From the mean of the batches' smallest elements to that of their largest.
     Average,
     /// Without the outermost elements on either side: `percentile`.
-    #[default]
     Percentile,
     /// The least squared error.
     Mse,
@@ -186,8 +185,8 @@ pub struct QuantOptions {
     pub equalize: Equalize,
     /// Whether biases make up for the mean error of rounding, as samples tell it.
     pub repair: Repair,
-    /// How the range of a static activation follows from the samples. Where it is not given, `percentile`, and with 16 bits,
-    /// whose steps are fine enough, half as far again as `minmax`.
+    /// How the range of a static activation follows from the samples. Where it is not given, the outputs decide; with 16 bits,
+    /// whose steps are fine enough, it is half as far again as `minmax`.
     pub observer: Option<Observer>,
     /// The percentage of elements that `observer=percentile` keeps at either end, 50 to 100; where it is not given, 99.999.
     pub percentile: Option<f64>,
@@ -252,14 +251,17 @@ impl QuantOptions {
     pub(super) fn has_wide_activations(&self) -> bool {
         self.activation_dtype().bits() > 8
     }
-    /// How the ranges of static activations follow from the samples.
-    pub(super) fn rule(&self) -> Rule {
-        let all = self.has_wide_activations() || self.target.profile().whole;
-        let usual = if all && self.percentile.is_none() { Observer::MinMax } else { Observer::Percentile };
-        let observer = self.observer.unwrap_or(usual);
-        match self.percentile {
-            Some(kept) => Rule { observer, outermost: (100.0 - kept) / 100.0 },
-            None => Rule::from(observer),
+    /// How the ranges of static activations may follow from the samples, what is usual first.
+    pub(super) fn rules(&self) -> Vec<Rule> {
+        match (self.observer, self.percentile) {
+            (_, Some(kept)) => {
+                vec![Rule { observer: Observer::Percentile, outermost: (100.0 - kept) / 100.0 }]
+            }
+            (Some(observer), None) => vec![observer.into()],
+            (None, None) if self.has_wide_activations() || self.target.profile().whole => {
+                vec![Observer::MinMax.into()]
+            }
+            (None, None) => Rule::USUAL.to_vec(),
         }
     }
     /// Whether static activations have room beyond what samples reach: steps are fine enough, and nobody said how far.

@@ -1,0 +1,127 @@
+//! Which rule the ranges of activations follow.
+//!
+//! What saturates outside a range and what steps cost inside it matter differently to the outputs of every model: the least error
+//! of each value is not always the least of the outputs. So where no rule is given, one sweep tells the ranges by a few of them,
+//! and all activations are rounded by each, side by side. Where one leaves the outputs a clearly smaller error than the usual
+//! rule, both are looked at once more with biases corrected for them: a narrow range moves means, which biases make up for, but
+//! no bias makes up for coarse steps.
+
+use super::{
+    Quant, activations::Schemes, histogram::Rule, placement::Placement, trial::Trial, weights::Layers,
+};
+use crate::{
+    error::Result,
+    ir::Model,
+    passes::{Context, RemarkKind, linear::effect},
+};
+
+/// The share of the usual rule's error that another has to stay below.
+const BETTER: f64 = 0.8;
+/// Samples of a look: so few of large models, so many of small ones.
+const SAMPLES: std::ops::RangeInclusive<usize> = 8..=64;
+/// A look takes this share, as a divisor, of the work that looking at changes may take.
+const SHARE: usize = 4;
+
+/// What rounding all activations by each rule does to the outputs.
+pub(super) struct Look {
+    /// Squared errors relative to the outputs' squares; empty where none was looked at.
+    errors: Vec<f64>,
+    samples: usize,
+}
+
+/// What was taken.
+pub(super) struct Nearest {
+    /// Its place among those that were left.
+    pub(super) place: usize,
+    /// The power of the noise that it leaves, as far as that was looked at.
+    pub(super) noise: Option<f64>,
+}
+
+impl Look {
+    /// Looks at the model rounded by each of these sets of schemes, where they differ and the model is small enough.
+    pub(super) fn at(
+        pass: &Quant,
+        model: &Model,
+        layers: &Layers,
+        placement: &Placement,
+        sets: &[Schemes],
+        cx: &Context<'_>,
+    ) -> Result<Look> {
+        let mut look = Look { errors: Vec::new(), samples: 0 };
+        if sets.iter().all(|set| *set == sets[0]) {
+            return Ok(look);
+        }
+        let trial = Trial::of(pass, model, layers, placement)?;
+        if effect::affordable(&trial.float, sets.len(), cx)? >= *SAMPLES.start() {
+            let samples = effect::affordable(&trial.float, SHARE * sets.len(), cx)?;
+            look.samples = samples.clamp(*SAMPLES.start(), *SAMPLES.end());
+            let with = |schemes: &Schemes| trial.with(&trial.rounded, schemes, cx);
+            look.errors = effect::errors_on(look.samples, &trial.float, sets, with, cx)?;
+        }
+        Ok(look)
+    }
+    /// The sets that may be the best: the usual one, and another that is clearly better so far.
+    pub(super) fn left(&self) -> Vec<usize> {
+        match least(&self.errors) {
+            0 => vec![0],
+            other => vec![0, other],
+        }
+    }
+    /// Which of those that were left is the best with biases corrected; says what was looked at.
+    pub(super) fn nearest(
+        &self,
+        rules: &[Rule],
+        float: &Model,
+        corrected: &[Model],
+        cx: &mut Context<'_>,
+    ) -> Result<Nearest> {
+        let left = self.left();
+        let written = |model: &Model| Ok(cx.written(model)?.0);
+        let errors = match left.len() {
+            1 => self.errors.first().copied().into_iter().collect(),
+            _ => effect::errors_on(self.samples, float, corrected, written, cx)?,
+        };
+        let place = least(&errors);
+        if !self.errors.is_empty() {
+            let rules_left: Vec<Rule> = left.iter().map(|k| rules[*k]).collect();
+            let mut text = format!(
+                "ranges of activations by {}; the outputs are above the noise by {}",
+                rules_left[place],
+                decibels(rules, &self.errors)
+            );
+            if left.len() > 1 {
+                text += &format!("; with biases corrected by {}", decibels(&rules_left, &errors));
+            }
+            cx.remark(RemarkKind::Note, (), text);
+        }
+        Ok(Nearest { place, noise: errors.get(place).copied() })
+    }
+}
+
+/// The least of these errors, the first unless another is clearly less.
+fn least(errors: &[f64]) -> usize {
+    let order = |a: &usize, b: &usize| errors[*a].total_cmp(&errors[*b]);
+    let best = (0..errors.len()).min_by(order).unwrap_or(0);
+    if errors.get(best).is_some_and(|error| *error < BETTER * errors[0]) { best } else { 0 }
+}
+
+fn decibels(rules: &[Rule], errors: &[f64]) -> String {
+    let each =
+        rules.iter().zip(errors).map(|(rule, error)| format!("{:.1} dB ({rule})", -10.0 * error.log10()));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_rule_stays_unless_another_is_clearly_better() {
+        assert_eq!(least(&[]), 0);
+        assert_eq!(least(&[1.0, 0.9, 0.85]), 0);
+        assert_eq!(least(&[1.0, 0.7, 0.6]), 2);
+        assert_eq!(least(&[1.0, f64::NAN]), 0);
+        let left = |errors: &[f64]| Look { errors: errors.to_vec(), samples: 8 }.left();
+        assert_eq!((left(&[]), left(&[1.0, 0.9]), left(&[1.0, 0.9, 0.5])), (vec![0], vec![0], vec![0, 2]));
+    }
+}
