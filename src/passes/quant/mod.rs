@@ -22,6 +22,7 @@ mod gptq;
 mod guard;
 mod held;
 mod histogram;
+mod last;
 mod layers;
 mod learned;
 mod lost;
@@ -177,6 +178,7 @@ impl Quant {
             How::Float => layers.clone(),
             _ => pairs::with(self, model, layers),
         };
+        let layers = &last::left_out(self, model, layers, &widest, cx)?;
         let rules = self.options.rules();
         let mut sets = match widest.is_static() {
             true => activations::schemes(self, &rules, model, layers, &widest, usize::MAX, cx)?,
