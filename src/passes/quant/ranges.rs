@@ -85,7 +85,7 @@ impl Look {
         if !self.errors.is_empty() {
             let rules_left: Vec<Rule> = left.iter().map(|k| rules[*k]).collect();
             let mut text = format!(
-                "ranges of activations by {}; the outputs are above the noise by {}",
+                "ranges of activations with the least error of the outputs, those by {}: these are above the noise by {}",
                 rules_left[place],
                 decibels(rules, &self.errors)
             );
