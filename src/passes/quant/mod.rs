@@ -57,7 +57,7 @@ use globset::GlobSet;
 use layers::Tables;
 use options::Budget;
 use placement::{How, Kind, Placement};
-use ranges::{Look, Nearest};
+use ranges::Look;
 use weights::{Layers, Plan};
 
 pub use layers::LayerOptions;
@@ -180,7 +180,7 @@ impl Quant {
         };
         let layers = &last::left_out(self, model, layers, &widest, cx)?;
         let rules = self.options.rules();
-        let mut sets = match widest.is_static() {
+        let sets = match widest.is_static() {
             true => activations::schemes(self, &rules, model, layers, &widest, usize::MAX, cx)?,
             false => vec![Schemes::new()],
         };
@@ -201,29 +201,37 @@ impl Quant {
             };
             Ok::<_, Error>((model, text))
         };
-        let all = &layers.ops;
-        let look = Look::at(self, &original, layers, &widest, &sets, cx)?;
-        let left = look.left();
-        let mut tried =
-            left.iter().map(|k| repaired(layers, &widest, &sets[*k], cx)).collect::<Result<Vec<_>>>()?;
-        let rounded: Vec<Model> = tried
-            .iter()
-            .zip(&left)
-            .map(|((model, _), k)| placed(model, layers, &widest, &sets[*k]))
-            .collect();
-        let Nearest { place, noise } = look.nearest(&rules, &float, &rounded, cx)?;
-        let schemes = sets.swap_remove(left[place]);
-        let mut repair;
-        (*model, repair) = tried.swap_remove(place);
+        let chosen = |layers: &Layers, cx: &Context<'_>| {
+            let look = Look::at(self, &original, layers, &widest, &sets, cx)?;
+            let left = look.left();
+            let tried = left.iter().map(|k| repaired(layers, &widest, &sets[*k], cx));
+            let mut tried = tried.collect::<Result<Vec<_>>>()?;
+            let tries = tried.iter().zip(&left);
+            let rounded: Vec<Model> =
+                tries.map(|((model, _), k)| placed(model, layers, &widest, &sets[*k])).collect();
+            let nearest = look.nearest(&rules, &float, &rounded, cx)?;
+            let (model, repair) = tried.swap_remove(nearest.place);
+            Ok::<_, Error>((left[nearest.place], nearest, model, repair))
+        };
+        let (mut set, mut nearest, mut repair);
+        (set, nearest, *model, repair) = chosen(layers, cx)?;
         if self.options.target.profile().whole {
-            whole::advise(self, model, &float, layers, &widest, &schemes, cx)?;
+            whole::advise(self, model, &float, layers, &widest, &sets[set], cx)?;
         }
+        let mut all = &layers.ops;
         let layers = &match widest.is_static() && cx.has_inputs() && self.options.guards_noise() {
-            true => noisy::left_out(self, model, layers, &widest, &schemes, noise, cx)?,
+            true => noisy::left_out(self, model, layers, &widest, &sets[set], nearest.noise, cx)?,
             false => layers.clone(),
         };
+        // Without the loudest layers other ranges may be the best.
+        if sets.len() > 1 && layers.ops != *all {
+            (set, nearest, *model, repair) = chosen(layers, cx)?;
+            all = &layers.ops;
+        }
+        nearest.text.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
+        let schemes = &sets[set];
         let timed = match guarded {
-            true => guard::choose(self, model, layers, &schemes, placement, cx)?,
+            true => guard::choose(self, model, layers, schemes, placement, cx)?,
             false => None,
         };
         match timed {
@@ -231,19 +239,13 @@ impl Quant {
             None => placement.tell(&model.graph, &layers.ops, cx),
         }
         if placement != widest || layers.ops != *all {
-            (*model, repair) = repaired(layers, &placement, &schemes, cx)?;
+            (*model, repair) = repaired(layers, &placement, schemes, cx)?;
+        }
+        if !samples && self.options.repair == Repair::Auto {
+            repair = unseen::correct(model, &float, &unlearned, layers);
         }
         repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
-        if !samples && self.options.repair == Repair::Auto {
-            let corrected = unseen::correct(model, &float, &unlearned, layers);
-            if corrected > 0 {
-                let text = format!(
-                    "biases that make up for the mean error of rounding: {corrected}, by what BatchNormalization tells"
-                );
-                cx.remark(RemarkKind::Note, (), text);
-            }
-        }
-        let (activations, said) = self.place(model, layers, &placement, &schemes);
+        let (activations, said) = self.place(model, layers, &placement, schemes);
         said.into_iter().for_each(|(at, why)| cx.missed(at, why));
         cx.count("activations", activations);
         weights::tell(&mut model.graph, layers, &placement, cx);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::Result,
     ir::Model,
-    passes::{Context, RemarkKind, linear::effect},
+    passes::{Context, linear::effect},
 };
 
 /// The share of the usual rule's error that another has to stay below.
@@ -35,6 +35,8 @@ pub(super) struct Nearest {
     pub(super) place: usize,
     /// The power of the noise that it leaves, as far as that was looked at.
     pub(super) noise: Option<f64>,
+    /// What was looked at, in words.
+    pub(super) text: Option<String>,
 }
 
 impl Look {
@@ -67,13 +69,13 @@ impl Look {
             other => vec![0, other],
         }
     }
-    /// Which of those that were left is the best with biases corrected; says what was looked at.
+    /// Which of those that were left is the best with biases corrected.
     pub(super) fn nearest(
         &self,
         rules: &[Rule],
         float: &Model,
         corrected: &[Model],
-        cx: &mut Context<'_>,
+        cx: &Context<'_>,
     ) -> Result<Nearest> {
         let left = self.left();
         let written = |model: &Model| Ok(cx.written(model)?.0);
@@ -82,7 +84,7 @@ impl Look {
             _ => effect::errors_on(self.samples, float, corrected, written, cx)?,
         };
         let place = least(&errors);
-        if !self.errors.is_empty() {
+        let text = (!self.errors.is_empty()).then(|| {
             let rules_left: Vec<Rule> = left.iter().map(|k| rules[*k]).collect();
             let mut text = format!(
                 "ranges of activations with the least error of the outputs, those by {}: these are above the noise by {}",
@@ -92,9 +94,9 @@ impl Look {
             if left.len() > 1 {
                 text += &format!("; with biases corrected by {}", decibels(&rules_left, &errors));
             }
-            cx.remark(RemarkKind::Note, (), text);
-        }
-        Ok(Nearest { place, noise: errors.get(place).copied() })
+            text
+        });
+        Ok(Nearest { place, noise: errors.get(place).copied(), text })
     }
 }
 
