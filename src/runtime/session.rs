@@ -111,10 +111,9 @@ impl Session {
         // Said twice: one has the graph know the weight, so that it is optimized as ever; but the session would copy it, unless
         // the other gives it what it is to read there.
         for (name, value) in weights {
-            builder = builder
-                .with_external_initializer(&name, value.clone())
-                .and_then(|builder| builder.with_initializer(&name, value))
-                .map_err(|why| failed(REFUSED, &why))?;
+            let known = builder.with_external_initializer(&name, value.clone());
+            let known = known.map_err(|why| failed(REFUSED, &why))?;
+            builder = known.with_initializer(&name, value).map_err(|why| failed(REFUSED, &why))?;
         }
         Ok(Session::over(builder.commit_from_memory(&bytes).map_err(|why| failed(REFUSED, &why))?))
     }
