@@ -201,8 +201,8 @@ impl Quant {
             };
             Ok::<_, Error>((model, text))
         };
-        let chosen = |layers: &Layers, cx: &Context<'_>| {
-            let look = Look::at(self, &original, layers, &widest, &sets, cx)?;
+        let chosen = |layers: &Layers, usual: usize, cx: &Context<'_>| {
+            let look = Look::at(self, &original, layers, &widest, (&sets, usual), cx)?;
             let left = look.left();
             let tried = left.iter().map(|k| repaired(layers, &widest, &sets[*k], cx));
             let mut tried = tried.collect::<Result<Vec<_>>>()?;
@@ -214,7 +214,7 @@ impl Quant {
             Ok::<_, Error>((left[nearest.place], nearest, model, repair))
         };
         let (mut set, mut nearest, mut repair);
-        (set, nearest, *model, repair) = chosen(layers, cx)?;
+        (set, nearest, *model, repair) = chosen(layers, 0, cx)?;
         if self.options.target.profile().whole {
             whole::advise(self, model, &float, layers, &widest, &sets[set], cx)?;
         }
@@ -225,7 +225,7 @@ impl Quant {
         };
         // Without the loudest layers other ranges may be the best.
         if sets.len() > 1 && layers.ops != *all {
-            (set, nearest, *model, repair) = chosen(layers, cx)?;
+            (set, nearest, *model, repair) = chosen(layers, set, cx)?;
             all = &layers.ops;
         }
         nearest.text.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));

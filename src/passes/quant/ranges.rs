@@ -27,6 +27,8 @@ pub(super) struct Look {
     /// Squared errors relative to the outputs' squares; empty where none was looked at.
     errors: Vec<f64>,
     samples: usize,
+    /// Which of them stays unless another is clearly better.
+    usual: usize,
 }
 
 /// What was taken.
@@ -40,16 +42,17 @@ pub(super) struct Nearest {
 }
 
 impl Look {
-    /// Looks at the model rounded by each of these sets of schemes, where they differ and the model is small enough.
+    /// Looks at the model rounded by each of these sets of schemes, where they differ and the model is small enough; this one
+    /// stays unless another is clearly better.
     pub(super) fn at(
         pass: &Quant,
         model: &Model,
         layers: &Layers,
         placement: &Placement,
-        sets: &[Schemes],
+        (sets, usual): (&[Schemes], usize),
         cx: &Context<'_>,
     ) -> Result<Look> {
-        let mut look = Look { errors: Vec::new(), samples: 0 };
+        let mut look = Look { errors: Vec::new(), samples: 0, usual };
         if sets.iter().all(|set| *set == sets[0]) {
             return Ok(look);
         }
@@ -62,11 +65,11 @@ impl Look {
         }
         Ok(look)
     }
-    /// The sets that may be the best: the usual one, and another that is clearly better so far.
+    /// The sets that may be the best: the one that stays otherwise, and another that is clearly better so far.
     pub(super) fn left(&self) -> Vec<usize> {
-        match least(&self.errors) {
-            0 => vec![0],
-            other => vec![0, other],
+        match least(&self.errors, self.usual) {
+            best if best == self.usual => vec![best],
+            best => vec![self.usual, best],
         }
     }
     /// Which of those that were left is the best with biases corrected.
@@ -80,10 +83,10 @@ impl Look {
         let left = self.left();
         let written = |model: &Model| Ok(cx.written(model)?.0);
         let errors = match left.len() {
-            1 => self.errors.first().copied().into_iter().collect(),
+            1 => self.errors.get(self.usual).copied().into_iter().collect(),
             _ => effect::errors_on(self.samples, float, corrected, written, cx)?,
         };
-        let place = least(&errors);
+        let place = least(&errors, 0);
         let text = (!self.errors.is_empty()).then(|| {
             let rules_left: Vec<Rule> = left.iter().map(|k| rules[*k]).collect();
             let mut text = format!(
@@ -100,11 +103,11 @@ impl Look {
     }
 }
 
-/// The least of these errors, the first unless another is clearly less.
-fn least(errors: &[f64]) -> usize {
+/// The least of these errors, the usual one unless another is clearly less.
+fn least(errors: &[f64], usual: usize) -> usize {
     let order = |a: &usize, b: &usize| errors[*a].total_cmp(&errors[*b]);
     let best = (0..errors.len()).min_by(order).unwrap_or(0);
-    if errors.get(best).is_some_and(|error| *error < BETTER * errors[0]) { best } else { 0 }
+    if errors.get(best).is_some_and(|error| *error < BETTER * errors[usual]) { best } else { usual }
 }
 
 fn decibels(rules: &[Rule], errors: &[f64]) -> String {
@@ -119,11 +122,12 @@ mod tests {
 
     #[test]
     fn the_usual_rule_stays_unless_another_is_clearly_better() {
-        assert_eq!(least(&[]), 0);
-        assert_eq!(least(&[1.0, 0.9, 0.85]), 0);
-        assert_eq!(least(&[1.0, 0.7, 0.6]), 2);
-        assert_eq!(least(&[1.0, f64::NAN]), 0);
-        let left = |errors: &[f64]| Look { errors: errors.to_vec(), samples: 8 }.left();
+        assert_eq!(least(&[], 0), 0);
+        assert_eq!(least(&[1.0, 0.9, 0.85], 0), 0);
+        assert_eq!(least(&[1.0, 0.7, 0.6], 0), 2);
+        assert_eq!(least(&[1.0, 0.7, 0.6], 1), 1);
+        assert_eq!(least(&[1.0, f64::NAN], 0), 0);
+        let left = |errors: &[f64]| Look { errors: errors.to_vec(), samples: 8, usual: 0 }.left();
         assert_eq!((left(&[]), left(&[1.0, 0.9]), left(&[1.0, 0.9, 0.5])), (vec![0], vec![0], vec![0, 2]));
     }
 }
