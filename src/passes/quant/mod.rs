@@ -17,6 +17,7 @@ mod descent;
 mod dynamic;
 mod equalize;
 mod expected;
+mod finish;
 mod form;
 mod gptq;
 mod guard;
@@ -45,7 +46,7 @@ mod whole;
 mod widen;
 
 use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, globs, lift, pass::changed_options,
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, lift, pass::changed_options,
 };
 use crate::{
     error::{Error, Result},
@@ -57,7 +58,6 @@ use globset::GlobSet;
 use layers::Tables;
 use options::Budget;
 use placement::{How, Kind, Placement};
-use ranges::Look;
 use weights::{Layers, Plan};
 
 pub use layers::LayerOptions;
@@ -132,125 +132,6 @@ impl Quant {
             activations::annotate(self, graph, layers, placement, schemes, &mut said);
         form::choose(self, model, layers, &integers);
         (activations, said)
-    }
-}
-
-impl Quant {
-    /// Rounds the weights that have schemes, places integer activations and says what became of all.
-    fn finish(
-        &self,
-        model: &mut Model,
-        layers: &Layers,
-        latency: Latency,
-        cx: &mut Context<'_>,
-    ) -> Result<()> {
-        let samples = cx.has_samples();
-        let float = alone::float(model, layers);
-        let mut placement = Placement::usual(&self.options, samples);
-        let rounded = |learn: bool| -> Vec<ValueId> {
-            let rounds = |v: &&ValueId| match (self.options.method, &layers.integers[v]) {
-                (Method::Gptq, _) => learn,
-                (Method::Auto, integers) if samples && integers.clip => learn,
-                (_, integers) => !learn && integers.saturate_early(),
-            };
-            layers.weights.iter().filter(rounds).copied().collect()
-        };
-        let [learned, nearest] = [true, false].map(rounded);
-        learned::to_nearest(layers, &mut model.graph, &nearest);
-        let rank = self.options.compensate;
-        if !learned.is_empty() {
-            learned::round(&learned, rank, model, layers, cx)?;
-        }
-        let unlearned: Vec<ValueId> =
-            layers.weights.iter().filter(|v| !learned.contains(v)).copied().collect();
-        let compensated = match rank {
-            0 => Vec::new(),
-            _ => compensate::beside(rank, &unlearned, model, &float, layers, cx)?,
-        };
-        if rank > 0 {
-            infer_types(model)?;
-        }
-        let timed = self.options.target.profile().timed && latency == Latency::Guard;
-        let guarded = timed && placement != Placement::FLOAT;
-        // What is timed may place more than what is usual does.
-        let widest = if guarded { self.widest(samples) } else { placement };
-        let layers = &match widest.of_kind(Kind::Pair) {
-            How::Float => layers.clone(),
-            _ => pairs::with(self, model, layers),
-        };
-        let layers = &last::left_out(self, model, layers, &widest, cx)?;
-        let rules = self.options.rules();
-        let sets = match widest.is_static() {
-            true => activations::schemes(self, &rules, model, layers, &widest, usize::MAX, cx)?,
-            false => vec![Schemes::new()],
-        };
-        let original = model.clone();
-        // What factors make up for, a bias would make up for twice.
-        let unlearned: Vec<ValueId> = unlearned.into_iter().filter(|v| !compensated.contains(v)).collect();
-        let placed = |model: &Model, layers: &Layers, placement: &Placement, schemes: &Schemes| {
-            let mut model = model.clone();
-            self.place(&mut model, layers, placement, schemes);
-            model
-        };
-        let repaired = |layers: &Layers, placement: &Placement, schemes: &Schemes, cx: &Context<'_>| {
-            let mut model = original.clone();
-            let placed = |model: &Model| placed(model, layers, placement, schemes);
-            let text = match samples && self.options.repair == Repair::Auto {
-                true => bias::correct(&mut model, &float, &unlearned, layers, placed, cx)?,
-                false => None,
-            };
-            Ok::<_, Error>((model, text))
-        };
-        let chosen = |layers: &Layers, usual: usize, cx: &Context<'_>| {
-            let look = Look::at(self, &original, layers, &widest, (&sets, usual), cx)?;
-            let left = look.left();
-            let tried = left.iter().map(|k| repaired(layers, &widest, &sets[*k], cx));
-            let mut tried = tried.collect::<Result<Vec<_>>>()?;
-            let tries = tried.iter().zip(&left);
-            let rounded: Vec<Model> =
-                tries.map(|((model, _), k)| placed(model, layers, &widest, &sets[*k])).collect();
-            let nearest = look.nearest(&rules, &float, &rounded, cx)?;
-            let (model, repair) = tried.swap_remove(nearest.place);
-            Ok::<_, Error>((left[nearest.place], nearest, model, repair))
-        };
-        let (mut set, mut nearest, mut repair);
-        (set, nearest, *model, repair) = chosen(layers, 0, cx)?;
-        if self.options.target.profile().whole {
-            whole::advise(self, model, &float, layers, &widest, &sets[set], cx)?;
-        }
-        let mut all = &layers.ops;
-        let layers = &match widest.is_static() && cx.has_inputs() && self.options.guards_noise() {
-            true => noisy::left_out(self, model, layers, &widest, &sets[set], nearest.noise, cx)?,
-            false => layers.clone(),
-        };
-        // Without the loudest layers other ranges may be the best.
-        if sets.len() > 1 && layers.ops != *all {
-            (set, nearest, *model, repair) = chosen(layers, set, cx)?;
-            all = &layers.ops;
-        }
-        nearest.text.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
-        let schemes = &sets[set];
-        let timed = match guarded {
-            true => guard::choose(self, model, layers, schemes, placement, cx)?,
-            false => None,
-        };
-        match timed {
-            Some(fastest) => placement = fastest,
-            None => placement.tell(&model.graph, &layers.ops, cx),
-        }
-        if placement != widest || layers.ops != *all {
-            (*model, repair) = repaired(layers, &placement, schemes, cx)?;
-        }
-        if !samples && self.options.repair == Repair::Auto {
-            repair = unseen::correct(model, &float, &unlearned, layers);
-        }
-        repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
-        let (activations, said) = self.place(model, layers, &placement, schemes);
-        said.into_iter().for_each(|(at, why)| cx.missed(at, why));
-        cx.count("activations", activations);
-        weights::tell(&mut model.graph, layers, &placement, cx);
-        form::tell(self, &model.graph, layers, cx);
-        Ok(())
     }
 }
 
