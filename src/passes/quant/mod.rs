@@ -45,9 +45,7 @@ mod weights;
 mod whole;
 mod widen;
 
-use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, lift, pass::changed_options,
-};
+use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, lift, pass::changed_options};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, OpId, Origin, QuantForm, ValueId, Where},
