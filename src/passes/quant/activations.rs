@@ -3,11 +3,10 @@
 use super::{
     Quant,
     chains::{Chains, behind_clip},
-    expected, held,
-    histogram::Rule,
-    masks, observe, pairs,
+    expected, held, masks, observe, pairs,
     placement::{How, Placement},
     room,
+    rule::Rule,
     target::symmetric,
     weights::{Layers, weight_of},
     whole,

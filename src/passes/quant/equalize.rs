@@ -214,9 +214,10 @@ impl Judge<'_> {
     /// The scales with the smallest predicted error; `None` where it is not worth it.
     fn best(&self, seam: &Seam) -> Option<Vec<f32>> {
         let candidates = self.candidates(seam);
-        let before = self.error(seam, &vec![1.0; seam.size])?;
+        let layers: Vec<Weighed<'_>> = seam.touches.iter().filter_map(|touch| self.weighed(touch)).collect();
+        let before = self.error(&layers, &vec![1.0; seam.size])?;
         let errors =
-            candidates.into_par_iter().filter_map(|scales| Some((self.error(seam, &scales)?, scales)));
+            candidates.into_par_iter().filter_map(|scales| Some((self.error(&layers, &scales)?, scales)));
         let errors: Vec<_> = errors.collect();
         let (error, scales) = errors.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
         (error < WORTH * before).then_some(scales)
@@ -266,14 +267,8 @@ impl Judge<'_> {
         found
     }
     /// The predicted error of the layers at a seam; `None` where none is rounded.
-    fn error(&self, seam: &Seam, scales: &[f32]) -> Option<f64> {
-        let errors = seam.touches.iter().filter_map(|touch| match touch.meets {
-            Meets::Reads => self.of_layer(touch, scales),
-            // Where each output has scales of its own, they follow.
-            Meets::Makes if self.grain(touch) == Some(Grain::Tensor) => self.of_layer(touch, scales),
-            _ => None,
-        });
-        errors.reduce(|a, b| a + b)
+    fn error(&self, layers: &[Weighed<'_>], scales: &[f32]) -> Option<f64> {
+        layers.iter().filter_map(|layer| self.of_layer(layer, scales)).reduce(|a, b| a + b)
     }
     /// Whether the weight of a layer at a seam is rounded.
     fn is_rounded(&self, touch: &Touch) -> bool {
@@ -283,25 +278,40 @@ impl Judge<'_> {
     fn grain(&self, touch: &Touch) -> Option<Grain> {
         self.plan.grain_of(self.g, self.g.input(touch.op, touch.slot)?)
     }
-    fn of_layer(&self, touch: &Touch, scales: &[f32]) -> Option<f64> {
+    /// What the layer at a touch is judged by; `None` where scales do not change how well it is rounded.
+    fn weighed<'t>(&self, touch: &'t Touch) -> Option<Weighed<'t>> {
         let (g, v) = (self.g, self.g.input(touch.op, 1)?);
-        let integers = self.layers.integers.get(&v)?;
+        match touch.meets {
+            Meets::Reads => {}
+            // Where each output has scales of its own, they follow.
+            Meets::Makes if self.grain(touch) == Some(Grain::Tensor) => {}
+            _ => return None,
+        }
+        let integers = scales::Integers { clip: false, ..*self.layers.integers.get(&v)? };
         let weight = g.constant(v)?;
-        let old = weight.view::<f32>()?;
+        let all = weight.view::<f32>()?;
         let (position, ends) = (touch.position(g, weight)?, ends(g.op(touch.op), weight.shape())?);
-        let reads = touch.meets == Meets::Reads;
-        let by = |at: usize| match position(at) {
-            Some(i) if reads => scales[i],
-            Some(i) => scales[i].recip(),
-            None => 1.0,
-        };
         let (grain, outputs) = (self.grain(touch)?, Plan::outputs_of(g, v)?);
         let (shape, looked_at) = looked_at(weight.shape(), outputs, grain);
-        let new: Vec<f32> = looked_at.iter().map(|at| old[*at] * by(*at)).collect();
-        let new = Tensor::from_vec(shape, new);
-        let quick = scales::Integers { clip: false, ..*integers };
-        let scheme = scales::fit(&new, grain, quick, |_| 1.0)?;
-        let rounded = scales::rounded(&new, &scheme, quick)?;
+        let element = |at: &usize| Element {
+            x: all[*at],
+            scale: position(*at).map(|i| i as u32),
+            read: ends(*at)[0] as u32,
+        };
+        Some(Weighed { touch, integers, grain, shape, elements: looked_at.iter().map(element).collect() })
+    }
+    fn of_layer(&self, layer: &Weighed<'_>, scales: &[f32]) -> Option<f64> {
+        let (g, Weighed { touch, integers, .. }) = (self.g, layer);
+        let reads = touch.meets == Meets::Reads;
+        let by = |element: &Element| match element.scale {
+            Some(i) if reads => scales[i as usize],
+            Some(i) => scales[i as usize].recip(),
+            None => 1.0,
+        };
+        let new: Vec<f32> = layer.elements.iter().map(|element| element.x * by(element)).collect();
+        let new = Tensor::from_vec(layer.shape.clone(), new);
+        let scheme = scales::fit(&new, layer.grain, *integers, |_| 1.0)?;
+        let rounded = scales::rounded(&new, &scheme, *integers)?;
         let (rounded, new) = (rounded.view::<f32>()?, new.view::<f32>()?);
         let channels = self.seen.get(&g.input(touch.op, 0)?)?;
         // The channels as the layer reads them with these scales.
@@ -317,15 +327,35 @@ impl Judge<'_> {
         let rounds = self.layers.how(g, self.placement, touch.op) != How::Float;
         let noise = if rounds { f64::from(step).powi(2) / 12.0 } else { 0.0 };
         let (mut error, mut size) = (0f64, 0f64);
-        for (at, (x, y)) in looked_at.into_iter().zip(new.iter().zip(rounded.iter())) {
-            let power = f64::from(now.get(ends(at)[0])?.power);
-            let back = if reads { 1.0 } else { f64::from(by(at)).powi(-2) };
+        for (element, (x, y)) in layer.elements.iter().zip(new.iter().zip(rounded.iter())) {
+            let power = f64::from(now.get(element.read as usize)?.power);
+            let back = if reads { 1.0 } else { f64::from(by(element)).powi(-2) };
             let square = f64::from(*x).powi(2);
             error += back * (power * f64::from(x - y).powi(2) + noise * square);
             size += back * power * square;
         }
         (size > 0.0).then_some(error / size)
     }
+}
+
+/// A layer by which scales of a seam are judged: what of it stays the same whatever the scales are.
+struct Weighed<'t> {
+    touch: &'t Touch,
+    integers: scales::Integers,
+    /// Which elements of the weight share a scale.
+    grain: Grain,
+    /// The shape of the part that is looked at, and its elements.
+    shape: Vec<usize>,
+    elements: Vec<Element>,
+}
+
+/// An element of a weight. There are many: no tensor has as many channels as to need more bytes.
+struct Element {
+    x: f32,
+    /// The place of its scale in the seam.
+    scale: Option<u32>,
+    /// The channel that it reads.
+    read: u32,
 }
 
 /// Of a weight of this shape, the elements by which scales are judged, and their shape: some of the outputs, spread evenly,

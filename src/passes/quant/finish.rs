@@ -4,11 +4,10 @@
 use super::{
     Latency, Method, Quant,
     activations::{self, Schemes},
-    alone, bias, compensate, form, guard,
-    histogram::Rule,
-    last, learned, noisy, pairs,
+    alone, bias, compensate, form, guard, last, learned, noisy, pairs,
     placement::{How, Kind, Placement},
     ranges::Look,
+    rule::Rule,
     unseen,
     weights::{self, Layers},
     whole,

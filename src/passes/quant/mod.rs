@@ -35,6 +35,7 @@ mod pairs;
 mod placement;
 mod ranges;
 mod room;
+mod rule;
 mod saturation;
 mod scales;
 mod seam;

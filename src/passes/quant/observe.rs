@@ -12,7 +12,7 @@
 //!   outside counted to the outermost, and `Q` the same evened out over the bins that share an integer, the smallest
 //!   divergence `sum P ln(P / Q)`.
 
-use super::histogram::{Histogram, Rule};
+use super::{histogram::Histogram, rule::Rule};
 use crate::{
     error::Result,
     ir::{DType, Model, QuantScheme, ValueId},

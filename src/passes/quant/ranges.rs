@@ -6,9 +6,7 @@
 //! rule, both are looked at once more with biases corrected for them: a narrow range moves means, which biases make up for, but
 //! no bias makes up for coarse steps.
 
-use super::{
-    Quant, activations::Schemes, histogram::Rule, placement::Placement, trial::Trial, weights::Layers,
-};
+use super::{Quant, activations::Schemes, placement::Placement, rule::Rule, trial::Trial, weights::Layers};
 use crate::{
     error::Result,
     ir::Model,

@@ -1,6 +1,6 @@
 //! The pass on small graphs, with ranges given instead of measured.
 
-use super::{histogram::Rule, *};
+use super::{rule::Rule, *};
 use crate::{
     ir::{
         DType, Moments, Op,

@@ -3,9 +3,9 @@
 mod check;
 
 use super::{
-    histogram::Rule,
     layers::{LayerOptions, tables},
     placement::{How, Kind},
+    rule::Rule,
     target::Target,
 };
 use crate::{
