@@ -153,7 +153,7 @@ fn samples(model: &Model) -> Samples {
 fn annotated(original: &Model, samples: &Samples, form: &str, options: &str) -> (Model, Vec<Remark>) {
     let measurer = Measurer::new(runtime(), samples.clone(), SessionOptions::default());
     let mut cx = Context::new().with_measure(&measurer);
-    let pass: Pipeline = format!("quant(latency=any,form={form}{options})").parse().unwrap();
+    let pass: Pipeline = format!("quant(latency=any,noise=any,form={form}{options})").parse().unwrap();
     let mut model = original.clone();
     assert_eq!(pass.run(&mut model, &mut cx).unwrap(), Changed::Yes);
     (model, cx.remarks)
