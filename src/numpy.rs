@@ -38,8 +38,8 @@ fn read_array<R: Read>(array: NpyFile<R>, path: &Path, key: &str) -> Result<Tens
     let at =
         if key.is_empty() { path.display().to_string() } else { format!("`{key}` in {}", path.display()) };
     let shape = array.shape().iter().map(|d| usize::try_from(*d));
-    let shape: Vec<usize> =
-        shape.collect::<Result<_, _>>().map_err(|_| Error::malformed((), format!("{at}: too large")))?;
+    let too_large = || Error::usage(format!("{at} claims more bytes than there can be"), "save it again");
+    let shape: Vec<usize> = shape.collect::<Result<_, _>>().map_err(|_| too_large())?;
     if array.order() == Order::Fortran && shape.len() > 1 {
         let help = "save it as numpy.ascontiguousarray(x)";
         return Err(Error::usage(format!("{at} is stored column by column"), help));
@@ -65,14 +65,20 @@ fn read_array<R: Read>(array: NpyFile<R>, path: &Path, key: &str) -> Result<Tens
             return Err(Error::usage(what, "floats, integers and bool are read"));
         }
     };
+    let size = ty.size_field();
+    let needed = array.shape().iter().try_fold(size, |bytes, dim| bytes.checked_mul(*dim));
+    let needed = needed.ok_or_else(too_large)?;
     // All at once: a file of samples is large, and an element at a time would take ten times as long.
     let mut bytes = Vec::new();
-    let needed = array.len().saturating_mul(ty.size_field());
     array.into_inner().take(needed).read_to_end(&mut bytes).map_err(unreadable(path))?;
-    if ty.endianness() == Endianness::Big {
-        bytes.chunks_exact_mut(ty.size_field() as usize).for_each(<[u8]>::reverse);
+    if (bytes.len() as u64) < needed {
+        let help = "save it again";
+        return Err(Error::usage(format!("{at} ends after {} of {needed} bytes", bytes.len()), help));
     }
-    Tensor::new(dtype, shape, bytes).map_err(|why| Error::malformed((), format!("{at}: {why}")))
+    if ty.endianness() == Endianness::Big {
+        bytes.chunks_exact_mut(size as usize).for_each(<[u8]>::reverse);
+    }
+    Tensor::new(dtype, shape, bytes)
 }
 
 /// Class labels: the key `labels` of a `.npz` file (or its only array), or a `.npy` file; whole numbers, one a sample.
@@ -132,6 +138,6 @@ mod tests {
     fn a_file_that_ends_early_is_an_error() {
         let bytes = file::<f32>("<f4");
         let why = read(&bytes[..bytes.len() - 1]).unwrap_err().to_string();
-        assert!(why.contains("x.npy") && why.contains("24 bytes, not 23"), "{why}");
+        assert!(why.contains("x.npy ends after 23 of 24 bytes"), "{why}");
     }
 }
