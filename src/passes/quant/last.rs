@@ -31,18 +31,20 @@ pub(super) fn left_out(
     let g = &model.graph;
     let is_rounded = |op: &&OpId| layers.how(g, placement, **op) == How::Static;
     let rounded: Vec<OpId> = layers.ops.iter().filter(is_rounded).copied().collect();
-    if rounded.is_empty() || !pass.options.guards_noise() || !pass.options.target.profile().rounds_outputs {
+    let options = &pass.options;
+    let few = options.target.profile().rounds_outputs && !options.has_wide_activations();
+    if rounded.is_empty() || !few || !options.guards_noise() {
         return Ok(layers.clone());
     }
     let shaped = if cx.has_inputs() { effect::shaped_as_sampled(model, cx)? } else { model.clone() };
     let macs = |op: &OpId| cost::of_op(&shaped.graph, *op).macs;
     let mut last = ends(g, |op| macs(&op) > 0);
     last.retain(|op| g.op(*op).is("Conv") && rounded.contains(op));
-    let most = rounded.iter().map(macs).sum::<u64>() / FEW;
+    let most = rounded.iter().map(macs).fold(0, u64::saturating_add) / FEW;
     last.sort_by_key(|op| (macs(op), *op));
-    let mut left = 0;
+    let mut left = 0u64;
     let goes = |op: &OpId| {
-        left += macs(op);
+        left = left.saturating_add(macs(op));
         left <= most
     };
     let float: Vec<OpId> = last.into_iter().take_while(goes).collect();
@@ -77,12 +79,12 @@ mod tests {
         ir::text,
         passes::{
             Named,
-            quant::{Activations, Noise, QuantOptions},
+            quant::{ActivationType, Activations, Noise, QuantOptions},
         },
     };
 
     /// Which convolutions read integers in a model of a large one and two heads, one of which is not small.
-    fn integers(noise: Option<Noise>) -> Vec<String> {
+    fn integers(options: QuantOptions) -> Vec<String> {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[1, 16, 32, 32] x) => (float[1, 4, 32, 32] y, float[1, 32, 32, 32] z)
             <float[64, 16, 3, 3] w0, float[4, 64, 1, 1] w1, float[32, 64, 1, 1] w2>
@@ -97,7 +99,7 @@ mod tests {
             }"#;
         let mut model = text::parse(text).unwrap();
         crate::ops::infer_types(&mut model).unwrap();
-        let options = QuantOptions { noise, activations: Activations::Static, ..QuantOptions::default() };
+        let options = QuantOptions { activations: Activations::Static, ..options };
         let pass = Quant::new(options).unwrap();
         let g = &model.graph;
         let ops: Vec<OpId> = g.ops().filter(|op| g.op(*op).is("Conv")).collect();
@@ -109,7 +111,14 @@ mod tests {
 
     #[test]
     fn a_small_convolution_at_the_end_stays_float() {
-        assert_eq!(integers(None), ["large", "wide"]);
-        assert_eq!(integers(Some(Noise::Any)), ["large", "small", "wide"]);
+        assert_eq!(integers(QuantOptions::default()), ["large", "wide"]);
+        let all = ["large", "small", "wide"];
+        assert_eq!(integers(QuantOptions { noise: Some(Noise::Any), ..QuantOptions::default() }), all);
+        let wide = Some(ActivationType::Uint16);
+        assert_eq!(
+            integers(QuantOptions { activation_type: wide, ..QuantOptions::default() }),
+            all,
+            "65,536 values"
+        );
     }
 }
