@@ -222,6 +222,10 @@ impl Graph {
     pub fn initializers(&self) -> impl Iterator<Item = (ValueId, &Tensor)> + '_ {
         self.values().filter_map(|v| Some((v, self.initializer(v)?)))
     }
+    /// The bytes of all of them; free to ask.
+    pub fn initializer_bytes(&self) -> usize {
+        self.initializers().map(|(_, tensor)| tensor.byte_len()).sum()
+    }
     /// An op's inputs by slot.
     pub fn inputs_of(&self, id: OpId) -> Slots {
         self.slots(id, Incoming)

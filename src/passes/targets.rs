@@ -58,8 +58,7 @@ fn slowest(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f64> {
 
 /// How many changed models are timed side by side with the whole one.
 pub(super) fn timed_together(model: &Model) -> usize {
-    let bytes: usize = model.graph.initializers().map(|(_, t)| t.byte_len()).sum();
-    (MOST_BYTES / bytes.max(1)).clamp(2, 16) - 1
+    (MOST_BYTES / model.graph.initializer_bytes().max(1)).clamp(2, 16) - 1
 }
 
 /// Times of changed models.

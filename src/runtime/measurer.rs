@@ -4,7 +4,7 @@
 //! only their small results come back, whatever the number of samples.
 
 use super::{
-    Runtime, Samples, Session, SessionOptions,
+    Optimize, Runtime, Samples, Session, SessionOptions,
     fetch::Fetch,
     find::locked,
     latency::least_seconds,
@@ -237,7 +237,12 @@ impl Measure for Measurer {
             false => self.options.threads,
         };
         // Threads that wait for the next run would take the processors from other models, and from what is made of values.
-        let options = SessionOptions { yielding: true, threads, ..self.options.clone() };
+        let heavy = probes.iter().any(|probe| probe.model.graph.initializer_bytes() >= HEAVY);
+        let optimize = match self.options.optimize {
+            Optimize::All if heavy => Optimize::Fused,
+            given => given,
+        };
+        let options = SessionOptions { yielding: true, threads, optimize, ..self.options.clone() };
         let load = |fetch: &Fetch| {
             fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &options)).transpose()
         };
@@ -290,6 +295,9 @@ impl Measure for Measurer {
         Ok(timed)
     }
 }
+
+/// Bytes of weights (16 MiB) from which a sweep holds them once, in the layout that they have, rather than be a few percent faster.
+const HEAVY: usize = 16 << 20;
 
 /// What `of` makes of each item, in order; side by side, or one after the other.
 fn each_of<T: Sync, U: Send>(

@@ -46,6 +46,8 @@ pub enum Optimize {
     Off,
     /// Rewrites that keep the meaning of each node.
     Basic,
+    /// Fused kernels too, but nothing in layouts of this processor, for which it holds the weights of convolutions twice.
+    Fused,
     /// Everything, as in deployment: fused and provider-specific kernels.
     #[default]
     All,
@@ -92,8 +94,7 @@ impl Session {
         if options.optimized_model.is_none() {
             return Session::sharing(runtime, model, options);
         }
-        let weights: usize = model.graph.initializers().map(|(_, tensor)| tensor.byte_len()).sum();
-        if weights < LARGEST_MESSAGE {
+        if model.graph.initializer_bytes() < LARGEST_MESSAGE {
             return Session::from_bytes(runtime, &lower::to_bytes(model)?, options);
         }
         let folder = tempfile::tempdir().map_err(|why| Error::io("cannot create", env::temp_dir(), why))?;
@@ -188,6 +189,7 @@ fn prepare(runtime: &Runtime, options: &SessionOptions) -> Result<ort::session::
     let level = match options.optimize {
         Optimize::Off => GraphOptimizationLevel::Disable,
         Optimize::Basic => GraphOptimizationLevel::Level1,
+        Optimize::Fused => GraphOptimizationLevel::Level2,
         Optimize::All => GraphOptimizationLevel::All,
     };
     let refused = "session options";

@@ -43,6 +43,8 @@ fn shared(name: &str, tensor: &Tensor) -> Result<Option<Arc<DynValue>>> {
     }
     known.retain(|_, (_, value)| value.strong_count() > 0);
     let Some(value) = convert::copied(name, tensor)?.map(Arc::new) else { return Ok(None) };
+    // What was read of a mapped file counts as memory until it is given back.
+    tensor.release();
     known.insert(key, (data.clone(), Arc::downgrade(&value)));
     Ok(Some(value))
 }

@@ -163,8 +163,7 @@ fn errors_by<T>(
 ) -> Result<Vec<f64>> {
     let g = &model.graph;
     let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
-    let bytes: usize = g.initializers().map(|(_, t)| t.byte_len()).sum();
-    let together = (MOST_BYTES / bytes.max(1)).clamp(1, MOST_MODELS);
+    let together = (MOST_BYTES / g.initializer_bytes().max(1)).clamp(1, MOST_MODELS);
     let mut errors = Vec::with_capacity(changes.len());
     let (mut kept, mut left): (Vec<Vec<Tensor>>, _) = (Vec::new(), Some(MOST_KEPT));
     for (k, changes) in changes.chunks(together).enumerate() {

@@ -1,0 +1,48 @@
+//! Sweeps over samples against runs of the same batches.
+
+mod support;
+
+use onnx_compress::{
+    ir::Tensor,
+    lower,
+    measure::{Measure, Probe},
+    runtime::{Measurer, Runtime, Samples, SessionOptions, Synthesis},
+};
+use support::{light, setup_dir};
+
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    let (a, b) = (a.to_f32().unwrap(), b.to_f32().unwrap());
+    assert_eq!(a.len(), b.len());
+    let of = |pairs: &mut dyn Iterator<Item = f64>| pairs.map(|x| x * x).sum::<f64>();
+    let error = of(&mut a.iter().zip(b.iter()).map(|(a, b)| f64::from(a - b)));
+    (error / of(&mut a.iter().map(|a| f64::from(*a)))).sqrt()
+}
+
+#[test]
+fn models_of_heavy_weights_compute_the_same_though_they_hold_them_once() {
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
+    let mut heavy = light();
+    heavy.retain(|path| path.metadata().unwrap().len() > 20 << 20);
+    assert!(heavy.len() >= 3, "{heavy:?}");
+    for path in &heavy {
+        let model = lower::load(path).unwrap();
+        let samples =
+            Samples::synthesize(&runtime, &model, &Synthesis { batches: 2, ..Synthesis::default() });
+        let measurer = Measurer::new(runtime.clone(), samples.unwrap(), SessionOptions::default());
+        let graph = &model.graph;
+        let layers = graph.ops().filter(|op| graph.op(*op).is("Conv")).filter_map(|op| graph.output(op, 0));
+        let values = layers.step_by(8).chain(graph.outputs.iter().copied());
+        let fetch: Vec<String> = values.map(|v| graph.name_of(v).to_owned()).collect();
+        let mut batches = 0;
+        let swept = measurer.sweep(&[Probe { model: &model, fetch: &fetch }], usize::MAX, &mut |seen| {
+            batches += 1;
+            let run = measurer.run(&model, &measurer.samples().batches()[seen.batch], &fetch)?;
+            for ((name, a), b) in fetch.iter().zip(&run).zip(&seen.values[0]) {
+                assert!(distance(a, b) < 1e-5, "{}: {name}: {}", path.display(), distance(a, b));
+            }
+            Ok(())
+        });
+        swept.unwrap();
+        assert_eq!(batches, 2);
+    }
+}
