@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 
+import onnx
+
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 PROGRAM = f"{ROOT}/target/release/onnx-compress"
 SECONDS = 300
@@ -22,6 +24,15 @@ def told(*arguments):
     """What the program says as JSON, or nothing where it fails."""
     done = run(PROGRAM, *arguments, "--json")
     return json.loads(done.stdout) if done.returncode in (0, 3) and done.stdout.startswith(("{", "[")) else None
+
+
+def raised(path, opset, folder):
+    """The model simplified, of this operator set or a newer one; nothing where it cannot be raised."""
+    source = f"{folder}/in{opset}.onnx"
+    version = max(o.version for o in onnx.load(path).opset_import if o.domain in ("", "ai.onnx"))
+    command = [PROGRAM, path, "-p", "simplify", "--no-validate", "--quiet", "-o", source]
+    done = run(*command, *(["--opset", str(opset)] if version < opset else []))
+    return source if done.returncode == 0 else None
 
 
 def total(path, what):

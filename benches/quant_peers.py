@@ -22,10 +22,9 @@ import numpy as np
 import onnx
 
 import made_up
+from program import PROGRAM, ROOT, raised
 from watched import run
 
-ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
-PROGRAM = f"{ROOT}/target/release/onnx-compress"
 CALIBRATE, COMPARE = 16, 8
 LEAST_PARAMETERS = 100_000
 
@@ -128,14 +127,6 @@ def measure(command, target, size, original, batches):
         return None
     db = sqnr(original, target, batches)
     return None if db is None else (db, os.path.getsize(target) / size, seconds, peak)
-
-
-def raised(path, opset, folder):
-    """The model simplified, of this operator set or a newer one; nothing where it cannot be raised."""
-    source = f"{folder}/in{opset}.onnx"
-    version = max(o.version for o in onnx.load(path).opset_import if o.domain in ("", "ai.onnx"))
-    command = [PROGRAM, path, "-p", "simplify", "--no-validate", "--quiet", "-o", source]
-    return source if run(command + (["--opset", str(opset)] if version < opset else []))[0] else None
 
 
 def main():
