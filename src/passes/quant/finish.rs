@@ -16,7 +16,7 @@ use crate::{
     error::Result,
     ir::{Model, ValueId},
     ops::infer_types,
-    passes::{Context, RemarkKind, Repair},
+    passes::{Context, RemarkKind, Repair, linear::Rows},
 };
 
 impl Quant {
@@ -115,11 +115,17 @@ impl Quant {
             };
             layers.weights.iter().filter(rounds).copied().collect()
         };
-        let [learned, nearest] = [true, false].map(rounded);
+        let [mut learned, nearest] = [true, false].map(rounded);
         learned::to_nearest(layers, &mut model.graph, &nearest);
         let rank = self.options.compensate;
+        let sure = learned.is_empty() || self.options.method == Method::Gptq;
+        if !sure && !self.sees_enough(&learned, model, float, layers, cx)? {
+            let early = |v: &ValueId| layers.integers[v].saturate_early();
+            let early: Vec<ValueId> = learned.drain(..).filter(early).collect();
+            learned::to_nearest(layers, &mut model.graph, &early);
+        }
         if !learned.is_empty() {
-            learned::round(&learned, rank, model, layers, cx)?;
+            learned::round(&learned, rank, Rows::All, model, layers, cx)?;
         }
         let mut unlearned: Vec<ValueId> =
             layers.weights.iter().filter(|v| !learned.contains(v)).copied().collect();

@@ -17,10 +17,11 @@ use crate::{
 use std::collections::HashMap;
 
 /// Rounds these weights: those of linear layers by what these see, with float factors of this `rank` beside them,
-/// others to the nearest.
+/// others to the nearest. `rows` tells which of them are seen.
 pub(super) fn round(
     weights: &[ValueId],
     rank: usize,
+    rows: Rows,
     model: &mut Model,
     layers: &Layers,
     cx: &mut Context<'_>,
@@ -49,7 +50,7 @@ pub(super) fn round(
                 continue;
             };
             let at = model.graph.place(task.layer.op);
-            match by_what_it_sees(*integers, rank, model, &task.layer, &scheme, found) {
+            match by_what_it_sees(*integers, rank, rows, model, &task.layer, &scheme, found) {
                 Ok((text, factors)) => {
                     cx.applied(at, text);
                     if let Some(factors) = factors {
@@ -85,6 +86,7 @@ pub(super) fn to_nearest(layers: &Layers, graph: &mut Graph, weights: &[ValueId]
 fn by_what_it_sees(
     integers: Integers,
     rank: usize,
+    rows: Rows,
     model: &mut Model,
     layer: &Layer,
     nearest: &QuantScheme,
@@ -102,9 +104,12 @@ fn by_what_it_sees(
     for (sums @ [most, held], old) in parts.iter().zip(&old) {
         near.push(match sparse {
             true => refit_nonzero(old.clone(), sums, layer.has_bias()),
-            false => fit(most, held, old, layer.has_bias(), Rows::All).weights.unwrap_or_else(|| old.clone()),
+            false => fit(most, held, old, layer.has_bias(), rows).weights.unwrap_or_else(|| old.clone()),
         });
-        grams.push(System::of(&most.clone().plus(held)));
+        grams.push(match rows {
+            Rows::All => System::of(&most.clone().plus(held)),
+            Rows::Most => System::of(most),
+        });
     }
     let inputs = layer.channels * layer.area;
     let mut counts = vec![0f32; original.len()];

@@ -15,6 +15,7 @@ mod compensate;
 mod counting;
 mod descent;
 mod dynamic;
+mod enough;
 mod equalize;
 mod expected;
 mod finish;

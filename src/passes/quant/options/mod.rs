@@ -115,7 +115,8 @@ pub enum Noise {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// `gptq` with calibration samples and four bits or fewer, otherwise `rtn`.
+    /// `gptq` with calibration samples, enough of them, and four bits or fewer or one scale for each weight of `target=qnn`;
+    /// otherwise `rtn`.
     #[default]
     Auto,
     /// To the nearest.
