@@ -8,6 +8,7 @@ use crate::{
     measure::{Probe, Seen},
     ops::cost,
 };
+use std::cell::{OnceCell, RefCell};
 
 /// Samples that are run at most.
 const SAMPLES: usize = 256;
@@ -50,19 +51,6 @@ impl By {
 /// How many samples there are, as far as the batches that hold the first `most` of them.
 pub(crate) fn samples(model: &Model, most: usize, cx: &Context<'_>) -> Result<usize> {
     Ok(load(model, most, cx)?.all)
-}
-
-/// How many samples each of so many changes to a model can be looked at with.
-pub(crate) fn affordable(model: &Model, changes: usize, cx: &Context<'_>) -> Result<usize> {
-    Ok(load(model, 1, cx)?.affordable(changes).min(SAMPLES))
-}
-
-/// How many samples each of so many changes is looked at with where the runs of all of them together are to be no more than a
-/// few over all samples, at least `least`: enough to tell the loud from the quiet.
-pub(crate) fn shared_out(model: &Model, changes: usize, least: usize, cx: &Context<'_>) -> Result<usize> {
-    let load = load(model, SAMPLES, cx)?;
-    let shared = (RUNS_SHARED * load.all / changes.max(1)).max(least);
-    Ok(load.affordable(changes.max(FEW)).min(shared).max(1))
 }
 
 /// How many changes to a model can be looked at with all samples, where each takes so many runs.
@@ -124,87 +112,137 @@ fn with_inputs(model: &Model, most: usize, cx: &Context<'_>) -> Result<(Model, V
     Ok((shaped, sizes))
 }
 
-/// For each of `changes` the squared error of the outputs of what `make` makes of it, relative to the squares of those of
-/// `model`, summed over the outputs.
-pub(crate) fn errors<T>(
-    model: &Model,
-    changes: &[T],
-    make: impl Fn(&T) -> Result<Model>,
-    cx: &Context<'_>,
-) -> Result<Vec<f64>> {
-    let samples = affordable(model, changes.len().max(FEW), cx)?.max(1);
-    errors_on(samples, model, changes, make, cx)
+/// A model that changed ones are compared with. What it puts out is kept from look to look, as far as there is room.
+pub(crate) struct Original {
+    pub(crate) model: Model,
+    load: OnceCell<Load>,
+    kept: RefCell<Kept>,
 }
 
-/// See [`errors`]: on samples held out, for changes that were found on the others.
-pub(crate) fn errors_held<T>(
-    model: &Model,
-    changes: &[T],
-    make: impl Fn(&T) -> Result<Model>,
-    cx: &Context<'_>,
-) -> Result<Vec<f64>> {
-    let samples = load(model, 1, cx)?.affordable(changes.len()).clamp(1, SAMPLES_HELD);
-    errors_by(By::HeldOut, samples, model, changes, make, cx)
-}
-
-/// See [`errors`]: on the first so many samples.
-pub(crate) fn errors_on<T>(
+/// What a model puts out.
+#[derive(Default)]
+struct Kept {
+    /// For how many samples it is known.
     samples: usize,
-    model: &Model,
-    changes: &[T],
-    make: impl Fn(&T) -> Result<Model>,
-    cx: &Context<'_>,
-) -> Result<Vec<f64>> {
-    errors_by(By::All, samples, model, changes, make, cx)
+    outputs: Vec<Vec<Tensor>>,
+    bytes: usize,
 }
 
-fn errors_by<T>(
-    by: By,
-    samples: usize,
-    model: &Model,
-    changes: &[T],
-    make: impl Fn(&T) -> Result<Model>,
-    cx: &Context<'_>,
-) -> Result<Vec<f64>> {
-    let g = &model.graph;
-    let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
-    let together = (MOST_BYTES / g.initializer_bytes().max(1)).clamp(1, MOST_MODELS);
-    let mut errors = Vec::with_capacity(changes.len());
-    let (mut kept, mut left): (Vec<Vec<Tensor>>, _) = (Vec::new(), Some(MOST_KEPT));
-    for (k, changes) in changes.chunks(together).enumerate() {
-        cx.check_cancelled()?;
-        let models = changes.iter().map(&make).collect::<Result<Vec<_>>>()?;
-        let known = k > 0 && left.is_some();
-        let run = (!known).then_some(model).into_iter().chain(&models);
-        let probes: Vec<_> = run.map(|model| Probe { model, fetch: &fetch }).collect();
-        let mut sums = vec![vec![[0.0; 2]; fetch.len()]; changes.len()];
-        cx.sweep(&probes, samples, &mut |seen: Seen<'_>| {
-            let split = match known {
-                true => kept.get(seen.batch).zip(Some(seen.values)),
-                false => seen.values.split_first(),
-            };
-            let Some((original, changed)) = split else { return Ok(()) };
-            for (sums, changed) in sums.iter_mut().zip(changed) {
-                for ((sum, a), b) in sums.iter_mut().zip(original).zip(changed) {
-                    add_from(by.skipped(&seen, a.shape().first().copied().unwrap_or(1)), sum, a, b);
-                }
-            }
-            if k == 0 {
-                let bytes: usize = original.iter().map(Tensor::byte_len).sum();
-                left = left.and_then(|left| left.checked_sub(bytes));
-                // What ONNX Runtime lends would keep a session in memory.
-                let own = |t: &Tensor| Tensor::new(t.dtype(), t.shape(), t.bytes().to_vec());
-                match left {
-                    Some(_) => kept.push(original.iter().map(own).collect::<Result<_>>()?),
-                    None => kept.clear(),
-                }
-            }
-            Ok(())
-        })?;
-        let relative = |[error, size]: &[f64; 2]| if *size > 0.0 { error / size } else { 0.0 };
-        errors.extend(sums.iter().map(|outputs| outputs.iter().map(relative).sum::<f64>()));
+impl Kept {
+    /// Keeps the outputs of the next batch; of larger ones than there is room for none.
+    fn add(&mut self, outputs: &[Tensor]) -> Result<()> {
+        self.bytes += outputs.iter().map(Tensor::byte_len).sum::<usize>();
+        if self.bytes > MOST_KEPT {
+            self.outputs.clear();
+            return Ok(());
+        }
+        // What ONNX Runtime lends would keep a session in memory.
+        let own = |t: &Tensor| Tensor::new(t.dtype(), t.shape(), t.bytes().to_vec());
+        self.outputs.push(outputs.iter().map(own).collect::<Result<_>>()?);
+        Ok(())
     }
-    Ok(errors)
+}
+
+impl Original {
+    pub(crate) fn of(model: Model) -> Original {
+        Original { model, load: OnceCell::new(), kept: RefCell::default() }
+    }
+    fn load(&self, cx: &Context<'_>) -> Result<&Load> {
+        if let Some(load) = self.load.get() {
+            return Ok(load);
+        }
+        let load = load(&self.model, SAMPLES, cx)?;
+        Ok(self.load.get_or_init(|| load))
+    }
+    /// How many samples each of so many changes can be looked at with.
+    pub(crate) fn affordable(&self, changes: usize, cx: &Context<'_>) -> Result<usize> {
+        Ok(self.load(cx)?.affordable(changes).min(SAMPLES))
+    }
+    /// How many samples each of so many changes is looked at with where the runs of all of them together are to be no more than
+    /// a few over all samples, at least `least`: enough to tell the loud from the quiet.
+    pub(crate) fn shared_out(&self, changes: usize, least: usize, cx: &Context<'_>) -> Result<usize> {
+        let load = self.load(cx)?;
+        let shared = (RUNS_SHARED * load.all / changes.max(1)).max(least);
+        Ok(load.affordable(changes.max(FEW)).min(shared).max(1))
+    }
+    /// For each of `changes` the squared error of the outputs of what `make` makes of it, relative to the squares of those of
+    /// the model, summed over the outputs.
+    pub(crate) fn errors<T>(
+        &self,
+        changes: &[T],
+        make: impl Fn(&T) -> Result<Model>,
+        cx: &Context<'_>,
+    ) -> Result<Vec<f64>> {
+        let samples = self.affordable(changes.len().max(FEW), cx)?.max(1);
+        self.errors_on(samples, changes, make, cx)
+    }
+    /// See [`Original::errors`]: on samples held out, for changes that were found on the others.
+    pub(crate) fn errors_held<T>(
+        &self,
+        changes: &[T],
+        make: impl Fn(&T) -> Result<Model>,
+        cx: &Context<'_>,
+    ) -> Result<Vec<f64>> {
+        let samples = self.load(cx)?.affordable(changes.len()).clamp(1, SAMPLES_HELD);
+        self.errors_by(By::HeldOut, samples, changes, make, cx)
+    }
+    /// See [`Original::errors`]: on the first so many samples.
+    pub(crate) fn errors_on<T>(
+        &self,
+        samples: usize,
+        changes: &[T],
+        make: impl Fn(&T) -> Result<Model>,
+        cx: &Context<'_>,
+    ) -> Result<Vec<f64>> {
+        self.errors_by(By::All, samples, changes, make, cx)
+    }
+    fn errors_by<T>(
+        &self,
+        by: By,
+        samples: usize,
+        changes: &[T],
+        make: impl Fn(&T) -> Result<Model>,
+        cx: &Context<'_>,
+    ) -> Result<Vec<f64>> {
+        let g = &self.model.graph;
+        let fetch: Vec<String> = g.outputs.iter().map(|v| g.name_of(*v).to_owned()).collect();
+        let together = (MOST_BYTES / g.initializer_bytes().max(1)).clamp(1, MOST_MODELS);
+        let mut errors = Vec::with_capacity(changes.len());
+        for changes in changes.chunks(together) {
+            cx.check_cancelled()?;
+            let models = changes.iter().map(&make).collect::<Result<Vec<_>>>()?;
+            let mut kept = self.kept.borrow_mut();
+            let known = samples <= kept.samples;
+            if !known {
+                *kept = Kept::default();
+            }
+            let run = (!known).then_some(&self.model).into_iter().chain(&models);
+            let probes: Vec<_> = run.map(|model| Probe { model, fetch: &fetch }).collect();
+            let mut sums = vec![vec![[0.0; 2]; fetch.len()]; changes.len()];
+            let mut compare = |seen: &Seen<'_>, original: &[Tensor], changed: &[Vec<Tensor>]| {
+                for (sums, changed) in sums.iter_mut().zip(changed) {
+                    for ((sum, a), b) in sums.iter_mut().zip(original).zip(changed) {
+                        add_from(by.skipped(seen, a.shape().first().copied().unwrap_or(1)), sum, a, b);
+                    }
+                }
+            };
+            cx.sweep(&probes, samples, &mut |seen: Seen<'_>| {
+                if known {
+                    kept.outputs.get(seen.batch).into_iter().for_each(|own| compare(&seen, own, seen.values));
+                } else if let Some((own, changed)) = seen.values.split_first() {
+                    compare(&seen, own, changed);
+                    kept.add(own)?;
+                }
+                Ok(())
+            })?;
+            if kept.bytes <= MOST_KEPT {
+                kept.samples = kept.samples.max(samples);
+            }
+            let relative = |[error, size]: &[f64; 2]| if *size > 0.0 { error / size } else { 0.0 };
+            errors.extend(sums.iter().map(|outputs| outputs.iter().map(relative).sum::<f64>()));
+        }
+        Ok(errors)
+    }
 }
 
 /// Adds the squared difference and the squares of an output; other outputs than floating-point ones tell nothing.
@@ -227,6 +265,23 @@ fn add_from(row: usize, sum: &mut [f64; 2], a: &Tensor, b: &Tensor) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ir::text, measure::doubles::Double};
+
+    #[test]
+    fn the_original_runs_again_only_for_more_samples_or_more_than_is_kept() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]> m (float[1, 1] x) => (float[1, 1] y) { y = Relu (x) }"#;
+        let model = text::parse(text).unwrap();
+        // The first model that runs puts out ones, the second one twos: where the original does not run, what is changed is first.
+        let errors = |elements: usize, looks: &[usize]| {
+            let double =
+                Double::of_samples(move |k| Tensor::from_vec([1, elements], vec![1.0 + k as f32; elements]));
+            let (cx, original) = (Context::new().with_measure(&double), Original::of(model.clone()));
+            let look = |samples: &usize| original.errors_on(*samples, &[()], |()| Ok(model.clone()), &cx);
+            looks.iter().map(|samples| look(samples).unwrap()[0]).collect::<Vec<f64>>()
+        };
+        assert_eq!(errors(1, &[4, 4, 2, 8, 8]), [1.0, 0.0, 0.0, 1.0, 0.0]);
+        assert_eq!(errors(MOST_KEPT / 4 + 1, &[4, 4]), [1.0, 1.0]);
+    }
 
     #[test]
     fn what_is_held_out_is_the_last_quarter_of_a_batch_or_every_fourth_sample() {

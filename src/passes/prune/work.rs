@@ -59,7 +59,8 @@ impl Work {
         }
         let mut costs = vec![0.0; tried.len()];
         if tried.len() > 1 {
-            let errors = effect::errors_held(origin.model, &tried, |(work, ..)| Ok(work.model.clone()), cx)?;
+            let original = effect::Original::of(origin.model.clone());
+            let errors = original.errors_held(&tried, |(work, ..)| Ok(work.model.clone()), cx)?;
             let both = tried.iter().zip(errors);
             costs = both.map(|((_, time, _), error)| contenders::cost_of(error, *time)).collect();
         }

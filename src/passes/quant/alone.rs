@@ -7,7 +7,6 @@ use super::{
 use crate::{
     error::{Error, Result},
     ir::{Model, Origin, QuantScheme, Tensor, ValueId, Where},
-    passes::{Context, linear::effect},
 };
 
 /// A weight, its scheme, and the reals that its integers stand for.
@@ -58,12 +57,6 @@ pub(super) fn with(float: &Model, set: &[Rounded]) -> Model {
         model.graph.value_mut(*of).origin = Origin::Initializer(weight.clone());
     }
     model
-}
-
-/// For each set of weights the squared error of the outputs when they take the place of the model's, relative to the
-/// squares of the outputs.
-pub(super) fn errors(float: &Model, sets: &[&[Rounded]], cx: &Context<'_>) -> Result<Vec<f64>> {
-    effect::errors(float, sets, |set| Ok(with(float, set)), cx)
 }
 
 fn unfit(model: &Model, v: ValueId) -> Error {

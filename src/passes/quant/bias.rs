@@ -19,7 +19,7 @@ use crate::{
     ops::reduce,
     passes::{
         Context,
-        linear::{Layer, effect},
+        linear::{Layer, effect::Original},
     },
 };
 
@@ -30,19 +30,19 @@ const HELD: usize = 4;
 /// is worth; nothing where it stays as it is.
 pub(super) fn correct(
     model: &mut Model,
-    float: &Model,
+    float: &Original,
     weights: &[ValueId],
     layers: &Layers,
     placed: impl Fn(&Model) -> Model,
     cx: &Context<'_>,
 ) -> Result<Option<String>> {
-    let (twice, computed) = twice(float, &placed(model), weights, layers);
+    let (twice, computed) = twice(&float.model, &placed(model), weights, layers);
     let Some((shifts, held)) = means(float, &cx.written(&twice)?.0, &computed, cx)? else { return Ok(None) };
     let mut shifted = model.clone();
     let shifts = computed.iter().zip(&shifts);
     let count = shifts.filter(|((layer, _), by)| layer.shift(&mut shifted.graph, by).is_some()).count();
     let written = |model: &&Model| Ok(cx.written(&placed(model))?.0);
-    let errors = effect::errors_on(held, float, &[&*model, &shifted], written, cx)?;
+    let errors = float.errors_on(held, &[&*model, &shifted], written, cx)?;
     let [before, after] = [0, 1].map(|k| errors.get(k).copied().unwrap_or_default().sqrt() * 100.0);
     let better = after <= before;
     if better {
@@ -100,19 +100,19 @@ fn twice(
 /// The means over the samples that are not held out, a number for each output of each layer, and how many samples are held
 /// out: all where there are few batches. Nothing where there is nothing to see.
 fn means(
-    float: &Model,
+    float: &Original,
     twice: &Model,
     computed: &[(Layer, String)],
     cx: &Context<'_>,
 ) -> Result<Option<(Vec<Vec<f64>>, usize)>> {
-    let g = &float.graph;
+    let g = &float.model.graph;
     let Some(input) = g.inputs.iter().find(|v| g.initializer(**v).is_none()) else { return Ok(None) };
     if computed.is_empty() {
         return Ok(None);
     }
     let names = computed.iter().map(|(_, mean)| mean.clone());
     let fetch: Vec<String> = [g.name_of(*input).to_owned()].into_iter().chain(names).collect();
-    let most = effect::affordable(float, 2, cx)?.max(1);
+    let most = float.affordable(2, cx)?.max(1);
     let (mut sums, mut counted, mut held): (Vec<Vec<f64>>, _, _) = (Vec::new(), 0, 0);
     cx.sweep(&[Probe { model: twice, fetch: &fetch }], most, &mut |seen| {
         let Some((input, means)) = seen.values.first().and_then(|v| v.split_first()) else { return Ok(()) };

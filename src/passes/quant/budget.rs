@@ -18,7 +18,7 @@ use crate::{
     ir::{Model, QuantScheme, Tensor, ValueId, Where},
     passes::{
         Context, RemarkKind,
-        linear::effect,
+        linear::effect::{self, Original},
         targets,
         trade::{self, Offer, Point},
     },
@@ -59,7 +59,10 @@ impl<'a> Choices<'a> {
         }
         let costs: Vec<u64> = rounded.iter().map(|r| bytes(&r.scheme, r.weight.len())).collect();
         let damages = match cx.has_samples() {
-            true => alone::errors(&float, &rounded.chunks(1).collect::<Vec<_>>(), cx)?,
+            true => {
+                let with = |one: &Rounded| Ok(alone::with(&float, std::slice::from_ref(one)));
+                Original::of(float.clone()).errors(&rounded, with, cx)?
+            }
             false => rounded.iter().map(|r| error(float.graph.constant(r.of), &r.weight)).collect(),
         };
         let count = layers.weights.len();
@@ -132,7 +135,8 @@ pub(super) fn within_size(
         if bytes <= target {
             let said = cx.said();
             cx.check_cancelled()?;
-            plan.pass.finish(&mut done, &integers, plan.pass.options.latency, cx)?;
+            let float = Original::of(alone::float(&done, &integers));
+            plan.pass.finish(&mut done, &float, &integers, plan.pass.options.latency, cx)?;
             bytes = cx.written(&done)?.1;
             if bytes <= target {
                 *model = done;
@@ -167,12 +171,12 @@ pub(super) fn within_drop(
         let help = "give some with `--calib`, and their right classes with `--labels` where they are known";
         return Err(Error::usage("`max_drop` needs samples to judge by", help));
     }
-    let float = alone::float(model, layers);
+    let float = Original::of(alone::float(model, layers));
     let judged = |model: &Model, layers: &Layers, latency, cx: &mut Context<'_>| {
         cx.check_cancelled()?;
         let mut done = model.clone();
-        plan.pass.finish(&mut done, layers, latency, cx)?;
-        let lost = lost(&float, &done, cx)?;
+        plan.pass.finish(&mut done, &float, layers, latency, cx)?;
+        let lost = lost(&float.model, &done, cx)?;
         Ok((done, lost))
     };
     let quietly = |model: &Model, layers: &Layers, cx: &mut Context<'_>| {

@@ -10,7 +10,10 @@ use crate::{
     ir::{Model, ValueId},
     passes::{
         Context, RemarkKind, Repair,
-        linear::{Rows, effect},
+        linear::{
+            Rows,
+            effect::{self, Original},
+        },
     },
 };
 
@@ -23,11 +26,11 @@ impl Quant {
         &self,
         weights: &[ValueId],
         model: &Model,
-        float: &Model,
+        float: &Original,
         layers: &Layers,
         cx: &mut Context<'_>,
     ) -> Result<bool> {
-        if effect::samples(float, ENOUGH, cx)? >= ENOUGH {
+        if effect::samples(&float.model, ENOUGH, cx)? >= ENOUGH {
             return Ok(true);
         }
         let [mut nearest, mut seen] = [(); 2].map(|()| model.clone());
@@ -39,7 +42,7 @@ impl Quant {
         learned::round(weights, 0, Rows::Most, &mut seen, layers, cx)?;
         cx.unsay(said);
         let reals = |model: &Model| alone::dequantized(model, layers);
-        let errors = effect::errors_held(float, &[nearest, seen], reals, cx)?;
+        let errors = float.errors_held(&[nearest, seen], reals, cx)?;
         let [nearest, seen] = [0, 1].map(|k| errors.get(k).copied().unwrap_or_default().sqrt() * 100.0);
         let enough = seen <= nearest;
         if !enough {

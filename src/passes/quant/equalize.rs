@@ -30,7 +30,7 @@ use crate::{
     ir::{Grain, Graph, Model, Op, Tensor, ValueId},
     measure::Probe,
     ops::reduce,
-    passes::{Context, RemarkKind, linear::effect},
+    passes::{Context, RemarkKind, linear::effect::Original},
 };
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -76,16 +76,16 @@ pub(super) fn equalized(
     if plan.pass.options.equalize == Equalize::None || layers.weights.is_empty() || !cx.has_inputs() {
         return Ok(layers);
     }
-    let float = alone::float(model, &layers);
-    let seams = seams(&float);
+    let float = Original::of(alone::float(model, &layers));
+    let seams = seams(&float.model);
     if seams.is_empty() {
         return Ok(layers);
     }
     let placement = Placement::usual(&plan.pass.options, cx.has_samples());
     let mut seen = observed(&float, &seams, cx)?;
-    let mut scaled = float.clone();
+    let mut scaled = float.model.clone();
     let mut moved = vec![false; seams.len()];
-    let whole = layers.weights.iter().any(|v| plan.grain_of(&float.graph, *v) == Some(Grain::Tensor));
+    let whole = layers.weights.iter().any(|v| plan.grain_of(&float.model.graph, *v) == Some(Grain::Tensor));
     for _ in 0..if whole { ROUNDS } else { 1 } {
         for (seam, moved) in seams.iter().zip(&mut moved) {
             cx.check_cancelled()?;
@@ -105,9 +105,9 @@ pub(super) fn equalized(
     let bits = vec![Some(plan.bits); layers.weights.len()];
     let new = layers.with_bits(plan, &mut scaled.graph, &bits);
     let both = [(&*model, &layers), (&scaled, &new)];
-    let few = effect::shared_out(&float, LOOKS, LEAST_SAMPLES, cx)?;
+    let few = float.shared_out(LOOKS, LEAST_SAMPLES, cx)?;
     let [before, after] = both.map(|(model, layers)| rounded(plan, model, layers, &placement, few, cx));
-    let errors = effect::errors_on(few, &float, &[before?, after?], |model| Ok(model.clone()), cx)?;
+    let errors = float.errors_on(few, &[before?, after?], |model| Ok(model.clone()), cx)?;
     let [before, after] = [0, 1].map(|k| errors.get(k).copied().unwrap_or_default().sqrt() * 100.0);
     if after > NEARER * before {
         return Ok(layers);
@@ -152,8 +152,8 @@ fn read(g: &Graph, seams: &[Seam]) -> Vec<ValueId> {
 }
 
 /// What the inputs tell of the channels that are read at the seams.
-fn observed(model: &Model, seams: &[Seam], cx: &Context<'_>) -> Result<Seen> {
-    let (mut probe, opset) = (model.clone(), model.opset());
+fn observed(float: &Original, seams: &[Seam], cx: &Context<'_>) -> Result<Seen> {
+    let (mut probe, opset) = (float.model.clone(), float.model.opset());
     let g = &mut probe.graph;
     let mut of = Vec::new();
     let mut fetch = Vec::new();
@@ -169,7 +169,7 @@ fn observed(model: &Model, seams: &[Seam], cx: &Context<'_>) -> Result<Seen> {
         }
         of.push(v);
     }
-    let most = effect::affordable(model, 1, cx)?.max(1);
+    let most = float.affordable(1, cx)?.max(1);
     let mut all: Vec<(f32, Vec<Channel>)> = vec![(0.0, Vec::new()); of.len()];
     cx.sweep(&[Probe { model: &probe, fetch: &fetch }], most, &mut |batch| {
         let values: Vec<_> = batch.values.iter().flatten().map(|t| t.to_f32().unwrap_or_default()).collect();

@@ -8,6 +8,7 @@ use super::{
     placement::{How, Kind, Placement},
     ranges::Look,
     rule::Rule,
+    trial::Trial,
     unseen,
     weights::{self, Layers},
     whole,
@@ -16,21 +17,25 @@ use crate::{
     error::Result,
     ir::{Model, ValueId},
     ops::infer_types,
-    passes::{Context, RemarkKind, Repair, linear::Rows},
+    passes::{
+        Context, RemarkKind, Repair,
+        linear::{Rows, effect::Original},
+    },
 };
+use std::cell::OnceCell;
 
 impl Quant {
     /// Rounds the weights that have schemes, places integer activations and says what became of all.
     pub(super) fn finish(
         &self,
         model: &mut Model,
+        float: &Original,
         layers: &Layers,
         latency: Latency,
         cx: &mut Context<'_>,
     ) -> Result<()> {
         let samples = cx.has_samples();
-        let float = alone::float(model, layers);
-        let unlearned = self.round(model, &float, layers, cx)?;
+        let unlearned = self.round(model, float, layers, cx)?;
         let mut placement = Placement::usual(&self.options, samples);
         let timed = self.options.target.profile().timed && latency == Latency::Guard;
         let guarded = timed && placement != Placement::FLOAT;
@@ -48,8 +53,9 @@ impl Quant {
         };
         let choice = Choice {
             pass: self,
-            float: &float,
+            float,
             rounded: &model.clone(),
+            reals: OnceCell::new(),
             unlearned: &unlearned,
             widest: &widest,
             rules: &rules,
@@ -57,13 +63,12 @@ impl Quant {
         };
         let mut chosen = choice.among(layers, 0, cx)?;
         if self.options.target.profile().whole {
-            whole::advise(self, &chosen.model, &float, layers, &widest, &sets[chosen.set], cx)?;
+            whole::advise(self, &chosen.model, float, layers, &widest, &sets[chosen.set], cx)?;
         }
         let mut all = &layers.ops;
         let layers = &match widest.is_static() && cx.has_inputs() && self.options.guards_noise() {
             true => {
-                let schemes = &sets[chosen.set];
-                noisy::left_out(self, &chosen.model, layers, &widest, schemes, chosen.noise, cx)?
+                noisy::left_out(self, &chosen.model, layers, &widest, &sets[chosen.set], chosen.noise, cx)?
             }
             false => layers.clone(),
         };
@@ -88,7 +93,7 @@ impl Quant {
             false => (chosen.model, chosen.repair),
         };
         if !samples && self.options.repair == Repair::Auto {
-            repair = unseen::correct(model, &float, &unlearned, layers);
+            repair = unseen::correct(model, &float.model, &unlearned, layers);
         }
         repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
         let (activations, said) = self.place(model, layers, &placement, schemes);
@@ -102,7 +107,7 @@ impl Quant {
     fn round(
         &self,
         model: &mut Model,
-        float: &Model,
+        float: &Original,
         layers: &Layers,
         cx: &mut Context<'_>,
     ) -> Result<Vec<ValueId>> {
@@ -130,7 +135,7 @@ impl Quant {
         let mut unlearned: Vec<ValueId> =
             layers.weights.iter().filter(|v| !learned.contains(v)).copied().collect();
         if rank > 0 {
-            let compensated = compensate::beside(rank, &unlearned, model, float, layers, cx)?;
+            let compensated = compensate::beside(rank, &unlearned, model, &float.model, layers, cx)?;
             // What factors make up for, a bias would make up for twice.
             unlearned.retain(|v| !compensated.contains(v));
             infer_types(model)?;
@@ -143,9 +148,11 @@ impl Quant {
 struct Choice<'a> {
     pass: &'a Quant,
     /// The model before anything was rounded.
-    float: &'a Model,
+    float: &'a Original,
     /// With weights rounded.
     rounded: &'a Model,
+    /// With weights the floats that their integers stand for.
+    reals: OnceCell<Original>,
     /// Weights whose mean error biases may make up for.
     unlearned: &'a [ValueId],
     /// The placement that is looked at: the one with the most integers.
@@ -170,9 +177,23 @@ struct Chosen {
 }
 
 impl Choice<'_> {
+    /// What is tried on these layers.
+    fn trial<'b>(&'b self, layers: &'b Layers) -> Result<Trial<'b>> {
+        let reals = match self.reals.get() {
+            Some(reals) => reals,
+            None => {
+                let reals = Original::of(alone::dequantized(self.rounded, layers)?);
+                self.reals.get_or_init(|| reals)
+            }
+        };
+        Ok(Trial::of(self.pass, self.rounded, layers, self.widest, reals))
+    }
     /// Chooses for these layers; the usual set stays unless another is clearly better.
     fn among(&self, layers: &Layers, usual: usize, cx: &Context<'_>) -> Result<Chosen> {
-        let look = Look::at(self.pass, self.rounded, layers, self.widest, (self.sets, usual), cx)?;
+        let look = match self.sets.iter().all(|set| *set == self.sets[0]) {
+            true => Look::none(usual),
+            false => Look::at(&self.trial(layers)?, self.sets, usual, cx)?,
+        };
         let left = look.left();
         let tried = left.iter().map(|k| self.repaired(layers, self.widest, &self.sets[*k], cx));
         let mut tried = tried.collect::<Result<Vec<_>>>()?;

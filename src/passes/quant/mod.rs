@@ -47,7 +47,10 @@ mod weights;
 mod whole;
 mod widen;
 
-use super::{Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, lift, pass::changed_options};
+use super::{
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, globs, lift, linear::effect::Original,
+    pass::changed_options,
+};
 use crate::{
     error::{Error, Result},
     ir::{Graph, Model, OpId, Origin, QuantForm, ValueId, Where},
@@ -264,8 +267,9 @@ impl Quant {
         layers = equalize::equalized(&plan, model, layers, cx)?;
         match self.budget {
             None => {
-                layers = noisy::widened(&plan, model, layers, cx)?;
-                self.finish(model, &layers, self.options.latency, cx)?;
+                let float = Original::of(alone::float(model, &layers));
+                layers = noisy::widened(&plan, model, &float, layers, cx)?;
+                self.finish(model, &float, &layers, self.options.latency, cx)?;
             }
             Some(Budget::Size(share)) => budget::within_size(&plan, share, model, &layers, cx)?,
             Some(Budget::Drop(most)) => budget::within_drop(&plan, most, model, &layers, cx)?,

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     error::Result,
     ir::{Model, OpId, Where},
-    passes::{Context, RemarkKind, linear::effect},
+    passes::{Context, RemarkKind, linear::effect::Original},
 };
 use std::ops::Range;
 
@@ -46,32 +46,32 @@ const LEAST_SHARED: usize = 8;
 pub(super) fn widened(
     plan: &Plan<'_>,
     model: &mut Model,
+    float: &Original,
     layers: Layers,
     cx: &mut Context<'_>,
 ) -> Result<Layers> {
     if layers.weights.len() < 2 || !cx.has_inputs() || !plan.pass.options.guards_noise() {
         return Ok(layers);
     }
-    let float = alone::float(model, &layers);
     let rounded = alone::rounded(plan, model, &layers, plan.bits)?;
-    let all = alone::errors(&float, &[&rounded], cx)?;
     let most = power(if plan.bits < 8 { LEAST_SQNR_OF_FEW_BITS } else { LEAST_SQNR });
-    if all.iter().sum::<f64>() <= most {
+    let all = together(float, || Ok(alone::with(&float.model, &rounded)), most, cx)?;
+    if all <= most {
         return Ok(layers);
     }
-    if effect::affordable(&float, rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
+    if float.affordable(rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
         let why = "not looked into which weights cost most: each would take a run of this large model";
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers);
     }
     let sizes: Vec<usize> = rounded.iter().map(|r| r.weight.len()).collect();
     let of = |groups: &[Range<usize>]| {
-        let samples = effect::shared_out(&float, groups.len(), LEAST_SHARED, cx)?;
-        let with = |group: &Range<usize>| Ok(alone::with(&float, &rounded[group.clone()]));
-        effect::errors_on(samples, &float, groups, with, cx)
+        let samples = float.shared_out(groups.len(), LEAST_SHARED, cx)?;
+        let with = |group: &Range<usize>| Ok(alone::with(&float.model, &rounded[group.clone()]));
+        float.errors_on(samples, groups, with, cx)
     };
-    let noise = noise(&sizes, all.iter().sum(), of)?;
-    let mut loud = too_loud(&noise, &sizes, all.iter().sum(), most);
+    let noise = noise(&sizes, all, of)?;
+    let mut loud = too_loud(&noise, &sizes, all, most);
     loud.retain(|k| !plan.pass.fixes_bits(&model.graph, layers.weights[*k]));
     let wider = (plan.bits < 8).then_some(8);
     for k in &loud {
@@ -103,25 +103,26 @@ pub(super) fn left_out(
     if seen.is_some_and(|noise| noise <= CLEARLY * most) {
         return Ok(layers.clone());
     }
-    let trial = Trial::of(pass, model, layers, placement)?;
-    let Trial { float, rounded, others, .. } = &trial;
+    let float = &Original::of(alone::dequantized(model, layers)?);
+    let trial = Trial::of(pass, model, layers, placement, float);
+    let Trial { rounded, others, .. } = &trial;
     let placed = |ops: &[OpId]| trial.with(ops, schemes, cx);
-    let all = effect::errors(float, std::slice::from_ref(rounded), |ops| placed(ops), cx)?;
-    if all.iter().sum::<f64>() <= most || rounded.len() < 2 {
+    let all = together(float, || placed(rounded), most, cx)?;
+    if all <= most || rounded.len() < 2 {
         return Ok(layers.clone());
     }
-    if effect::affordable(float, rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
+    if float.affordable(rounded.len().div_ceil(GROUP), cx)? < LEAST_SAMPLES {
         let why = "not looked into which layers' integer activations cost most: each would take a run of this large model";
         cx.remark(RemarkKind::Note, (), why);
         return Ok(layers.clone());
     }
     let of = |groups: &[Range<usize>]| {
-        let samples = effect::shared_out(float, groups.len(), LEAST_SHARED, cx)?;
-        effect::errors_on(samples, float, groups, |group| placed(&rounded[group.clone()]), cx)
+        let samples = float.shared_out(groups.len(), LEAST_SHARED, cx)?;
+        float.errors_on(samples, groups, |group| placed(&rounded[group.clone()]), cx)
     };
     let alike = vec![1; rounded.len()];
-    let noise = noise(&alike, all.iter().sum(), of)?;
-    let loud = too_loud(&noise, &alike, all.iter().sum(), most);
+    let noise = noise(&alike, all, of)?;
+    let loud = too_loud(&noise, &alike, all, most);
     for k in &loud {
         let why = format!(
             "stays float: rounding what it reads and writes alone costs the outputs {}",
@@ -133,6 +134,12 @@ pub(super) fn left_out(
     let mut ops: Vec<OpId> = quiet.chain(others.iter().copied()).collect();
     ops.sort_unstable();
     Ok(Layers { ops, ..layers.clone() })
+}
+
+/// How much noise this change makes: on few samples, where they tell that it is clearly less than so much.
+fn together(float: &Original, make: impl Fn() -> Result<Model>, most: f64, cx: &Context<'_>) -> Result<f64> {
+    let few = float.errors_on(LEAST_SHARED, &[()], |()| make(), cx)?[0];
+    if few <= CLEARLY * most { Ok(few) } else { Ok(float.errors(&[()], |()| make(), cx)?[0]) }
 }
 
 /// The power of noise so many dB below that of the outputs.
@@ -193,7 +200,33 @@ fn too_loud(noise: &[f64], sizes: &[usize], together: f64, most: f64) -> Vec<usi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::RefCell;
+    use crate::{
+        ir::{Tensor, text},
+        measure::doubles::Double,
+    };
+    use std::{
+        cell::{Cell, RefCell},
+        rc::Rc,
+    };
+
+    #[test]
+    fn few_samples_do_where_they_tell_clearly() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]> m (float[1, 1] x) => (float[1, 1] y) { y = Relu (x) }"#;
+        let model = text::parse(text).unwrap();
+        // How often the changed model runs, which makes a noise of 1.
+        let looks = |most: f64| {
+            let runs = Rc::new(Cell::new(0));
+            let counted = runs.clone();
+            let double = Double::of_samples(move |k| {
+                counted.set(counted.get() + usize::from(k == 1));
+                Tensor::from_vec([1, 1], vec![1.0 + k as f32])
+            });
+            let (cx, float) = (Context::new().with_measure(&double), Original::of(model.clone()));
+            together(&float, || Ok(model.clone()), most, &cx).unwrap();
+            runs.get()
+        };
+        assert_eq!([0.1, 0.9, 1.1, 3.0].map(looks), [2, 2, 2, 1]);
+    }
 
     #[test]
     fn only_groups_that_may_hold_an_outlier_are_looked_into() {

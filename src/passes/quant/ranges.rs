@@ -6,11 +6,11 @@
 //! rule, both are looked at once more with biases corrected for them: a narrow range moves means, which biases make up for, but
 //! no bias makes up for coarse steps.
 
-use super::{Quant, activations::Schemes, placement::Placement, rule::Rule, trial::Trial, weights::Layers};
+use super::{activations::Schemes, rule::Rule, trial::Trial};
 use crate::{
     error::Result,
     ir::Model,
-    passes::{Context, linear::effect},
+    passes::{Context, linear::effect::Original},
 };
 
 /// The share of the usual rule's error that another has to stay below.
@@ -40,28 +40,21 @@ pub(super) struct Nearest {
 }
 
 impl Look {
-    /// Looks at the model rounded by each of these sets of schemes, where they differ and the model is small enough; this one
-    /// stays unless another is clearly better.
-    pub(super) fn at(
-        pass: &Quant,
-        model: &Model,
-        layers: &Layers,
-        placement: &Placement,
-        (sets, usual): (&[Schemes], usize),
-        cx: &Context<'_>,
-    ) -> Result<Look> {
-        let mut look = Look { errors: Vec::new(), samples: 0, usual };
-        if sets.iter().all(|set| *set == sets[0]) {
-            return Ok(look);
+    /// Where none differs from the others.
+    pub(super) fn none(usual: usize) -> Look {
+        Look { errors: Vec::new(), samples: 0, usual }
+    }
+    /// Looks at what is tried by each of these sets of schemes, where the model is small enough; this one stays unless another
+    /// is clearly better.
+    pub(super) fn at(trial: &Trial<'_>, sets: &[Schemes], usual: usize, cx: &Context<'_>) -> Result<Look> {
+        if trial.float.affordable(sets.len(), cx)? < *SAMPLES.start() {
+            return Ok(Look::none(usual));
         }
-        let trial = Trial::of(pass, model, layers, placement)?;
-        if effect::affordable(&trial.float, sets.len(), cx)? >= *SAMPLES.start() {
-            let samples = effect::affordable(&trial.float, SHARE * sets.len(), cx)?;
-            look.samples = samples.clamp(*SAMPLES.start(), *SAMPLES.end());
-            let with = |schemes: &Schemes| trial.with(&trial.rounded, schemes, cx);
-            look.errors = effect::errors_on(look.samples, &trial.float, sets, with, cx)?;
-        }
-        Ok(look)
+        let samples = trial.float.affordable(SHARE * sets.len(), cx)?;
+        let samples = samples.clamp(*SAMPLES.start(), *SAMPLES.end());
+        let with = |schemes: &Schemes| trial.with(&trial.rounded, schemes, cx);
+        let errors = trial.float.errors_on(samples, sets, with, cx)?;
+        Ok(Look { errors, samples, usual })
     }
     /// The sets that may be the best: the one that stays otherwise, and another that is clearly better so far.
     pub(super) fn left(&self) -> Vec<usize> {
@@ -74,7 +67,7 @@ impl Look {
     pub(super) fn nearest(
         &self,
         rules: &[Rule],
-        float: &Model,
+        float: &Original,
         corrected: &[Model],
         cx: &Context<'_>,
     ) -> Result<Nearest> {
@@ -82,7 +75,7 @@ impl Look {
         let written = |model: &Model| Ok(cx.written(model)?.0);
         let errors = match left.len() {
             1 => self.errors.get(self.usual).copied().into_iter().collect(),
-            _ => effect::errors_on(self.samples, float, corrected, written, cx)?,
+            _ => float.errors_on(self.samples, corrected, written, cx)?,
         };
         let place = least(&errors, 0);
         let text = (!self.errors.is_empty()).then(|| {

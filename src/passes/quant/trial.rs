@@ -4,14 +4,13 @@
 use super::{
     Quant,
     activations::Schemes,
-    alone,
     placement::{How, Placement},
     weights::Layers,
 };
 use crate::{
     error::Result,
     ir::{Model, OpId},
-    passes::Context,
+    passes::{Context, linear::effect::Original},
 };
 
 /// What is tried with some schemes on some layers.
@@ -21,7 +20,7 @@ pub(super) struct Trial<'a> {
     layers: &'a Layers,
     placement: &'a Placement,
     /// With all activations in float.
-    pub(super) float: Model,
+    pub(super) float: &'a Original,
     /// The layers that round what they read to measured ranges.
     pub(super) rounded: Vec<OpId>,
     /// The other ones.
@@ -34,16 +33,15 @@ impl<'a> Trial<'a> {
         model: &'a Model,
         layers: &'a Layers,
         placement: &'a Placement,
-    ) -> Result<Trial<'a>> {
+        float: &'a Original,
+    ) -> Trial<'a> {
         let is_rounded = |op: &&OpId| layers.how(&model.graph, placement, **op) == How::Static;
         let (rounded, others) = layers.ops.iter().partition(is_rounded);
-        // Weights are rounded once: those whose layer is not looked at need no integers.
-        let float = alone::dequantized(model, layers)?;
-        Ok(Trial { pass, model, layers, placement, float, rounded, others })
+        Trial { pass, model, layers, placement, float, rounded, others }
     }
     /// The model as it is written where these layers round by these schemes.
     pub(super) fn with(&self, ops: &[OpId], schemes: &Schemes, cx: &Context<'_>) -> Result<Model> {
-        let mut placed = self.float.clone();
+        let mut placed = self.float.model.clone();
         for v in ops.iter().flat_map(|op| self.model.graph.inputs_of(*op)).flatten() {
             placed.graph.value_mut(v).quant = self.model.graph.value(v).quant.clone();
         }

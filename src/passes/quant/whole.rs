@@ -17,7 +17,7 @@ use crate::{
     error::Result,
     ir::{DType, Graph, Model, Op, OpId, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
     ops::{is_deterministic, quantized::dequantized},
-    passes::{Context, RemarkKind, linear::effect},
+    passes::{Context, RemarkKind, linear::effect::Original},
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -279,7 +279,7 @@ fn operand(tensor: &Tensor, dtype: DType) -> Option<QuantScheme> {
 pub(super) fn advise(
     pass: &Quant,
     model: &Model,
-    float: &Model,
+    float: &Original,
     layers: &Layers,
     placement: &Placement,
     schemes: &Schemes,
@@ -304,7 +304,7 @@ pub(super) fn advise(
         pass.place(&mut model, layers, placement, schemes);
         Ok(cx.written(&model)?.0)
     };
-    let noise: f64 = effect::errors(float, &[()], placed, cx)?.iter().sum();
+    let noise: f64 = float.errors(&[()], placed, cx)?.iter().sum();
     let sqnr = -10.0 * noise.log10();
     if sqnr < LEAST_SQNR {
         let why = format!("{what} the outputs {sqnr:.0} dB above the noise: `{more}` leaves more");

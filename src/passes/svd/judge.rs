@@ -154,7 +154,7 @@ fn by_outputs(model: &Model, candidates: &[Candidate], round: usize, cx: &mut Co
         let _ = replace(&mut model.graph, look.candidate, look.choice.form, &look.kernels);
         Ok(model)
     };
-    let errors = effect::errors(model, &looks, alone, cx)?;
+    let errors = effect::Original::of(model.clone()).errors(&looks, alone, cx)?;
     for ((k, look), error) in looks.iter().zip(errors) {
         if look.choice.lost > 0.0 && error > 0.0 {
             judged.offers[*k].weight = error / look.choice.lost;

@@ -27,7 +27,8 @@ pub(in super::super) fn without(model: &Model, branches: &[Branch], cx: &Context
         branch.drop_from(&mut without.graph);
         Ok(without)
     };
-    let mut errors = effect::errors(model, branches, drop, cx)?;
+    let original = effect::Original::of(model.clone());
+    let mut errors = original.errors(branches, drop, cx)?;
     let mut mildest: Vec<usize> = (0..branches.len()).filter(|k| errors[*k] > 0.0).collect();
     mildest.sort_by(|a, b| errors[*a].total_cmp(&errors[*b]));
     mildest.truncate(effect::affordable_changes(model, RUNS, cx)?);
@@ -37,7 +38,7 @@ pub(in super::super) fn without(model: &Model, branches: &[Branch], cx: &Context
         progress.advance(1);
         adapted_without(model, &branches[*k], cx)
     };
-    let seen = effect::errors_held(model, &mildest, adapt, cx);
+    let seen = original.errors_held(&mildest, adapt, cx);
     progress.end();
     for (k, error) in mildest.iter().zip(seen?) {
         errors[*k] = errors[*k].min(error);

@@ -89,7 +89,11 @@ fn judge(
             looks.push(ablate::Look::of(k, candidate, (size as f64 * share) as usize, &read));
         }
     }
-    let errors = effect::errors_held(model, &looks, |look| look.model(model, flow, layers), cx)?;
+    let errors = effect::Original::of(model.clone()).errors_held(
+        &looks,
+        |look| look.model(model, flow, layers),
+        cx,
+    )?;
     if errors.iter().all(|error| *error == 0.0) {
         // The outputs are no numbers, or none that say how near they are: the layers' own errors must do.
         return Ok(());
