@@ -22,7 +22,7 @@ fn distance(a: &Tensor, b: &Tensor) -> f64 {
 fn models_of_heavy_weights_compute_the_same_though_they_hold_them_once() {
     let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
     let mut heavy = light();
-    heavy.retain(|path| path.metadata().unwrap().len() > 20 << 20);
+    heavy.retain(|path| path.metadata().unwrap().len() > 24 << 20);
     assert!(heavy.len() >= 3, "{heavy:?}");
     for path in &heavy {
         let model = lower::load(path).unwrap();

@@ -296,8 +296,8 @@ impl Measure for Measurer {
     }
 }
 
-/// Bytes of weights (16 MiB) from which a sweep holds them once, in the layout that they have, rather than be a few percent faster.
-const HEAVY: usize = 16 << 20;
+/// Bytes of weights (24 MiB) from which a sweep holds them once, in the layout that they have, rather than be a few percent faster.
+const HEAVY: usize = 24 << 20;
 
 /// What `of` makes of each item, in order; side by side, or one after the other.
 fn each_of<T: Sync, U: Send>(

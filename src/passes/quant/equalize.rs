@@ -42,6 +42,8 @@ const WORTH: f64 = 0.9;
 /// The outputs' error has to fall to this share: layers that are left float later, or keep more bits, also make up for what
 /// single channels cost, and those that stay loud would no longer stand out.
 const NEARER: f64 = 0.5;
+/// No look is worth its runs unless the predicted errors fall to this share together: as powers, twice what the outputs' has to.
+const LIKELY: f64 = 0.5;
 /// That is so much that few samples tell it: as many as this many changes would be looked at with.
 const LOOKS: usize = 16;
 const LEAST_SAMPLES: usize = 4;
@@ -85,12 +87,15 @@ pub(super) fn equalized(
     let mut seen = observed(&float, &seams, cx)?;
     let mut scaled = float.model.clone();
     let mut moved = vec![false; seams.len()];
+    let mut predicted = vec![[0.0; 2]; seams.len()];
     let whole = layers.weights.iter().any(|v| plan.grain_of(&float.model.graph, *v) == Some(Grain::Tensor));
     for _ in 0..if whole { ROUNDS } else { 1 } {
-        for (seam, moved) in seams.iter().zip(&mut moved) {
+        for ((seam, moved), predicted) in seams.iter().zip(&mut moved).zip(&mut predicted) {
             cx.check_cancelled()?;
             let judge = Judge { plan, g: &scaled.graph, layers: &layers, placement: &placement, seen: &seen };
-            let Some(scales) = judge.best(seam) else { continue };
+            let Some((errors, scales)) = judge.best(seam) else { continue };
+            *predicted = if *moved { [predicted[0], errors[1]] } else { errors };
+            let Some(scales) = scales else { continue };
             let mut new = scaled.clone();
             if seam.scale(&mut new.graph, &scales).is_some() {
                 (scaled, *moved) = (new, true);
@@ -100,6 +105,10 @@ pub(super) fn equalized(
     }
     let count = moved.iter().filter(|moved| **moved).count();
     if count == 0 {
+        return Ok(layers);
+    }
+    let [now, then] = [0, 1].map(|k| predicted.iter().map(|errors| errors[k]).sum::<f64>());
+    if then > LIKELY * now {
         return Ok(layers);
     }
     let bits = vec![Some(plan.bits); layers.weights.len()];
@@ -211,8 +220,8 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// The scales with the smallest predicted error; `None` where it is not worth it.
-    fn best(&self, seam: &Seam) -> Option<Vec<f32>> {
+    /// The predicted error as it is and as it becomes, and the scales that make it the smallest; none where that is not worth it.
+    fn best(&self, seam: &Seam) -> Option<([f64; 2], Option<Vec<f32>>)> {
         let candidates = self.candidates(seam);
         let layers: Vec<Weighed<'_>> = seam.touches.iter().filter_map(|touch| self.weighed(touch)).collect();
         let before = self.error(&layers, &vec![1.0; seam.size])?;
@@ -220,7 +229,8 @@ impl Judge<'_> {
             candidates.into_par_iter().filter_map(|scales| Some((self.error(&layers, &scales)?, scales)));
         let errors: Vec<_> = errors.collect();
         let (error, scales) = errors.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
-        (error < WORTH * before).then_some(scales)
+        let moves = error < WORTH * before;
+        Some(([before, if moves { error } else { before }], moves.then_some(scales)))
     }
     fn candidates(&self, seam: &Seam) -> Vec<Vec<f32>> {
         let zeros = || vec![0f32; seam.size];
