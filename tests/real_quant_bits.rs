@@ -65,7 +65,7 @@ fn samples_that_are_too_few_to_round_by_are_not() {
     };
     let [chosen, nearest, seen] = ["", ",method=rtn", ",method=gptq"].map(quantized);
     assert!(nearest.0 > seen.0 + 1.0, "{} dB to the nearest, {} dB by what layers see", nearest.0, seen.0);
-    assert_eq!(chosen, (nearest.0, true));
+    assert!(chosen.1 && (chosen.0 - nearest.0).abs() < 0.1, "{} dB", chosen.0);
     assert!(!nearest.1 && !seen.1, "who asks for a method gets it");
 }
 
