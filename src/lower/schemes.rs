@@ -75,16 +75,22 @@ fn rewrite(graph: &mut Graph, opset: i64, parameters: &mut Parameters) -> Result
     Ok(())
 }
 
-/// Moves the weights that products in one body alone read, and that DequantizeLinear is to make, into that body: a runtime
-/// that has a kernel for both looks for them side by side.
+/// Moves weights into the one body that reads them, where that is better there. Products are: a runtime that has a kernel for
+/// DequantizeLinear and the product looks for them side by side. What is folded is too, as that is done in bodies as well when
+/// a model is loaded, and handing the result to the body takes time in each run.
 fn sink(graph: &mut Graph) {
-    let stored = |v: &ValueId| {
-        let value = graph.value(*v);
+    for v in graph.values().collect::<Vec<_>>() {
+        let value = graph.value(v);
         let form = value.quant.as_ref().map(|scheme| scheme.form);
-        form == Some(QuantForm::Qdq) && matches!(value.origin, Origin::Initializer(_)) && !graph.is_input(*v)
-    };
-    for v in graph.values().filter(stored).collect::<Vec<_>>() {
-        let Some((op, which)) = graph.sole_body(v).filter(|_| multiplied(graph, v)) else { continue };
+        let better = match form {
+            Some(QuantForm::Qdq) => multiplied(graph, v),
+            Some(QuantForm::Folded) => true,
+            _ => false,
+        };
+        if !better || !matches!(value.origin, Origin::Initializer(_)) || graph.is_input(v) {
+            continue;
+        }
+        let Some((op, which)) = graph.sole_body(v) else { continue };
         let (name, value) = (graph.name_of(v).to_owned(), graph.value_mut(v));
         let (origin, scheme) = (std::mem::take(&mut value.origin), value.quant.take());
         if let Some(body) = graph.op_mut(op).bodies_mut().nth(which)

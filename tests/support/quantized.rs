@@ -34,7 +34,7 @@ pub(crate) fn calibrated(original: &Model, pass: &str) -> Model {
     model
 }
 
-/// How many kernels of each kind ONNX Runtime makes of a model.
+/// How many kernels of each kind ONNX Runtime makes of a model, those in bodies too.
 pub(crate) fn kernels(model: &Model) -> BTreeMap<String, usize> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rewritten.onnx");
@@ -42,9 +42,9 @@ pub(crate) fn kernels(model: &Model) -> BTreeMap<String, usize> {
     Session::new(&runtime(), model, &options).unwrap();
     let rewritten = load(&path);
     let mut counts = BTreeMap::new();
-    for op in rewritten.graph.ops() {
-        *counts.entry(rewritten.graph.op(op).op_type.clone()).or_default() += 1;
-    }
+    rewritten.graph.for_each_nested(&mut |graph| {
+        graph.ops().for_each(|op| *counts.entry(graph.op(op).op_type.clone()).or_default() += 1);
+    });
     counts
 }
 

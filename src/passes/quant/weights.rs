@@ -217,8 +217,8 @@ pub(super) fn uncast(plan: &Plan<'_>, graph: &mut Graph) -> Vec<(ValueId, DType)
     done
 }
 
-/// Moves the weights that bodies define and that are worth it to the main graph: there a runtime computes them back once, not
-/// in each run of the body.
+/// Moves the weights that bodies define and that are worth it to the main graph, where those of all graphs are found. What one
+/// body alone reads goes back there when schemes become operators.
 pub(super) fn lift(plan: &Plan<'_>, graph: &mut Graph) -> usize {
     let worth = worth(plan.bits);
     let wanted = |body: &Graph, v: ValueId| {
