@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{Model, ValueId},
+    ir::{Model, OpId, ValueId},
     ops::infer_types,
     passes::{
         Context, RemarkKind, Repair,
@@ -36,67 +36,69 @@ impl Quant {
     ) -> Result<()> {
         let samples = cx.has_samples();
         let unlearned = self.round(model, float, layers, cx)?;
-        let mut placement = Placement::usual(&self.options, samples);
+        let usual = Placement::usual(&self.options, samples);
         let timed = self.options.target.profile().timed && latency == Latency::Guard;
-        let guarded = timed && placement != Placement::FLOAT;
+        let guarded = timed && usual != Placement::FLOAT;
         // What is timed may place more than what is usual does.
-        let widest = if guarded { self.widest(samples) } else { placement };
+        let widest = if guarded { self.widest(samples) } else { usual };
         let layers = &match widest.of_kind(Kind::Pair) {
             How::Float => layers.clone(),
             _ => pairs::with(self, model, layers),
         };
-        let layers = &last::left_out(self, model, layers, &widest, cx)?;
+        let all = &last::left_out(self, model, layers, &widest, cx)?;
         let rules = self.options.rules();
         let sets = match widest.is_static() {
-            true => activations::schemes(self, &rules, model, layers, &widest, usize::MAX, cx)?,
+            true => activations::schemes(self, &rules, model, all, &widest, usize::MAX, cx)?,
             false => vec![Schemes::new()],
         };
+        // How long integers take does not depend on their ranges; so those follow from what is placed.
+        let mut timed = match guarded {
+            true => guard::choose(self, model, all, &sets[0], usual, cx)?,
+            false => None,
+        };
+        let placement = timed.as_ref().map_or(usual, |timed| timed.placement);
         let choice = Choice {
             pass: self,
             float,
             rounded: &model.clone(),
             reals: OnceCell::new(),
             unlearned: &unlearned,
-            widest: &widest,
             rules: &rules,
             sets: &sets,
         };
-        let mut chosen = choice.among(layers, 0, cx)?;
+        let mut chosen = choice.among(all, placement, 0, cx)?;
         if self.options.target.profile().whole {
-            whole::advise(self, &chosen.model, float, layers, &widest, &sets[chosen.set], cx)?;
+            whole::advise(self, &chosen.model, float, all, &placement, &sets[chosen.set], cx)?;
         }
-        let mut all = &layers.ops;
-        let layers = &match widest.is_static() && cx.has_inputs() && self.options.guards_noise() {
+        let looks = placement != Placement::FLOAT && cx.has_inputs() && self.options.guards_noise();
+        let layers = &match looks {
             true => {
-                noisy::left_out(self, &chosen.model, layers, &widest, &sets[chosen.set], chosen.noise, cx)?
+                noisy::left_out(self, &chosen.model, all, &placement, &sets[chosen.set], chosen.noise, cx)?
             }
-            false => layers.clone(),
+            false => all.clone(),
         };
-        // Without the loudest layers other ranges may be the best.
-        if sets.len() > 1 && layers.ops != *all {
-            chosen = choice.among(layers, chosen.set, cx)?;
-            all = &layers.ops;
+        // Without the loudest layers fewer kinds may be worth it, and other ranges the best.
+        if layers.ops != all.ops {
+            timed = match timed {
+                Some(timed) => Some(timed.of_fewer(self, model, layers, &sets[0], cx)?),
+                None => None,
+            };
+            let placement = timed.as_ref().map_or(usual, |timed| timed.placement);
+            chosen = choice.among(layers, placement, chosen.set, cx)?;
         }
-        chosen.text.iter().for_each(|text| cx.remark(RemarkKind::Note, (), text.clone()));
-        let schemes = &sets[chosen.set];
-        let timed = match guarded {
-            true => guard::choose(self, &chosen.model, layers, schemes, placement, cx)?,
-            false => None,
-        };
+        let Chosen { set, placement, text, .. } = chosen;
+        text.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
         match timed {
-            Some(fastest) => placement = fastest,
-            None => placement.tell(&chosen.model.graph, &layers.ops, cx),
+            Some(timed) => timed.tell(&model.graph, layers, cx),
+            None => placement.tell(&model.graph, &layers.ops, cx),
         }
-        let mut repair;
-        (*model, repair) = match placement != widest || layers.ops != *all {
-            true => choice.repaired(layers, &placement, schemes, cx)?,
-            false => (chosen.model, chosen.repair),
-        };
+        let mut repair = chosen.repair;
+        *model = chosen.model;
         if !samples && self.options.repair == Repair::Auto {
             repair = unseen::correct(model, &float.model, &unlearned, layers);
         }
         repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
-        let (activations, said) = self.place(model, layers, &placement, schemes);
+        let (activations, said) = self.place(model, layers, &placement, &sets[set]);
         said.into_iter().for_each(|(at, why)| cx.missed(at, why));
         cx.count("activations", activations);
         weights::tell(&mut model.graph, layers, &placement, cx);
@@ -155,8 +157,6 @@ struct Choice<'a> {
     reals: OnceCell<Original>,
     /// Weights whose mean error biases may make up for.
     unlearned: &'a [ValueId],
-    /// The placement that is looked at: the one with the most integers.
-    widest: &'a Placement,
     rules: &'a [Rule],
     /// The schemes by each of the rules.
     sets: &'a [Schemes],
@@ -166,6 +166,8 @@ struct Choice<'a> {
 struct Chosen {
     /// The place of its schemes among the sets.
     set: usize,
+    /// The placement that it was chosen for.
+    placement: Placement,
     /// The power of the noise that it leaves, as far as that was looked at.
     noise: Option<f64>,
     /// What was looked at, in words.
@@ -178,7 +180,7 @@ struct Chosen {
 
 impl Choice<'_> {
     /// What is tried on these layers.
-    fn trial<'b>(&'b self, layers: &'b Layers) -> Result<Trial<'b>> {
+    fn trial<'b>(&'b self, layers: &'b Layers, placement: &'b Placement) -> Result<Trial<'b>> {
         let reals = match self.reals.get() {
             Some(reals) => reals,
             None => {
@@ -186,23 +188,26 @@ impl Choice<'_> {
                 self.reals.get_or_init(|| reals)
             }
         };
-        Ok(Trial::of(self.pass, self.rounded, layers, self.widest, reals))
+        Ok(Trial::of(self.pass, self.rounded, layers, placement, reals))
     }
-    /// Chooses for these layers; the usual set stays unless another is clearly better.
-    fn among(&self, layers: &Layers, usual: usize, cx: &Context<'_>) -> Result<Chosen> {
-        let look = match self.sets.iter().all(|set| *set == self.sets[0]) {
-            true => Look::none(usual),
-            false => Look::at(&self.trial(layers)?, self.sets, usual, cx)?,
+    /// Chooses for these layers, placed so; the usual set stays unless another is clearly better.
+    fn among(&self, layers: &Layers, placement: Placement, usual: usize, cx: &Context<'_>) -> Result<Chosen> {
+        let measured = |op: &OpId| layers.how(&self.rounded.graph, &placement, *op) == How::Static;
+        let differ = self.sets.iter().any(|set| *set != self.sets[0]) && layers.ops.iter().any(measured);
+        let look = match differ {
+            true => Look::at(&self.trial(layers, &placement)?, self.sets, usual, cx)?,
+            false => Look::none(usual),
         };
         let left = look.left();
-        let tried = left.iter().map(|k| self.repaired(layers, self.widest, &self.sets[*k], cx));
+        let tried = left.iter().map(|k| self.repaired(layers, &placement, &self.sets[*k], cx));
         let mut tried = tried.collect::<Result<Vec<_>>>()?;
         let tries = tried.iter().zip(&left);
         let corrected: Vec<Model> =
-            tries.map(|((model, _), k)| self.placed(model, layers, self.widest, &self.sets[*k])).collect();
+            tries.map(|((model, _), k)| self.placed(model, layers, &placement, &self.sets[*k])).collect();
         let nearest = look.nearest(self.rules, self.float, &corrected, cx)?;
         let (model, repair) = tried.swap_remove(nearest.place);
-        Ok(Chosen { set: left[nearest.place], noise: nearest.noise, text: nearest.text, model, repair })
+        let (set, noise, text) = (left[nearest.place], nearest.noise, nearest.text);
+        Ok(Chosen { set, placement, noise, text, model, repair })
     }
     /// The model with biases that make up for rounding weights, and activations to these schemes; what they make up for.
     fn repaired(

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    ir::{Model, OpId, Where},
+    ir::{Graph, Model, OpId},
     passes::{Context, RemarkKind, targets},
 };
 
@@ -20,6 +20,7 @@ use crate::{
 const NOISE: f64 = 0.02;
 
 /// A placement and its time as a multiple of the float model's, on each batch.
+#[derive(Clone)]
 struct Timed {
     placement: Placement,
     ratios: Vec<f64>,
@@ -38,15 +39,37 @@ impl Timed {
     }
 }
 
-/// The fastest placement, and remarks on what stays float. `None` where there is no clock.
+/// The fastest placement of those that were timed.
+pub(super) struct Fastest {
+    pub(super) placement: Placement,
+    tried: Vec<Timed>,
+    /// The samples in each batch that was timed.
+    batches: Vec<usize>,
+}
+
+/// The fastest placement; `None` where there is no clock.
 pub(super) fn choose(
     pass: &Quant,
     model: &Model,
     layers: &Layers,
     schemes: &Schemes,
     usual: Placement,
-    cx: &mut Context<'_>,
-) -> Result<Option<Placement>> {
+    cx: &Context<'_>,
+) -> Result<Option<Fastest>> {
+    let ways = |kind| pass.ways(kind, cx.has_samples());
+    among(ways, pass, model, layers, schemes, usual, cx)
+}
+
+/// The fastest placement in which layers of each kind compute in one of these ways.
+fn among(
+    ways: impl Fn(Kind) -> Vec<How>,
+    pass: &Quant,
+    model: &Model,
+    layers: &Layers,
+    schemes: &Schemes,
+    usual: Placement,
+    cx: &Context<'_>,
+) -> Result<Option<Fastest>> {
     let placed = |placement: Placement| {
         let mut model = model.clone();
         pass.place(&mut model, layers, &placement, schemes);
@@ -58,7 +81,7 @@ pub(super) fn choose(
     for kind in Kind::ALL {
         cx.check_cancelled()?;
         let mut candidates = vec![(best, placed(best))];
-        for how in pass.ways(kind, cx.has_samples()) {
+        for how in ways(kind) {
             let other = best.with(kind, how);
             let model = placed(other);
             if candidates.iter().all(|(_, known)| known.graph != model.graph) {
@@ -84,36 +107,43 @@ pub(super) fn choose(
         let faster = tried.iter().filter(|timed| !timed.is_slower() && timed.mean() < 1.0 - NOISE);
         best = faster.min_by(|a, b| a.mean().total_cmp(&b.mean())).map_or(Placement::FLOAT, |t| t.placement);
     }
-    tell(model, layers, best, &tried, &batches, cx);
-    Ok(Some(best))
+    Ok(Some(Fastest { placement: best, tried, batches }))
 }
 
-/// Says how long the placement takes, and of the layers that stay float how long they would make it.
-fn tell(
-    model: &Model,
-    layers: &Layers,
-    best: Placement,
-    tried: &[Timed],
-    batches: &[usize],
-    cx: &mut Context<'_>,
-) {
-    let batches = batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-    let taken = tried.iter().rev().find(|timed| timed.placement == best);
-    let taken = taken.map_or_else(|| "1.00".to_owned(), Timed::text);
-    let text = format!("timed here: {taken} of the time of float, for {batches} samples");
-    cx.remark(RemarkKind::Note, (), text);
-    for kind in Kind::ALL.into_iter().filter(|kind| best.of_kind(*kind) == How::Float) {
-        let integers = tried.iter().filter(|timed| timed.placement.of_kind(kind) != How::Float);
-        let Some(nearest) = integers.min_by(|a, b| a.mean().total_cmp(&b.mean())) else { continue };
-        let why = format!(
-            "stays float: with integers in such layers too the model takes {} of the time of float, as it is {taken}",
-            nearest.text()
-        );
-        let graph = &model.graph;
-        let of_kind = |op: &&OpId| Kind::of(graph, **op) == Some(kind);
-        let places: Vec<Where> = layers.ops.iter().filter(of_kind).map(|op| graph.place(*op)).collect();
-        for at in places {
-            cx.missed(at, why.clone());
+impl Fastest {
+    /// The fastest with fewer layers, kinds of which may be float now; what else they might be, nobody has looked at what it does to
+    /// the outputs.
+    pub(super) fn of_fewer(
+        self,
+        pass: &Quant,
+        model: &Model,
+        layers: &Layers,
+        schemes: &Schemes,
+        cx: &Context<'_>,
+    ) -> Result<Fastest> {
+        let ways = |kind| vec![How::Float, self.placement.of_kind(kind)];
+        let again = among(ways, pass, model, layers, schemes, self.placement, cx)?;
+        let Some(Fastest { placement, tried, batches }) = again else { return Ok(self) };
+        Ok(Fastest { placement, tried: [self.tried, tried].concat(), batches })
+    }
+    /// Says how long the placement takes, and of the layers that stay float how long they would make it.
+    pub(super) fn tell(&self, graph: &Graph, layers: &Layers, cx: &mut Context<'_>) {
+        let Fastest { placement: best, tried, batches } = self;
+        let batches = batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        let taken = tried.iter().rev().find(|timed| timed.placement == *best);
+        let taken = taken.map_or_else(|| "1.00".to_owned(), Timed::text);
+        let text = format!("timed here: {taken} of the time of float, for {batches} samples");
+        cx.remark(RemarkKind::Note, (), text);
+        for kind in Kind::ALL.into_iter().filter(|kind| best.of_kind(*kind) == How::Float) {
+            let integers = tried.iter().filter(|timed| timed.placement.of_kind(kind) != How::Float);
+            let Some(nearest) = integers.min_by(|a, b| a.mean().total_cmp(&b.mean())) else { continue };
+            let why = format!(
+                "stays float: with integers in such layers too the model takes {} of the time of float, as it is {taken}",
+                nearest.text()
+            );
+            let of_kind = |op: &&OpId| Kind::of(graph, **op) == Some(kind);
+            let places = layers.ops.iter().filter(of_kind).map(|op| graph.place(*op));
+            places.for_each(|at| cx.missed(at, why.clone()));
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Where all layers together leave the outputs less than so many dB above the noise, each is looked at alone, all else in
 //! float. A layer that makes several times what it would if all made alike keeps more bits, the worst first, until the
 //! others together are quiet enough: an outlier among a hundred thousand elements, or a sum that cancels, spoils few
-//! layers but may spoil the outputs. Where all layers are alike, none is to blame.
+//! layers but may spoil the outputs. Where all layers are alike, none is to blame, unless the outputs would be further off
+//! than is taken for working: then the loudest go until they are not.
 //!
 //! To save runs, layers are looked at in groups first: where a group makes less noise than one of its layers alone may, none
 //! of them is looked at by itself. The more of them there are, the fewer samples each is looked at with.
@@ -23,7 +24,7 @@ use super::{
 use crate::{
     error::Result,
     ir::{Model, OpId, Where},
-    passes::{Context, RemarkKind, linear::effect::Original},
+    passes::{Context, Pass, RemarkKind, linear::effect::Original},
 };
 use std::ops::Range;
 
@@ -35,6 +36,8 @@ const LEAST_SQNR_OF_FEW_BITS: f64 = 15.0;
 const CLEARLY: f64 = 0.5;
 /// How many times its share of the noise a layer may make.
 const SHARES: f64 = 4.0;
+/// The share of the noise with which a model is taken for working that weights alone may make, and activations.
+const HALF: f64 = 0.5;
 
 /// Where groups of layers cannot be looked at with so many samples in reasonable time, none is.
 const LEAST_SAMPLES: usize = 4;
@@ -70,8 +73,9 @@ pub(super) fn widened(
         let with = |group: &Range<usize>| Ok(alone::with(&float.model, &rounded[group.clone()]));
         float.errors_on(samples, groups, with, cx)
     };
-    let noise = noise(&sizes, all, of)?;
-    let mut loud = too_loud(&noise, &sizes, all, most);
+    let limits = Limits::of(plan.pass, most);
+    let noise = noise(&sizes, all, limits.any, of)?;
+    let mut loud = too_loud(&noise, &sizes, all, limits);
     loud.retain(|k| !plan.pass.fixes_bits(&model.graph, layers.weights[*k]));
     let wider = (plan.bits < 8).then_some(8);
     for k in &loud {
@@ -121,8 +125,9 @@ pub(super) fn left_out(
         float.errors_on(samples, groups, |group| placed(&rounded[group.clone()]), cx)
     };
     let alike = vec![1; rounded.len()];
-    let noise = noise(&alike, all, of)?;
-    let loud = too_loud(&noise, &alike, all, most);
+    let limits = Limits::of(pass, most);
+    let noise = noise(&alike, all, limits.any, of)?;
+    let loud = too_loud(&noise, &alike, all, limits);
     for k in &loud {
         let why = format!(
             "stays float: rounding what it reads and writes alone costs the outputs {}",
@@ -157,15 +162,21 @@ fn costs(noise: &[f64], k: usize) -> String {
 const GROUP: usize = 4;
 
 /// The noise of layers of these sizes that together make `all`, by that of groups of them; in a quiet group each makes as
-/// much as the others.
-fn noise(sizes: &[usize], all: f64, of: impl Fn(&[Range<usize>]) -> Result<Vec<f64>>) -> Result<Vec<f64>> {
+/// much as the others. Where more than `any` of all may not be left, no group is quiet that makes more than its part of that.
+fn noise(
+    sizes: &[usize],
+    all: f64,
+    any: f64,
+    of: impl Fn(&[Range<usize>]) -> Result<Vec<f64>>,
+) -> Result<Vec<f64>> {
     let starts = (0..sizes.len()).step_by(GROUP);
     let groups: Vec<Range<usize>> = starts.map(|k| k..(k + GROUP).min(sizes.len())).collect();
     let (mut noise, mut open) = (vec![0.0; sizes.len()], Vec::new());
     let found = of(&groups)?;
     let all = all.min(found.iter().sum());
     for (group, together) in groups.iter().zip(found) {
-        if group.clone().any(|k| together > SHARES * share(sizes, k) * all) {
+        let loud = group.clone().any(|k| together > SHARES * share(sizes, k) * all);
+        if loud || all > any && together > any * group.len() as f64 / sizes.len() as f64 {
             open.extend(group.clone().map(|k| k..k + 1));
         } else {
             noise[group.clone()].fill(together / group.len() as f64);
@@ -182,15 +193,32 @@ fn share(sizes: &[usize], k: usize) -> f64 {
     (1.0 / sizes.len() as f64).max(sizes[k] as f64 / sizes.iter().sum::<usize>() as f64)
 }
 
-/// Which of these powers of noise are to go, the largest first, so that those that are left sum up to at most `most`: none
-/// that makes less than several times its share of what all make together, be it that of all alike or that of its size.
-fn too_loud(noise: &[f64], sizes: &[usize], together: f64, most: f64) -> Vec<usize> {
+/// The power of noise that may be left.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// By layers that make several times their share.
+    loud: f64,
+    /// By any.
+    any: f64,
+}
+
+impl Limits {
+    fn of(pass: &Quant, loud: f64) -> Limits {
+        Limits { loud, any: pass.least_sqnr().map_or(f64::INFINITY, |sqnr| HALF * power(sqnr)) }
+    }
+}
+
+/// Which of these powers of noise are to go, the largest first, so that those that are left sum up to no more than the limits:
+/// as far as `any` each, as far as `loud` those that make several times their share of what all make together, be it that of all
+/// alike or that of their size.
+fn too_loud(noise: &[f64], sizes: &[usize], together: f64, limits: Limits) -> Vec<usize> {
     let mut order: Vec<usize> = (0..noise.len()).collect();
     order.sort_by(|a, b| noise[*b].total_cmp(&noise[*a]));
     let mut left: f64 = noise.iter().sum();
     let all = left.min(together);
     order.retain(|k| {
-        let goes = left > most && noise[*k] > SHARES * share(sizes, *k) * all;
+        let loud = noise[*k] > SHARES * share(sizes, *k) * all;
+        let goes = left > if loud { limits.loud } else { limits.any };
         left -= if goes { noise[*k] } else { 0.0 };
         goes
     });
@@ -237,22 +265,34 @@ mod tests {
             looked.borrow_mut().extend(groups.iter().cloned());
             Ok(groups.iter().map(|group| each[group.clone()].iter().sum()).collect())
         };
-        let found = noise(&[1; 20], each.iter().sum(), of).unwrap();
+        let found = noise(&[1; 20], each.iter().sum(), 1.0, of).unwrap();
         let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
         assert!(found.iter().zip(&each).all(close), "{found:?}");
-        assert_eq!(looked.into_inner(), [0..4, 4..8, 8..12, 12..16, 16..20, 4..5, 5..6, 6..7, 7..8]);
+        assert_eq!(looked.take(), [0..4, 4..8, 8..12, 12..16, 16..20, 4..5, 5..6, 6..7, 7..8]);
+        // The second group makes a third of all, which does not make it loud, but too much for anything to work.
+        let each = [[0.1f64; 4], [0.2; 4], [0.1; 4]].concat();
+        let of = |groups: &[Range<usize>]| {
+            looked.borrow_mut().extend(groups.iter().cloned());
+            Ok(groups.iter().map(|group| each[group.clone()].iter().sum()).collect())
+        };
+        noise(&[1; 12], 1.6, 1.5, of).unwrap();
+        assert_eq!(looked.take(), [0..4, 4..8, 8..12, 4..5, 5..6, 6..7, 7..8]);
     }
     #[test]
     fn outliers_go_until_the_rest_is_quiet() {
         let alike = [1; 20];
-        assert!(too_loud(&[0.01; 20], &alike, 0.2, 0.001).is_empty(), "all are alike");
+        let goes = |noise: &[f64], sizes: &[usize], all: f64, loud: f64| {
+            too_loud(noise, sizes, all, Limits { loud, any: 0.25 })
+        };
+        assert!(goes(&[0.01; 20], &alike, 0.2, 0.001).is_empty(), "all are alike");
+        assert_eq!(goes(&[0.02; 20], &alike, 0.4, 0.001).len(), 8, "nothing would work");
         let mut noise = vec![1e-5; 20];
         (noise[3], noise[7]) = (0.02, 0.01);
-        assert_eq!(too_loud(&noise, &alike, 0.03, 0.001), [3, 7]);
-        assert_eq!(too_loud(&noise, &alike, 0.03, 0.011), [3]);
-        assert!(too_loud(&noise, &alike, 0.03, 0.1).is_empty());
+        assert_eq!(goes(&noise, &alike, 0.03, 0.001), [3, 7]);
+        assert_eq!(goes(&noise, &alike, 0.03, 0.011), [3]);
+        assert!(goes(&noise, &alike, 0.03, 0.1).is_empty());
         let mut sizes = alike;
         sizes[3] = 5;
-        assert_eq!(too_loud(&noise, &sizes, 0.03, 0.001), [7], "a fifth of all may make most of the noise");
+        assert_eq!(goes(&noise, &sizes, 0.03, 0.001), [7], "a fifth of all may make most of the noise");
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Trial<'a> {
     placement: &'a Placement,
     /// With all activations in float.
     pub(super) float: &'a Original,
-    /// The layers that round what they read to measured ranges.
+    /// The layers that round what they read.
     pub(super) rounded: Vec<OpId>,
     /// The other ones.
     pub(super) others: Vec<OpId>,
@@ -35,7 +35,10 @@ impl<'a> Trial<'a> {
         placement: &'a Placement,
         float: &'a Original,
     ) -> Trial<'a> {
-        let is_rounded = |op: &&OpId| layers.how(&model.graph, placement, **op) == How::Static;
+        // Of those that a table asks for nobody wants to know.
+        let is_rounded = |op: &&OpId| {
+            layers.how(&model.graph, placement, **op) != How::Float && !layers.dynamic.contains(op)
+        };
         let (rounded, others) = layers.ops.iter().partition(is_rounded);
         Trial { pass, model, layers, placement, float, rounded, others }
     }
