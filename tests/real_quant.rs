@@ -300,6 +300,9 @@ fn weights_in_branches_cost_no_time_and_can_be_quantized_anew() {
     assert_eq!(kernels(&eight), kernels(&float), "all is computed back when the model is loaded");
     let captured = |model: &Model| model.graph.initializers().count();
     assert_eq!(captured(&eight), captured(&float), "the bodies hold their weights");
+    let mixed = run(&original, r#"quant(exclude=["*encoder/1*"])"#);
+    assert!(share(&eight, &mixed) > 1.1);
+    assert_eq!(captured(&mixed), captured(&float), "what stays float too");
     let mut raised = eight.clone();
     lower::opset::upgrade(&mut raised, 21).unwrap();
     let four = run(&raised, "quant(bits=4,block=64,requantize=true)");

@@ -252,6 +252,19 @@ impl Graph {
             }
         }
     }
+    /// Moves a constant, with its scheme, into the body that alone reads it; returns the op of that and which of its bodies it is.
+    pub fn sink(&mut self, v: ValueId) -> Option<(OpId, usize)> {
+        let constant = matches!(self.value(v).origin, Origin::Initializer(_)) && !self.is_input(v);
+        let (op, which) = self.sole_body(v).filter(|_| constant)?;
+        let (name, value) = (self.name_of(v).to_owned(), self.value_mut(v));
+        let (origin, scheme) = (std::mem::take(&mut value.origin), value.quant.take());
+        let body = self.op_mut(op).bodies_mut().nth(which)?;
+        let inner = body.value_mut(body.find(&name)?);
+        (inner.origin, inner.quant) = (origin, scheme);
+        self.refresh_captures(op);
+        self.remove_value_if_unused(v);
+        Some((op, which))
+    }
     /// Changes each body of an op through `f`, then brings the captures in line. `f` says whether it changed the body.
     pub fn edit_bodies(&mut self, id: OpId, mut f: impl FnMut(&mut Graph) -> bool) -> bool {
         let mut changed = false;

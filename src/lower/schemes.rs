@@ -80,27 +80,14 @@ fn rewrite(graph: &mut Graph, opset: i64, parameters: &mut Parameters) -> Result
 /// a model is loaded, and handing the result to the body takes time in each run.
 fn sink(graph: &mut Graph) {
     for v in graph.values().collect::<Vec<_>>() {
-        let value = graph.value(v);
-        let form = value.quant.as_ref().map(|scheme| scheme.form);
-        let better = match form {
+        let better = match graph.value(v).quant.as_ref().map(|scheme| scheme.form) {
             Some(QuantForm::Qdq) => multiplied(graph, v),
             Some(QuantForm::Folded) => true,
             _ => false,
         };
-        if !better || !matches!(value.origin, Origin::Initializer(_)) || graph.is_input(v) {
-            continue;
+        if better {
+            graph.sink(v);
         }
-        let Some((op, which)) = graph.sole_body(v) else { continue };
-        let (name, value) = (graph.name_of(v).to_owned(), graph.value_mut(v));
-        let (origin, scheme) = (std::mem::take(&mut value.origin), value.quant.take());
-        if let Some(body) = graph.op_mut(op).bodies_mut().nth(which)
-            && let Some(inner) = body.find(&name)
-        {
-            let inner = body.value_mut(inner);
-            (inner.origin, inner.quant) = (origin, scheme);
-        }
-        graph.refresh_captures(op);
-        graph.remove_value_if_unused(v);
     }
 }
 

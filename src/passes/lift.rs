@@ -30,19 +30,28 @@ fn defined(main: &Graph) -> HashMap<String, usize> {
     defined
 }
 
-/// Moves the wanted constants that bodies define to the main graph, from which the bodies capture them; returns how many. A
+/// Moves the wanted constants that bodies define to the main graph, from which the bodies capture them; returns their names. A
 /// name that several bodies use stays.
-pub(super) fn lift(main: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) -> usize {
+pub(super) fn lift(main: &mut Graph, wanted: &dyn Fn(&Graph, ValueId) -> bool) -> Vec<String> {
     let defined = defined(main);
     let alone = |g: &Graph, v: ValueId| defined.get(g.name_of(v)) == Some(&1) && wanted(g, v);
     let constants = lifted(main, &alone);
-    let count = constants.len();
+    let names = constants.iter().map(|(name, _)| name.clone()).collect();
     for (name, tensor) in constants {
         if let Some(v) = main.find(&name) {
             main.value_mut(v).origin = Origin::Initializer(tensor);
         }
     }
-    count
+    names
+}
+
+/// Moves a constant of a graph into the bodies that alone read it, as deep as they go.
+pub(super) fn put_back(graph: &mut Graph, name: &str) {
+    let Some((op, which)) = graph.find(name).and_then(|v| graph.sink(v)) else { return };
+    if let Some(body) = graph.op_mut(op).bodies_mut().nth(which) {
+        put_back(body, name);
+    }
+    graph.refresh_captures(op);
 }
 
 /// The wanted constants of the bodies in a graph, which captures them afterwards.
@@ -105,4 +114,39 @@ pub(super) fn add_bias(g: &mut Graph, weight: &str, bias: &Tensor) -> bool {
     }
     let around: Vec<OpId> = g.ops().filter(|op| g.op(*op).bodies().next().is_some()).collect();
     around.into_iter().any(|op| g.edit_bodies(op, |body| add_bias(body, weight, bias)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Model, text};
+
+    #[test]
+    fn what_was_lifted_goes_back_as_deep_as_it_came_from() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            m (float[2] x, bool go) => (float[2] y) {
+              y = If (go) <
+                then_branch = a () => (float[2] p) <float[2] w = {1, 2}, float[2] both = {1, 3}> {
+                  p = If (go) <
+                    then_branch = c () => (float[2] r) <float[2] v = {3, 4}> { d = Add (x, both)  r = Mul (d, v) },
+                    else_branch = e () => (float[2] s) { d = Mul (x, both)  s = Sub (w, d) }>
+                },
+                else_branch = b () => (float[2] q) { q = Neg (x) }>
+            }"#;
+        let original: Model = text::parse(text).unwrap();
+        let mut model = original.clone();
+        let names = lift(&mut model.graph, &|g, v| g.initializer(v).is_some());
+        assert_eq!(model.graph.initializers().count(), 3);
+        names.iter().for_each(|name| put_back(&mut model.graph, name));
+        model.verify().unwrap();
+        assert_eq!(model.graph.initializers().count(), 0);
+        let mut found = Vec::new();
+        model.graph.for_each_nested(&mut |g| {
+            found.extend(g.initializers().map(|(v, _)| (g.name.clone(), g.name_of(v).to_owned())));
+        });
+        found.sort();
+        // One branch alone reads `w`, which was defined around both.
+        let expected = [("a", "both"), ("c", "v"), ("e", "w")].map(|(g, v)| (g.to_owned(), v.to_owned()));
+        assert_eq!(found, expected);
+    }
 }

@@ -250,7 +250,8 @@ impl Quant {
         };
         let before = model.clone();
         let half = weights::uncast(&plan, &mut model.graph);
-        if weights::lift(&plan, &mut model.graph) > 0 {
+        let lifted = weights::lift(&plan, &mut model.graph);
+        if !lifted.is_empty() {
             infer_types(model)?;
         }
         let expected =
@@ -277,7 +278,15 @@ impl Quant {
         let stored = |v: &ValueId| model.graph.value(*v).quant.is_some();
         let changed = Changed::from(layers.weights.iter().any(stored));
         match changed {
-            Changed::Yes => half.into_iter().for_each(|(v, dtype)| widen::store(&mut model.graph, v, dtype)),
+            Changed::Yes => {
+                half.into_iter().for_each(|(v, dtype)| widen::store(&mut model.graph, v, dtype));
+                // Handing weights to a body takes time in each run. What has a scheme goes there when that becomes operators.
+                for name in lifted {
+                    if model.graph.find(&name).is_some_and(|v| model.graph.value(v).quant.is_none()) {
+                        lift::put_back(&mut model.graph, &name);
+                    }
+                }
+            }
             Changed::No => *model = before,
         }
         Ok(changed)

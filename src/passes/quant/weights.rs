@@ -217,9 +217,9 @@ pub(super) fn uncast(plan: &Plan<'_>, graph: &mut Graph) -> Vec<(ValueId, DType)
     done
 }
 
-/// Moves the weights that bodies define and that are worth it to the main graph, where those of all graphs are found. What one
-/// body alone reads goes back there when schemes become operators.
-pub(super) fn lift(plan: &Plan<'_>, graph: &mut Graph) -> usize {
+/// Moves the weights that bodies define and that are worth it to the main graph, where those of all graphs are found; returns
+/// their names.
+pub(super) fn lift(plan: &Plan<'_>, graph: &mut Graph) -> Vec<String> {
     let worth = worth(plan.bits);
     let wanted = |body: &Graph, v: ValueId| {
         let large = body.initializer(v).is_some_and(|t| t.len() >= worth);
