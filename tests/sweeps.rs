@@ -3,12 +3,13 @@
 mod support;
 
 use onnx_compress::{
+    Error,
     ir::Tensor,
     lower,
     measure::{Measure, Probe},
     runtime::{Measurer, Runtime, Samples, SessionOptions, Synthesis},
 };
-use support::{light, setup_dir};
+use support::{light, setup_dir, zoo};
 
 fn distance(a: &Tensor, b: &Tensor) -> f64 {
     let (a, b) = (a.to_f32().unwrap(), b.to_f32().unwrap());
@@ -44,5 +45,36 @@ fn models_of_heavy_weights_compute_the_same_though_they_hold_them_once() {
         });
         swept.unwrap();
         assert_eq!(batches, 2);
+    }
+}
+
+#[test]
+fn batches_come_in_order_though_several_run_at_once() {
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
+    let model = lower::load(&zoo("resnet20")).unwrap();
+    let many = Synthesis { batches: 150, ..Synthesis::default() };
+    let samples = Samples::synthesize(&runtime, &model, &many).unwrap();
+    let measurer = Measurer::new(runtime, samples, SessionOptions::default());
+    let fetch: Vec<String> = model.graph.outputs.iter().map(|v| model.graph.name_of(*v).to_owned()).collect();
+    let probes = [Probe { model: &model, fetch: &fetch }];
+    let (mut next, batches) = (0, measurer.samples().batches());
+    let swept = measurer.sweep(&probes, usize::MAX, &mut |seen| {
+        assert_eq!((seen.batch, seen.batches), (next, 150));
+        next += 1;
+        let run = measurer.run(&model, &batches[seen.batch], &fetch)?;
+        assert!(distance(&run[0], &seen.values[0][0]) < 1e-5, "{}", seen.batch);
+        Ok(())
+    });
+    swept.unwrap();
+    assert_eq!(next, 150);
+    // Where looking fails nothing is left running, and why is told.
+    for last in [0, 1, 100] {
+        let mut seen_last = 0;
+        let failed = measurer.sweep(&probes, usize::MAX, &mut |seen| {
+            seen_last = seen.batch;
+            if seen.batch == last { Err(Error::Runtime("enough".into())) } else { Ok(()) }
+        });
+        assert!(failed.unwrap_err().to_string().contains("enough"));
+        assert_eq!(seen_last, last);
     }
 }

@@ -133,8 +133,7 @@ mod tests {
                 },
                 else_branch = b () => (float[2] q) { q = Neg (x) }>
             }"#;
-        let original: Model = text::parse(text).unwrap();
-        let mut model = original.clone();
+        let mut model: Model = text::parse(text).unwrap();
         let names = lift(&mut model.graph, &|g, v| g.initializer(v).is_some());
         assert_eq!(model.graph.initializers().count(), 3);
         names.iter().for_each(|name| put_back(&mut model.graph, name));

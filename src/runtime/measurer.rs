@@ -4,11 +4,12 @@
 //! only their small results come back, whatever the number of samples.
 
 use super::{
-    Optimize, Runtime, Samples, Session, SessionOptions,
+    Runtime, Samples, Session, SessionOptions,
     fetch::Fetch,
     find::locked,
     latency::least_seconds,
     rows::{rows_of, single},
+    sweep::sweep,
 };
 use crate::{
     error::{Error, Result},
@@ -17,12 +18,10 @@ use crate::{
     measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats, Timed},
     ops::reduce,
 };
-use rayon::prelude::*;
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
-    sync::{Arc, Mutex, mpsc},
-    thread,
+    sync::{Arc, Mutex},
 };
 
 /// Runs models over calibration samples.
@@ -226,47 +225,7 @@ impl Measure for Measurer {
         if self.samples.is_empty() {
             return Err(no_samples());
         }
-        let fetches = probes.iter().map(|probe| Fetch::of(probe.model, probe.fetch));
-        let fetches = fetches.collect::<Result<Vec<_>>>()?;
-        // Models side by side take a processor each, rather than all of them one after the other: loading one, and running
-        // a small one, takes one thread only. Where the number of threads is given, it is no matter of ours.
-        let computed = fetches.iter().filter(|fetch| fetch.model.is_some()).count();
-        let aside = self.options.threads.is_none() && computed > 1;
-        let threads = match aside {
-            true => Some((rayon::current_num_threads() / computed).max(1)),
-            false => self.options.threads,
-        };
-        // Threads that wait for the next run would take the processors from other models, and from what is made of values.
-        let heavy = probes.iter().any(|probe| probe.model.graph.initializer_bytes() >= HEAVY);
-        let optimize = match self.options.optimize {
-            Optimize::All if heavy => Optimize::Fused,
-            given => given,
-        };
-        let options = SessionOptions { yielding: true, threads, optimize, ..self.options.clone() };
-        let load = |fetch: &Fetch| {
-            fetch.model.as_ref().map(|m| Session::new(&self.runtime, m, &options)).transpose()
-        };
-        let sessions = each_of(aside, &fetches, load)?;
-        let loaded: Vec<_> = fetches.iter().zip(&sessions).collect();
-        let batches = self.samples.first(most);
-        let run = |batch: &Batch| {
-            each_of(aside, &loaded, |(fetch, session)| {
-                let computed = session.as_ref().map(|session| session.run(batch)).transpose()?;
-                fetch.take(batch, computed.unwrap_or_default())
-            })
-        };
-        // The next batch runs while what came of one is looked at.
-        thread::scope(|scope| {
-            let (sender, receiver) = mpsc::sync_channel(0);
-            scope.spawn(move || {
-                // Nobody takes more where looking failed.
-                let _ = batches.iter().try_for_each(|batch| sender.send(run(batch)));
-            });
-            for (k, values) in receiver.iter().enumerate() {
-                each(Seen { batch: k, batches: batches.len(), values: &values? })?;
-            }
-            Ok(())
-        })
+        sweep(&self.runtime, &self.options, probes, self.samples.first(most), each)
     }
 
     fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
@@ -294,18 +253,6 @@ impl Measure for Measurer {
         }
         Ok(timed)
     }
-}
-
-/// Bytes of weights (24 MiB) from which a sweep holds them once, in the layout that they have, rather than be a few percent faster.
-const HEAVY: usize = 24 << 20;
-
-/// What `of` makes of each item, in order; side by side, or one after the other.
-fn each_of<T: Sync, U: Send>(
-    aside: bool,
-    items: &[T],
-    of: impl Fn(&T) -> Result<U> + Send + Sync,
-) -> Result<Vec<U>> {
-    if aside { items.par_iter().map(of).collect() } else { items.iter().map(of).collect() }
 }
 
 /// A single run that takes longer than this tells enough; a batch of such would take too long.

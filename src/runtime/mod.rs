@@ -10,6 +10,7 @@ mod measurer;
 mod rows;
 mod samples;
 mod session;
+mod sweep;
 mod synthesize;
 mod validate;
 mod weights;

@@ -1,0 +1,130 @@
+//! Models over samples, batch after batch.
+//!
+//! Threads within an operator wait for each other after each one, which small operators are not worth. So models side by side take
+//! a processor each, and a single one is loaded once for each processor, where it and its values are small, to run a batch on each.
+//! Where the number of threads is given, it is no matter of ours.
+
+use super::{Optimize, Provider, Runtime, Session, SessionOptions, fetch::Fetch};
+use crate::{
+    error::Result,
+    ir::Tensor,
+    measure::{Batch, Probe, Seen},
+};
+use rayon::prelude::*;
+use std::{sync::mpsc, thread};
+
+/// Bytes of weights (24 MiB) from which a model is held once, in the layout that it has, rather than be a few percent faster.
+const HEAVY: usize = 24 << 20;
+/// Bytes of values that batches which run at once may hold, where more than one does.
+const AT_ONCE: usize = 64 << 20;
+/// A model is not loaded once more for fewer batches than this.
+const LEAST_BATCHES: usize = 32;
+/// A model is not loaded more often than this.
+const MOST_RUNNERS: usize = 4;
+
+/// See [`Measure::sweep`](crate::measure::Measure::sweep).
+pub(super) fn sweep(
+    runtime: &Runtime,
+    options: &SessionOptions,
+    probes: &[Probe<'_>],
+    batches: &[Batch],
+    each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+) -> Result<()> {
+    let fetches = probes.iter().map(|probe| Fetch::of(probe.model, probe.fetch));
+    let fetches = fetches.collect::<Result<Vec<_>>>()?;
+    let computed = fetches.iter().filter(|fetch| fetch.model.is_some()).count();
+    let heavy = probes.iter().any(|probe| probe.model.graph.initializer_bytes() >= HEAVY);
+    let optimize = match options.optimize {
+        Optimize::All if heavy => Optimize::Fused,
+        given => given,
+    };
+    // Threads that wait for the next run would take the processors from other models, and from what is made of values.
+    let options = SessionOptions { yielding: true, optimize, ..options.clone() };
+    let runner = |threads: Option<usize>| Runner::new(runtime, &fetches, &options, threads);
+    let processors = rayon::current_num_threads();
+    let many = (batches.len() / LEAST_BATCHES).min(processors).min(MOST_RUNNERS);
+    let together = options.threads.is_some() || options.provider != Provider::Cpu || computed != 1;
+    if together || heavy || many < 2 {
+        let threads = (options.threads.is_none() && computed > 1).then(|| (processors / computed).max(1));
+        return run(&[runner(threads)?], batches, 0, each);
+    }
+    let threads = Some((processors / many).max(1));
+    let first = runner(threads)?;
+    let values = first.run(&batches[0])?;
+    let bytes: usize = values.iter().flatten().map(Tensor::byte_len).sum();
+    each(Seen { batch: 0, batches: batches.len(), values: &values })?;
+    drop(values);
+    let runners = match (AT_ONCE / bytes.max(1)).min(many) {
+        0 | 1 => {
+            drop(first);
+            vec![runner(None)?]
+        }
+        runners => {
+            let others = (1..runners).into_par_iter().map(|_| runner(threads));
+            let mut others = others.collect::<Result<Vec<_>>>()?;
+            others.insert(0, first);
+            others
+        }
+    };
+    run(&runners, batches, 1, each)
+}
+
+/// The batches from this one on, by turns of the runners; they run while what came of those before is looked at.
+fn run(
+    runners: &[Runner<'_>],
+    batches: &[Batch],
+    start: usize,
+    each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
+) -> Result<()> {
+    thread::scope(|scope| {
+        let turns = runners.iter().enumerate().map(|(turn, runner)| {
+            let (sender, receiver) = mpsc::sync_channel(0);
+            let mut own = batches.iter().skip(start + turn).step_by(runners.len());
+            // Nobody takes more where looking failed.
+            scope.spawn(move || own.try_for_each(|batch| sender.send(runner.run(batch))));
+            receiver
+        });
+        let turns: Vec<_> = turns.collect();
+        let received = turns.iter().cycle().map_while(|turn| turn.recv().ok());
+        let mut seen = (start..).zip(received);
+        seen.try_for_each(|(batch, values)| each(Seen { batch, batches: batches.len(), values: &values? }))
+    })
+}
+
+/// Models that are loaded, to run one batch after the other.
+struct Runner<'a> {
+    loaded: Vec<(&'a Fetch, Option<Session>)>,
+    /// Whether they run side by side.
+    aside: bool,
+}
+
+impl<'a> Runner<'a> {
+    fn new(
+        runtime: &Runtime,
+        fetches: &'a [Fetch],
+        options: &SessionOptions,
+        threads: Option<usize>,
+    ) -> Result<Runner<'a>> {
+        let aside = fetches.len() > 1 && threads.is_some() && options.threads.is_none();
+        let options = SessionOptions { threads: threads.or(options.threads), ..options.clone() };
+        let load =
+            |fetch: &Fetch| fetch.model.as_ref().map(|m| Session::new(runtime, m, &options)).transpose();
+        let sessions = each_of(aside, fetches, load)?;
+        Ok(Runner { loaded: fetches.iter().zip(sessions).collect(), aside })
+    }
+    fn run(&self, batch: &Batch) -> Result<Vec<Vec<Tensor>>> {
+        each_of(self.aside, &self.loaded, |(fetch, session)| {
+            let computed = session.as_ref().map(|session| session.run(batch)).transpose()?;
+            fetch.take(batch, computed.unwrap_or_default())
+        })
+    }
+}
+
+/// What `of` makes of each item, in order; side by side, or one after the other.
+fn each_of<T: Sync, U: Send>(
+    aside: bool,
+    items: &[T],
+    of: impl Fn(&T) -> Result<U> + Send + Sync,
+) -> Result<Vec<U>> {
+    if aside { items.par_iter().map(of).collect() } else { items.iter().map(of).collect() }
+}
