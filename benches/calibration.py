@@ -6,8 +6,8 @@ outputs with scales moved, with biases corrected, and with layers rounded.
     python3 -m compileall -q .onnx-compress/ort .onnx-compress/python
     PYTHONPATH=.onnx-compress/ort:.onnx-compress/python python3 benches/calibration.py [CALIB.npz | MODEL.onnx ...]
 
-Without an argument: three of the zoo's classifiers on the images in tests/assets. Models that are named get 64 made-up samples, are
-simplified and have operator set 17 at least. A cell is a ratio of medians.
+Without an argument: three of the zoo's classifiers on the images in tests/assets. Models that are named get made-up samples, 256 of
+files of less than 10 MB and 64 of others, are simplified and have operator set 17 at least. A cell is a ratio of medians.
 """
 
 import os
@@ -23,7 +23,7 @@ import onnxruntime as ort
 import made_up
 from program import PROGRAM, ROOT, raised
 
-REPEATS, BATCH, MADE_UP = 5, 32, 64
+REPEATS, BATCH = 5, 32
 OBSERVERS = ["minmax", "average", "percentile", "mse", "entropy"]
 
 
@@ -62,8 +62,9 @@ def named(paths, folder):
         if source is None:
             continue
         declared = made_up.session(source).get_inputs()
-        batches = made_up.batches(stem, declared, MADE_UP, 0)
-        yield f"{stem}, {MADE_UP}", source, made_up.write(batches, declared, f"{folder}/calib"), batches
+        count = 256 if os.path.getsize(source) < 10_000_000 else 64
+        batches = made_up.batches(stem, declared, count, 0)
+        yield f"{stem}, {count}", source, made_up.write(batches, declared, f"{folder}/calib"), batches
 
 
 def main():
