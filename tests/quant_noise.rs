@@ -5,7 +5,7 @@ mod support;
 use onnx_compress::{
     Result,
     ir::{DType, Model, Origin, QuantForm, Tensor, text},
-    lower::schemes::materialize,
+    lower::{self, schemes::materialize},
     measure::{Batch, Measure, Need, Probe, Seen, Stats, Timed},
     ops::infer_types,
     passes::{Changed, Context, Pipeline, Remark},
@@ -141,6 +141,26 @@ fn where_nothing_would_work_the_loudest_go_though_all_are_alike() {
     assert!(sqnr >= 10.0, "{sqnr} dB: {said:?}");
     let left = said.iter().filter(|r| r.text.contains("alone costs the outputs")).count();
     assert!((1..3).contains(&left), "{said:?}");
+}
+
+#[test]
+fn what_samples_teach_rounding_is_not_taken_for_noise() {
+    let (mut model, samples) = (chain(1.0), batches(&[64, 64]));
+    lower::opset::upgrade(&mut model, 21).unwrap();
+    // One large element makes the steps of all coarse, in each layer alike.
+    for layer in 1..=6 {
+        let mut values: Vec<f32> = bell(64 * 64, layer).iter().map(|x| x / 6.0).collect();
+        values[0] = 1.3;
+        set(&mut model, &format!("w{layer}"), Tensor::from_vec([64, 64], values));
+    }
+    let widened = |method: &str| {
+        let pipeline = format!("quant(activations=none,bits=4,block=0,per_channel=false,method={method})");
+        let (_, said, sqnr) = quantized(&model, &samples, &pipeline);
+        (said.iter().filter(|r| r.text.starts_with("has 8 bits")).count(), sqnr)
+    };
+    let [(nearest, a), (learned, b)] = ["rtn", "gptq"].map(widened);
+    assert!(nearest >= 1 && a > 5.0, "{nearest} {a}");
+    assert!(learned == 0 && b > 5.0, "{learned} {b}");
 }
 
 /// Layers in a row on what LayerNormalization puts out, where few channels are much larger than the others, as in language

@@ -115,10 +115,9 @@ impl Quant {
     ) -> Result<Vec<ValueId>> {
         let samples = cx.has_samples();
         let rounded = |learn: bool| -> Vec<ValueId> {
-            let rounds = |v: &&ValueId| match (self.options.method, &layers.integers[v]) {
-                (Method::Gptq, _) => learn,
-                (Method::Auto, integers) if samples && integers.clip => learn,
-                (_, integers) => !learn && integers.saturate_early(),
+            let rounds = |v: &&ValueId| match &layers.integers[v] {
+                integers if self.learns(integers, samples) => learn,
+                integers => !learn && integers.saturate_early(),
             };
             layers.weights.iter().filter(rounds).copied().collect()
         };

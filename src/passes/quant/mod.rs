@@ -61,6 +61,7 @@ use globset::GlobSet;
 use layers::Tables;
 use options::Budget;
 use placement::{How, Kind, Placement};
+use scales::Integers;
 use weights::{Layers, Plan};
 
 pub use layers::LayerOptions;
@@ -103,6 +104,14 @@ impl Quant {
     fn keeps_to_seven_bits(&self) -> bool {
         let given = self.options.reduce_range.or(self.options.target.profile().reduce_range);
         given.unwrap_or_else(saturation::here)
+    }
+    /// Whether weights of such integers are rounded by what their layers see on samples.
+    fn learns(&self, integers: &Integers, samples: bool) -> bool {
+        match self.options.method {
+            Method::Auto => samples && integers.clip,
+            Method::Gptq => true,
+            Method::Rtn => false,
+        }
     }
     /// How layers of a kind may compute.
     fn ways(&self, kind: Kind, samples: bool) -> Vec<How> {

@@ -73,7 +73,12 @@ pub(super) fn widened(
         let with = |group: &Range<usize>| Ok(alone::with(&float.model, &rounded[group.clone()]));
         float.errors_on(samples, groups, with, cx)
     };
-    let limits = Limits::of(plan.pass, most);
+    let mut limits = Limits::of(plan.pass, most);
+    let samples = cx.has_samples();
+    if layers.weights.iter().any(|v| plan.pass.learns(&layers.integers[v], samples)) {
+        // Several times less noise comes of rounding them so.
+        limits.any = f64::INFINITY;
+    }
     let noise = noise(&sizes, all, limits.any, of)?;
     let mut loud = too_loud(&noise, &sizes, all, limits);
     loud.retain(|k| !plan.pass.fixes_bits(&model.graph, layers.weights[*k]));
