@@ -20,7 +20,6 @@ use crate::{
 const NOISE: f64 = 0.02;
 
 /// A placement and its time as a multiple of the float model's, on each batch.
-#[derive(Clone)]
 struct Timed {
     placement: Placement,
     ratios: Vec<f64>,
@@ -43,6 +42,8 @@ impl Timed {
 pub(super) struct Fastest {
     pub(super) placement: Placement,
     tried: Vec<Timed>,
+    /// Those that were timed with more layers.
+    earlier: Vec<Timed>,
     /// The samples in each batch that was timed.
     batches: Vec<usize>,
 }
@@ -107,7 +108,7 @@ fn among(
         let faster = tried.iter().filter(|timed| !timed.is_slower() && timed.mean() < 1.0 - NOISE);
         best = faster.min_by(|a, b| a.mean().total_cmp(&b.mean())).map_or(Placement::FLOAT, |t| t.placement);
     }
-    Ok(Some(Fastest { placement: best, tried, batches }))
+    Ok(Some(Fastest { placement: best, tried, earlier: Vec::new(), batches }))
 }
 
 impl Fastest {
@@ -123,23 +124,27 @@ impl Fastest {
     ) -> Result<Fastest> {
         let ways = |kind| vec![How::Float, self.placement.of_kind(kind)];
         let again = among(ways, pass, model, layers, schemes, self.placement, cx)?;
-        let Some(Fastest { placement, tried, batches }) = again else { return Ok(self) };
-        Ok(Fastest { placement, tried: [self.tried, tried].concat(), batches })
+        Ok(match again {
+            Some(again) => Fastest { earlier: self.tried, ..again },
+            None => self,
+        })
     }
     /// Says how long the placement takes, and of the layers that stay float how long they would make it.
     pub(super) fn tell(&self, graph: &Graph, layers: &Layers, cx: &mut Context<'_>) {
-        let Fastest { placement: best, tried, batches } = self;
+        let Fastest { placement: best, tried, earlier, batches } = self;
         let batches = batches.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
         let taken = tried.iter().rev().find(|timed| timed.placement == *best);
         let taken = taken.map_or_else(|| "1.00".to_owned(), Timed::text);
         let text = format!("timed here: {taken} of the time of float, for {batches} samples");
         cx.remark(RemarkKind::Note, (), text);
         for kind in Kind::ALL.into_iter().filter(|kind| best.of_kind(*kind) == How::Float) {
-            let integers = tried.iter().filter(|timed| timed.placement.of_kind(kind) != How::Float);
-            let Some(nearest) = integers.min_by(|a, b| a.mean().total_cmp(&b.mean())) else { continue };
+            let nearest = |tried: &[Timed]| {
+                let integers = tried.iter().filter(|timed| timed.placement.of_kind(kind) != How::Float);
+                integers.min_by(|a, b| a.mean().total_cmp(&b.mean())).map(Timed::text)
+            };
+            let Some(nearest) = nearest(tried).or_else(|| nearest(earlier)) else { continue };
             let why = format!(
-                "stays float: with integers in such layers too the model takes {} of the time of float, as it is {taken}",
-                nearest.text()
+                "stays float: with integers in such layers too the model takes {nearest} of the time of float, as it is {taken}"
             );
             let of_kind = |op: &&OpId| Kind::of(graph, **op) == Some(kind);
             let places = layers.ops.iter().filter(of_kind).map(|op| graph.place(*op));
