@@ -97,8 +97,9 @@ proptest! {
             let difference = oracle.difference(&original, &model);
             let own = oracle.difference(&original, &rounded(&original, dtype));
             // Activations are rounded too, behind every op. Where a softmax chooses among numbers of thousands that moves more than
-            // weights do, 14 times as much in the worst network seen. What is wrong is of the size of the outputs.
-            let most = f32::max(2e-3, 30.0 * own).min(0.1);
+            // weights do, 14 times as much in the worst network seen. What is wrong is of the size of the outputs. In few networks
+            // rounding the weights alone takes a tenth of that.
+            let most = f32::max(2e-3, 30.0 * own).min(f32::max(0.1, 2.0 * own));
             prop_assert!(
                 difference <= most,
                 "{text}: the outputs differ by {difference} of their size, by {own} with rounded weights alone"
