@@ -58,6 +58,8 @@ fn batches_come_in_order_though_several_run_at_once() {
     let fetch: Vec<String> = model.graph.outputs.iter().map(|v| model.graph.name_of(*v).to_owned()).collect();
     let probes = [Probe { model: &model, fetch: &fetch }];
     let (mut next, batches) = (0, measurer.samples().batches());
+    let given: std::collections::HashSet<&[u8]> = batches.iter().map(|batch| batch[0].1.bytes()).collect();
+    assert_eq!(given.len(), 150, "what came of one batch is told from that of another");
     let swept = measurer.sweep(&probes, usize::MAX, &mut |seen| {
         assert_eq!((seen.batch, seen.batches), (next, 150));
         next += 1;

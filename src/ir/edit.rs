@@ -256,6 +256,7 @@ impl Graph {
     pub fn sink(&mut self, v: ValueId) -> Option<(OpId, usize)> {
         let constant = matches!(self.value(v).origin, Origin::Initializer(_)) && !self.is_input(v);
         let (op, which) = self.sole_body(v).filter(|_| constant)?;
+        // From here on nothing is missing: that body captures the value by its name.
         let (name, value) = (self.name_of(v).to_owned(), self.value_mut(v));
         let (origin, scheme) = (std::mem::take(&mut value.origin), value.quant.take());
         let body = self.op_mut(op).bodies_mut().nth(which)?;
