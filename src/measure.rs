@@ -124,6 +124,11 @@ pub trait Measure {
     ) -> Result<()> {
         Err(no_runtime("running a model"))
     }
+    /// The same for a model that runs within this one, as a branch does: its inputs are these values of the main graph, as
+    /// they are in the batches in which the condition, a value of the main graph too, is as told. There may be none.
+    fn within(&self, _model: &Model, _inputs: &[String], _when: (&str, bool)) -> Result<Box<dyn Measure>> {
+        Err(no_runtime("running a branch"))
+    }
     /// Times models side by side, as they would be written: on one sample and on a batch of them, where the model takes
     /// both. Nothing where there is no clock to ask.
     fn latency(&self, _models: &[&Model]) -> Result<Vec<Timed>> {

@@ -152,7 +152,7 @@ impl Graph {
         Graph { name: name.into(), ..Graph::default() }
     }
     /// Stops sharing names with what it was cloned from.
-    pub(super) fn own_names(&mut self) {
+    pub(crate) fn own_names(&mut self) {
         let names = self.names.copied();
         self.share_names(&names);
     }

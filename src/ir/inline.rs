@@ -1,6 +1,6 @@
-//! Moving what a body computes into the graph around it.
+//! Moving what a body computes into the graph around it, and bodies that were changed elsewhere back into their ops.
 
-use super::{Graph, OpId, Origin, ValueId};
+use super::{Graph, OpId, Origin, ValueId, graph::Names};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 impl Graph {
@@ -94,6 +94,35 @@ impl Graph {
         body.outputs.iter().filter_map(|v| here(&Some(*v))).collect()
     }
 
+    /// Puts another graph in the place of a body of the op `of`: one that was made of it, and defines and captures what it did
+    /// by the same names. What it defines besides gets other names where those are taken.
+    pub fn replace_body(&mut self, of: OpId, which: usize, mut body: Graph) {
+        let Some(old) = self.op_mut(of).bodies_mut().nth(which).map(std::mem::take) else { return };
+        let (mut known, mut taken) = (HashSet::new(), HashSet::new());
+        old.for_each_nested(&mut |g| known.extend(g.by_name.keys().cloned()));
+        self.for_each_nested(&mut |g| taken.extend(g.by_name.keys().cloned()));
+        body.name_anew(&self.names, &|name| taken.contains(name) && !known.contains(name));
+        if let Some(place) = self.op_mut(of).bodies_mut().nth(which) {
+            *place = body;
+        }
+        self.refresh_captures(of);
+    }
+
+    /// Gives this graph and its bodies that name table, and fresh names to what they define under such names.
+    fn name_anew(&mut self, names: &Names, clashes: &impl Fn(&str) -> bool) {
+        self.names = names.clone();
+        for v in self.defined() {
+            let name = self.name_of(v).to_owned();
+            match clashes(&name) {
+                true => self.rename_annotated(v, &names.fresh(&name)),
+                false => names.take(&name),
+            }
+        }
+        for op in self.ops().collect::<Vec<_>>() {
+            self.op_mut(op).bodies_mut().for_each(|body| body.name_anew(names, clashes));
+        }
+    }
+
     /// Renames what a body of the op `of` defines under a name that stands for something else in this graph or in the
     /// bodies of other ops.
     fn tell_apart(&self, of: OpId, body: &mut Graph) {
@@ -134,6 +163,39 @@ mod tests {
         body.add_op(choose, &[Some(test)], &[Some(r)]);
         body.outputs = vec![r, inputs[1]];
         body
+    }
+    #[test]
+    fn a_body_that_comes_back_keeps_its_names_and_what_is_new_gets_free_ones() {
+        let mut g = Graph::new("main");
+        let x = g.add_input("x", Type::tensor(DType::F32, [2.into()]));
+        let test = g.add_node(Op::new("IsInf", ""), &[x], "test", None);
+        let mut then = g.new_body("then");
+        let captured = then.named_value("x");
+        then.value_mut(captured).origin = Origin::Captured;
+        let out = then.add_node(Op::new("Abs", ""), &[captured], "p", None);
+        then.outputs.push(out);
+        let mut other = then.clone();
+        other.rename(other.outputs[0], "q");
+        let y = g.add_value("y", None);
+        let choose = Op::new("If", "").with("then_branch", then).with("else_branch", other);
+        let op = g.add_op(choose, &[Some(test)], &[Some(y)]);
+        g.outputs.push(y);
+        // Elsewhere, with names of its own, two more ops come in; their values are called as ones of the other graphs are.
+        let mut body = g.op(op).bodies().next().unwrap().clone();
+        body.own_names();
+        for name in ["y", "q"] {
+            let before = body.outputs[0];
+            let after = body.named_value(name);
+            body.add_op(Op::new("Neg", ""), &[Some(before)], &[Some(after)]);
+            body.outputs[0] = after;
+        }
+        g.replace_body(op, 0, body);
+        g.verify().unwrap();
+        assert_eq!(g.captures_of(op), [x]);
+        let then = g.op(op).bodies().next().unwrap();
+        let names: Vec<_> = then.values().map(|v| then.name_of(v)).collect();
+        assert_eq!(names, ["x", "p", "y_1", "q_1"]);
+        assert_eq!(g.add_value("q", None), g.find("q_2").unwrap(), "the names that came are known here");
     }
     #[test]
     fn inputs_reach_nested_bodies_and_names_stay_apart() {

@@ -11,8 +11,8 @@ use super::parameters::{self, Parameters};
 use crate::{
     error::{Error, Result},
     ir::{
-        DType, Grain, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type,
-        ValueId, Where,
+        DType, Grain, Graph, Op, OpId, Origin, QuantForm, QuantScheme, Tensor, TensorType, Type, ValueId,
+        Where,
     },
 };
 use std::collections::HashMap;
@@ -20,11 +20,11 @@ use std::collections::HashMap;
 /// Biases of fewer gates are stored as they are: the nodes would take as much.
 const SUMMED_FROM: usize = 64;
 
-/// Rewrites every op that reads a weight of the form [`QuantForm::Dynamic`]. Fails where the op has no such kernel.
-pub(super) fn rewrite(model: &mut Model, parameters: &mut Parameters) -> Result<()> {
+/// Rewrites every op that reads a weight of the form [`QuantForm::Dynamic`]; says whether one is `com.microsoft`'s now. Fails where
+/// the op has no such kernel.
+pub(super) fn rewrite(graph: &mut Graph, parameters: &mut Parameters) -> Result<bool> {
     let mut rounded = HashMap::new();
     let mut stored = HashMap::new();
-    let graph = &mut model.graph;
     let order = graph.order();
     let mut recurrent = false;
     for op in order {
@@ -51,10 +51,7 @@ pub(super) fn rewrite(model: &mut Model, parameters: &mut Parameters) -> Result<
         graph.value_mut(v).quant = None;
         graph.remove_value_if_unused(v);
     }
-    if recurrent {
-        model.require_domain("com.microsoft", 1);
-    }
-    Ok(())
+    Ok(recurrent)
 }
 
 fn is_dynamic(graph: &Graph, v: ValueId) -> bool {
@@ -255,7 +252,7 @@ fn summed_bias(graph: &mut Graph, bias: ValueId) -> Option<ValueId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{OpsetImport, text};
+    use crate::ir::{Model, OpsetImport, text};
 
     /// The model of this text with every constant's form `Dynamic`.
     fn annotated(text: &str) -> Model {
@@ -277,8 +274,8 @@ mod tests {
             "g (float[1, 3, 4, 4] x) => (y) <float[3, 2, 1, 1] w> { y = ConvTranspose (x, w) }",
             "g (float[2, 5, 3] x) => (y) <float[1, 8, 3] w, float[1, 8, 2] r> { y = LSTM <layout = 1> (x, w, r) }",
         ] {
-            let error =
-                rewrite(&mut annotated(&format!("{HEAD} {text}")), &mut Parameters::default()).unwrap_err();
+            let error = rewrite(&mut annotated(&format!("{HEAD} {text}")).graph, &mut Parameters::default())
+                .unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{text}: {error}");
         }
     }
@@ -287,7 +284,7 @@ mod tests {
         let text = "g (float[2, 4] x, float[3, 4] z) => (float[2, 5] a, float[3, 5] b) <float[4, 5] w>
             { a = MatMul (x, w) b = MatMul (z, w) }";
         let mut model = annotated(&format!("{HEAD} {text}"));
-        rewrite(&mut model, &mut Parameters::default()).unwrap();
+        assert!(!rewrite(&mut model.graph, &mut Parameters::default()).unwrap());
         model.verify().unwrap();
         assert_eq!(model.graph.initializers().filter(|(_, t)| t.dtype() == DType::I8).count(), 1);
         assert!(model.graph.find("w").is_none(), "no float weight is left");

@@ -3,24 +3,21 @@
 
 use crate::{
     error::{Error, Result},
-    ir::{DType, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
+    ir::{DType, Grain, Graph, Op, Origin, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
 };
 
 /// MatMulNBits rounds the other operand to int8, as ONNX Runtime does by itself for DequantizeLinear in front of MatMul.
 const INT8: i64 = 4;
 
-/// Rewrites every op that reads a weight of the form [`QuantForm::Packed`]. Fails where one has no such kernel.
-pub(super) fn rewrite(model: &mut Model) -> Result<()> {
-    let g = &mut model.graph;
+/// Rewrites every op that reads a weight of the form [`QuantForm::Packed`]; says whether there is one. Fails where one has no
+/// such kernel.
+pub(super) fn rewrite(g: &mut Graph) -> Result<bool> {
     let packed = |v: &ValueId| g.value(*v).quant.as_ref().is_some_and(|s| s.form == QuantForm::Packed);
     let weights: Vec<ValueId> = g.values().filter(packed).collect();
     for v in &weights {
         constant(g, *v)?;
     }
-    if !weights.is_empty() {
-        model.require_domain("com.microsoft", 1);
-    }
-    Ok(())
+    Ok(!weights.is_empty())
 }
 
 fn constant(g: &mut Graph, v: ValueId) -> Result<()> {

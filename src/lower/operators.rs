@@ -7,7 +7,7 @@
 //! It starts once the nodes in between are written, from what they say, so that whatever makes these is served alike.
 
 use super::clipped::saturates;
-use crate::ir::{DType, Grain, Graph, Model, Op, OpId, Origin, QuantForm, QuantScheme, Use, ValueId};
+use crate::ir::{DType, Grain, Graph, Op, OpId, Origin, QuantForm, QuantScheme, Use, ValueId};
 use std::collections::HashSet;
 
 /// How far the steps of a bias may be from those of its layer's sums, as a share.
@@ -52,12 +52,11 @@ pub(super) fn weights(graph: &Graph) -> HashSet<ValueId> {
     graph.values().filter(asked).collect()
 }
 
-/// Rewrites the layers that read these weights, and what computes on integers besides.
-pub(super) fn rewrite(model: &mut Model, weights: &HashSet<ValueId>) {
+/// Rewrites the layers that read these weights, and what computes on integers besides; says whether an op is `com.microsoft`'s now.
+pub(super) fn rewrite(graph: &mut Graph, weights: &HashSet<ValueId>) -> bool {
     if weights.is_empty() {
-        return;
+        return false;
     }
-    let graph = &mut model.graph;
     let mut own = false;
     for op in graph.order() {
         // A Clip that the rounding stands for is gone by then.
@@ -81,9 +80,7 @@ pub(super) fn rewrite(model: &mut Model, weights: &HashSet<ValueId>) {
     for op in graph.ops().filter(unread).collect::<Vec<_>>() {
         retire(graph, op);
     }
-    if own {
-        model.require_domain("com.microsoft", 1);
-    }
+    own
 }
 
 /// Integers and what they stand for.
@@ -351,7 +348,7 @@ mod tests {
         );
         let mut model = text::parse(&text).unwrap();
         let weights = HashSet::from([model.graph.find("v").unwrap()]);
-        rewrite(&mut model, &weights);
+        rewrite(&mut model.graph, &weights);
         model.verify().unwrap();
         let g = &model.graph;
         g.order().into_iter().map(|op| g.op(op).op_type.clone()).collect()

@@ -16,21 +16,41 @@ use crate::{
 /// it, one of the form [`QuantForm::Saturated`] the op that makes it. Fails where a scheme breaks its invariants, where a
 /// computed value is to be folded, or where the model's operator set is too old: see [`least_opset`].
 pub fn materialize(model: &mut Model) -> Result<()> {
-    let mut parameters = Parameters::default();
-    dynamic::rewrite(model, &mut parameters)?;
-    few_bits::rewrite(model)?;
-    pairs::rewrite(model, &mut parameters);
-    saturated::rewrite(&mut model.graph, &mut parameters);
-    clipped::rewrite(&mut model.graph);
-    let (opset, weights) = (model.opset(), operators::weights(&model.graph));
-    rewrite(&mut model.graph, opset, &mut parameters)?;
-    operators::rewrite(model, &weights);
+    let opset = model.opset();
+    if rewrite(&mut model.graph, opset)? {
+        model.require_domain("com.microsoft", 1);
+    }
     Ok(())
 }
 
-/// The schemes of a graph and its bodies.
-fn rewrite(graph: &mut Graph, opset: i64, parameters: &mut Parameters) -> Result<()> {
+/// The schemes of a graph and its bodies. Says whether they take operators of `com.microsoft`.
+fn rewrite(graph: &mut Graph, opset: i64) -> Result<bool> {
     sink(graph);
+    let mut parameters = Parameters::default();
+    let mut own = dynamic::rewrite(graph, &mut parameters)?;
+    own |= few_bits::rewrite(graph)?;
+    own |= pairs::rewrite(graph, &mut parameters);
+    saturated::rewrite(graph, &mut parameters);
+    clipped::rewrite(graph);
+    let weights = operators::weights(graph);
+    standard(graph, opset, &mut parameters)?;
+    own |= operators::rewrite(graph, &weights);
+    for op in graph.ops().collect::<Vec<_>>() {
+        let mut result = Ok(());
+        graph.edit_bodies(op, |body| {
+            match rewrite(body, opset) {
+                Ok(inner) => own |= inner,
+                Err(why) => result = Err(why),
+            }
+            true
+        });
+        result?;
+    }
+    Ok(own)
+}
+
+/// The schemes that become QuantizeLinear, DequantizeLinear, or arithmetic.
+fn standard(graph: &mut Graph, opset: i64, parameters: &mut Parameters) -> Result<()> {
     let annotated: Vec<ValueId> = graph.values().filter(|v| graph.value(*v).quant.is_some()).collect();
     for v in annotated {
         let at = Where::Value(graph.name_of(v).to_owned());
@@ -46,31 +66,21 @@ fn rewrite(graph: &mut Graph, opset: i64, parameters: &mut Parameters) -> Result
                 return Err(Error::invalid(at, "an overridable default cannot be quantized as a constant"));
             }
             Origin::Initializer(_) => stored::constant(graph, v, &scheme, parameters)?,
-            Origin::Computed if scheme.form != QuantForm::Qdq => {
+            Origin::Computed | Origin::Captured if scheme.form != QuantForm::Qdq => {
                 return Err(Error::invalid(at, "only constants can be dequantized when a model is loaded"));
             }
-            Origin::Computed if reals != DType::F32 => {
+            Origin::Computed | Origin::Captured if reals != DType::F32 => {
                 let why = format!("only float32 is rounded as the model runs, and it is {reals}");
                 return Err(Error::unsupported(at, why));
             }
-            Origin::Computed if matches!(scheme.grain, Grain::Blocks { .. }) => {
+            Origin::Computed | Origin::Captured if matches!(scheme.grain, Grain::Blocks { .. }) => {
                 return Err(Error::unsupported(at, "only constants are quantized by blocks"));
             }
-            Origin::Computed => computed(graph, v, &scheme, parameters)?,
-            _ => {
+            Origin::Computed | Origin::Captured => computed(graph, v, &scheme, parameters)?,
+            Origin::SparseInitializer(_) => {
                 return Err(Error::unsupported(at, "only dense constants and computed values are quantized"));
             }
         }
-    }
-    for op in graph.ops().collect::<Vec<_>>() {
-        let mut result = Ok(());
-        graph.edit_bodies(op, |body| {
-            if result.is_ok() {
-                result = rewrite(body, opset, &mut Parameters::default());
-            }
-            true
-        });
-        result?;
     }
     Ok(())
 }

@@ -214,6 +214,41 @@ impl<'a> Context<'a> {
     ) -> Result<()> {
         self.measure.ok_or_else(|| no_runtime("running a model"))?.sweep(probes, most, each)
     }
+    /// The surroundings of a pass over a model that runs within this one; see [`Measure::within`], and the same without a
+    /// runtime.
+    pub(crate) fn within(
+        &self,
+        model: &Model,
+        inputs: &[String],
+        when: (&str, bool),
+    ) -> Result<Option<Box<dyn Measure>>> {
+        self.measure.map(|measure| measure.within(model, inputs, when)).transpose()
+    }
+    /// What `f` makes with another runtime, or none. What it says of the model as a whole is said of this place.
+    pub(crate) fn on<T>(
+        &mut self,
+        measure: Option<&dyn Measure>,
+        place: &Where,
+        f: impl FnOnce(&mut Context<'_>) -> T,
+    ) -> T {
+        let mut inner = Context {
+            remarks: Vec::new(),
+            counts: std::mem::take(&mut self.counts),
+            pass: self.pass.clone(),
+            given: None,
+            measure,
+            ..*self
+        };
+        let made = f(&mut inner);
+        let Context { remarks, counts, .. } = inner;
+        let placed = |said: Remark| match said.at {
+            Where::Model => Remark { at: place.clone(), ..said },
+            _ => said,
+        };
+        self.remarks.extend(remarks.into_iter().map(placed));
+        self.counts = counts;
+        made
+    }
     /// Times models side by side; nothing without a runtime. See [`Measure::latency`].
     pub fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
         self.measure.map_or_else(|| Ok(Vec::new()), |measure| measure.latency(models))

@@ -3,6 +3,7 @@
 //! A pass has typed options and one line in [`PASSES`]; everything else (pipeline text, `--explain`, completions,
 //! documentation of defaults) follows from that. Library users push passes of their own into a [`Pipeline`].
 
+mod branches;
 pub mod cast;
 mod choices;
 mod context;

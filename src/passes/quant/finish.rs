@@ -52,7 +52,7 @@ impl Quant {
             false => vec![Schemes::new()],
         };
         // How long integers take does not depend on their ranges; so those follow from what is placed.
-        let mut timed = match guarded {
+        let mut timed = match guarded && !all.ops.is_empty() {
             true => guard::choose(self, model, all, &sets[0], usual, cx)?,
             false => None,
         };

@@ -9,6 +9,8 @@ mod activations;
 mod alone;
 mod anew;
 mod bias;
+mod bodies;
+mod branches;
 mod budget;
 mod chains;
 mod compensate;
@@ -257,9 +259,14 @@ impl Quant {
             opset: model.opset(),
             activations: Placement::usual(&self.options, cx.has_samples()) != Placement::FLOAT,
         };
-        let before = model.clone();
+        let mut before = model.clone();
+        bodies::separate(&plan, &mut model.graph);
+        let branches = self.branches(&plan, model, cx)?;
+        if !branches.is_empty() {
+            before = model.clone();
+        }
         let half = weights::uncast(&plan, &mut model.graph);
-        let lifted = weights::lift(&plan, &mut model.graph);
+        let lifted = bodies::lift(&plan, &mut model.graph, &branches);
         if !lifted.is_empty() {
             infer_types(model)?;
         }
@@ -298,6 +305,8 @@ impl Quant {
             }
             Changed::No => *model = before,
         }
+        let changed = if branches.is_empty() { changed } else { Changed::Yes };
+        branches.into_iter().for_each(|branch| branch.put_back(model));
         Ok(changed)
     }
 }

@@ -159,8 +159,12 @@ fn power(sqnr: f64) -> f64 {
 
 /// What one of these powers of noise is, in words.
 fn costs(noise: &[f64], k: usize) -> String {
-    let share = noise.iter().sum::<f64>() / noise.len() as f64;
-    format!("{:.1} %, {:.0} times its share", 100.0 * noise[k].sqrt(), noise[k] / share)
+    let times = noise[k] * noise.len() as f64 / noise.iter().sum::<f64>();
+    let alone = 100.0 * noise[k].sqrt();
+    match times >= 2.0 {
+        true => format!("{alone:.1} %, {times:.0} times its share"),
+        false => format!("{alone:.1} %, and with the others that cost as much nothing would be left of them"),
+    }
 }
 
 /// Layers that are looked at together first.

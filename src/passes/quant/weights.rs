@@ -9,16 +9,13 @@ use super::{
 use crate::{
     ir::{DType, Grain, Graph, OpId, Origin, QuantForm, QuantScheme, Tensor, Use, ValueId, Where},
     ops::quantized::{dequantized, read_whole},
-    passes::{
-        Context,
-        lift::{self, readers},
-    },
+    passes::{Context, lift::readers},
 };
 use std::collections::BTreeMap;
 
 /// Below this many elements the scales, the zero points and the extra nodes eat most of what integers save, and small
 /// layers, as heads and depthwise convolutions are, cost the outputs more than they are worth.
-fn worth(bits: usize) -> usize {
+pub(super) fn worth(bits: usize) -> usize {
     if bits >= 8 { 512 } else { 1024 }
 }
 
@@ -145,7 +142,7 @@ impl Layers {
 
 /// How a weight lies.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Lie {
+pub(super) struct Lie {
     /// The axis of its output channels.
     outputs: usize,
     /// The axes over which its products are summed up, from this one,
@@ -184,7 +181,7 @@ fn read(graph: &Graph, at: Use) -> Option<(ValueId, Lie)> {
 }
 
 /// How a weight lies for the first op that reads it as such, in bodies too.
-fn lie(graph: &Graph, v: ValueId) -> Option<Lie> {
+pub(super) fn lie(graph: &Graph, v: ValueId) -> Option<Lie> {
     let rank = graph.constant(v).filter(|t| is_real(t.dtype()))?.rank();
     readers(graph, v).into_iter().find_map(|(graph, op, slot)| lie_of(graph, op, slot, rank))
 }
@@ -217,20 +214,8 @@ pub(super) fn uncast(plan: &Plan<'_>, graph: &mut Graph) -> Vec<(ValueId, DType)
     done
 }
 
-/// Moves the weights that bodies define and that are worth it to the main graph, where those of all graphs are found; returns
-/// their names.
-pub(super) fn lift(plan: &Plan<'_>, graph: &mut Graph) -> Vec<String> {
-    let worth = worth(plan.bits);
-    let wanted = |body: &Graph, v: ValueId| {
-        let large = body.initializer(v).is_some_and(|t| t.len() >= worth);
-        large && !is_given_out(body, v) && lie(body, v).is_some()
-    };
-    lift::separate(graph, &wanted);
-    lift::lift(graph, &wanted)
-}
-
 /// Whether a graph, or a body that captures the value, gives it out.
-fn is_given_out(graph: &Graph, v: ValueId) -> bool {
+pub(super) fn is_given_out(graph: &Graph, v: ValueId) -> bool {
     let inside = |op: OpId| {
         let mut bodies = graph.op(op).bodies();
         bodies.any(|body| body.find(graph.name_of(v)).is_some_and(|v| is_given_out(body, v)))
