@@ -30,6 +30,9 @@ pub enum QuantForm {
     /// QuantizeLinear and DequantizeLinear, and the function that makes the value is computed by such a pair too, whose integers
     /// end where it does. For what HardSigmoid and HardSwish make of values that are rounded; elsewhere the pair alone.
     Saturated,
+    /// QuantizeLinear and DequantizeLinear, of which layers that compute in float have one of their own, so that ONNX Runtime does
+    /// not round their weights. For computed values with one scale.
+    Shielded,
 }
 
 /// How a value of floating-point numbers is represented by integers, or by floats of eight bits.

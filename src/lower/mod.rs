@@ -24,6 +24,7 @@ pub mod proto;
 mod rope;
 mod saturated;
 pub mod schemes;
+mod shielded;
 mod stored;
 mod wire;
 

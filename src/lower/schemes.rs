@@ -1,7 +1,9 @@
 //! Quantization schemes become nodes: the quantize-dequantize form that every runtime reads, or arithmetic on integer
 //! constants that every runtime computes when it loads the model.
 
-use super::{clipped, dynamic, few_bits, operators, pairs, parameters::Parameters, saturated, stored};
+use super::{
+    clipped, dynamic, few_bits, operators, pairs, parameters::Parameters, saturated, shielded, stored,
+};
 use crate::{
     error::{Error, Result},
     ir::{DType, Float8, Grain, Graph, Model, Op, Origin, QuantForm, QuantScheme, Use, ValueId, Where},
@@ -13,7 +15,8 @@ use crate::{
 /// computes the value of the old name. A computed value gets one QuantizeLinear and one DequantizeLinear that all its
 /// users read, and Relu and Clip that these stand for go. Graph inputs and outputs keep their names and types. A value of the form
 /// [`QuantForm::Dynamic`], [`QuantForm::Multiplied`], [`QuantForm::Operator`] or [`QuantForm::Packed`] changes the ops that read
-/// it, one of the form [`QuantForm::Saturated`] the op that makes it. Fails where a scheme breaks its invariants, where a
+/// it, one of the form [`QuantForm::Saturated`] the op that makes it, and layers have one of the form [`QuantForm::Shielded`] from a
+/// DequantizeLinear of their own. Fails where a scheme breaks its invariants, where a
 /// computed value is to be folded, or where the model's operator set is too old: see [`least_opset`].
 pub fn materialize(model: &mut Model) -> Result<()> {
     let opset = model.opset();
@@ -30,10 +33,12 @@ fn rewrite(graph: &mut Graph, opset: i64) -> Result<bool> {
     let mut own = dynamic::rewrite(graph, &mut parameters)?;
     own |= few_bits::rewrite(graph)?;
     own |= pairs::rewrite(graph, &mut parameters);
+    let shields = shielded::part(graph);
     saturated::rewrite(graph, &mut parameters);
     clipped::rewrite(graph);
     let weights = operators::weights(graph);
     standard(graph, opset, &mut parameters)?;
+    shielded::rewrite(graph, shields, &mut parameters);
     own |= operators::rewrite(graph, &weights);
     for op in graph.ops().collect::<Vec<_>>() {
         let mut result = Ok(());
@@ -174,7 +179,7 @@ fn computed(graph: &mut Graph, v: ValueId, scheme: &QuantScheme, parameters: &mu
     Ok(())
 }
 
-fn with_axis(op: Op, scheme: &QuantScheme) -> Op {
+pub(super) fn with_axis(op: Op, scheme: &QuantScheme) -> Op {
     match scheme.grain {
         Grain::Axis(axis) => op.with("axis", axis as i64),
         _ => op,

@@ -33,7 +33,8 @@ pub(super) fn constant(
         | QuantForm::Multiplied
         | QuantForm::Operator
         | QuantForm::Packed
-        | QuantForm::Saturated => chain.dequantize(integers, scheme, parameters),
+        | QuantForm::Saturated
+        | QuantForm::Shielded => chain.dequantize(integers, scheme, parameters),
         QuantForm::Folded => chain.fold(integers, scheme, parameters)?,
     }
     Ok(())

@@ -149,6 +149,64 @@ pub fn is_narrow(dtype: DType) -> bool {
     dtype.is_integer() && dtype.bits() <= 16 || dtype.is_float() && dtype.bits() <= 8
 }
 
+/// What ONNX Runtime has move integers instead of floats.
+const MOVES: [&str; 6] = ["MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"];
+
+/// Where a layer that is to compute in float has its input from integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FromIntegers {
+    /// The value that is rounded.
+    pub value: ValueId,
+    /// What reads it for the layer: the layer itself, or what moves elements.
+    pub at: Use,
+    /// An axis of the value,
+    pub axis: usize,
+    /// and its extent, more than 1.
+    pub extent: usize,
+}
+
+/// Where a layer has its input from whose weight ONNX Runtime would round, though it is to compute in float. Where a Conv,
+/// ConvTranspose or Gemm with a weight of floats stands between a DequantizeLinear with one scale and a QuantizeLinear (Relu and
+/// Clip behind it, and what moves elements, are no matter), its transformer WeightBiasQuantization (as of version 1.31) makes int8 of that weight, with one
+/// scale for all channels, when the model is loaded, and the layer computes in integers.
+pub fn rounded_at_load(g: &Graph, op: OpId) -> Option<FromIntegers> {
+    let scheme = |v: ValueId| g.value(v).quant.as_ref();
+    let (node, weight) = (g.op(op), g.input(op, 1)?);
+    let floats = scheme(weight).is_none_or(|scheme| scheme.form == QuantForm::Folded);
+    let shape = g.constant(weight).filter(|_| floats && node.is_standard())?.shape();
+    let flag = |name: &str| node.int(name).unwrap_or(0) != 0;
+    let (axis, extent) = match (node.op_type.as_str(), shape) {
+        ("Conv", &[_, of_group, ..]) => (1, of_group * usize::try_from(node.int("group").unwrap_or(1)).ok()?),
+        ("ConvTranspose", &[channels, _, ..]) => (1, channels),
+        ("Gemm", &[rows, columns]) => {
+            (usize::from(!flag("transA")), if flag("transB") { columns } else { rows })
+        }
+        _ => return None,
+    };
+    let mut made = g.output(op, 0)?;
+    while scheme(made).is_none() {
+        let next = g.sole_use(made)?.op();
+        if !["Relu", "Clip"].iter().chain(&MOVES).any(|kind| g.op(next).is(kind)) {
+            return None;
+        }
+        made = g.output(next, 0)?;
+    }
+    let mut from = FromIntegers { value: g.input(op, 0)?, at: Use::Input(op, 0), axis, extent };
+    while scheme(from.value).is_none() {
+        let (before, _) =
+            g.producer(from.value).filter(|(op, _)| MOVES.iter().any(|kind| g.op(*op).is(kind)))?;
+        let value = g.input(before, 0)?;
+        let extents = g.shape(value).unwrap_or_default();
+        let known = |axis: &usize| extents.get(*axis)?.known().filter(|extent| *extent > 1);
+        // The channels, where they are known.
+        let mut axes = [1].into_iter().chain(0..extents.len());
+        let axis = axes.find(|axis| known(axis).is_some())?;
+        from = FromIntegers { value, at: Use::Input(before, 0), axis, extent: known(&axis)? };
+    }
+    // One scale is one for each channel where there is one.
+    (from.extent > 1 && g.constant(from.value).is_none()).then_some(from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

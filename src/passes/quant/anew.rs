@@ -10,7 +10,7 @@ use crate::{
     },
     passes::{Changed, Context, RemarkKind},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Makes floats of what a model stores as integers and computes back, in bodies too, and says of what.
 pub(super) fn floats(model: &mut Model, cx: &mut Context<'_>) -> Result<Changed> {
@@ -115,18 +115,25 @@ fn compute(
     Some((reals(node, &inputs).or_else(first)?, was))
 }
 
-/// Lets the floats that are rounded and turned back by the same scales through; returns how many.
+/// Lets the floats that are rounded and turned back by the same scales through, be it one for each channel; returns how many.
 fn drop_pairs(g: &mut Graph) -> usize {
-    let mut dropped = 0;
+    let mut dropped = HashSet::new();
     for op in g.order().into_iter().filter(|op| g.op(*op).is("DequantizeLinear")).collect::<Vec<_>>() {
-        let parameters = |op| [1, 2].map(|slot| g.input(op, slot).and_then(|v| g.constant(v)));
         let first = g.input(op, 0).and_then(|x| g.producer(x)).map(|(first, _)| first);
         let Some(first) = first.filter(|f| g.op(*f).is("QuantizeLinear")) else { continue };
         let (Some(x), Some(y)) = (g.input(first, 0), g.output(op, 0)) else { continue };
-        if parameters(op) == parameters(first) && g.dtype(x) == g.dtype(y) {
+        let parameter = |op, slot| g.input(op, slot).and_then(|v| g.constant(v));
+        let same = |slot| match (parameter(first, slot), parameter(op, slot)) {
+            (Some(one), Some(all)) if one.len() == 1 => {
+                one.dtype() == all.dtype()
+                    && all.bytes().chunks(one.byte_len()).all(|each| each == one.bytes())
+            }
+            (a, b) => a == b,
+        };
+        if same(1) && same(2) && g.dtype(x) == g.dtype(y) {
             g.replace_value(y, x);
-            dropped += 1;
+            dropped.insert(first);
         }
     }
-    dropped
+    dropped.len()
 }

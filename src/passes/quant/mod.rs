@@ -42,6 +42,7 @@ mod rule;
 mod saturation;
 mod scales;
 mod seam;
+mod shield;
 mod target;
 mod trial;
 mod unseen;
@@ -145,6 +146,9 @@ impl Quant {
         let (activations, integers) =
             activations::annotate(self, graph, layers, placement, schemes, &mut said);
         form::choose(self, model, layers, &integers);
+        if self.options.target.profile().shields_floats {
+            shield::mark(model);
+        }
         (activations, said)
     }
 }

@@ -47,6 +47,9 @@ pub(super) struct Profile {
     /// Whether Conv may round what it reads as the model runs, where that is asked of all layers: ONNX Runtime takes many times as
     /// long for that as in float.
     pub(super) dynamic_convolutions: bool,
+    /// Whether layers that stay float between integers have a DequantizeLinear of their own with a scale for each channel: else
+    /// ONNX Runtime rounds their weights. Accelerators want one scale for all that is computed.
+    pub(super) shields_floats: bool,
     /// Whether weights keep to seven bits; as this processor needs it, where it is not said.
     pub(super) reduce_range: Option<bool>,
 }
@@ -64,11 +67,13 @@ impl Target {
             rounds_outputs: true,
             whole: false,
             dynamic_convolutions: false,
+            shields_floats: false,
             reduce_range: Some(false),
         };
         match self {
             Target::Cpu => {
-                Profile { form: Form::Auto, timed: true, slow_kinds: false, reduce_range: None, ..qdq }
+                let fastest = Profile { form: Form::Auto, timed: true, slow_kinds: false, ..qdq };
+                Profile { shields_floats: true, reduce_range: None, ..fastest }
             }
             Target::Cuda => Profile { form: Form::Folded, ..qdq },
             Target::TensorRt => Profile {
@@ -81,7 +86,8 @@ impl Target {
             Target::Qnn => Profile { wide_integers: true, whole: true, ..qdq },
             Target::OpenVino => Profile { integer_biases: false, ..qdq },
             Target::Portable => {
-                Profile { slow_kinds: false, dynamic_convolutions: true, reduce_range: Some(true), ..qdq }
+                let plain = Profile { slow_kinds: false, dynamic_convolutions: true, ..qdq };
+                Profile { shields_floats: true, reduce_range: Some(true), ..plain }
             }
         }
     }
