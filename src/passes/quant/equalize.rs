@@ -46,7 +46,7 @@ const NEARER: f64 = 0.5;
 const LIKELY: f64 = 0.5;
 /// That is so much that few samples tell it: as many as this many changes would be looked at with.
 const LOOKS: usize = 16;
-const LEAST_SAMPLES: usize = 4;
+const LEAST_SAMPLES: usize = 16;
 /// How far scales go.
 const LARGEST: f32 = 1e3;
 /// Elements of a weight by which scales are judged, unless so few outputs have more.

@@ -4,18 +4,18 @@
 use super::{
     Latency, Method, Quant,
     activations::{self, Schemes},
-    alone, bias, compensate, form, guard, last, learned, noisy, pairs,
+    choice::{Choice, Chosen},
+    compensate, form,
+    guard::{Candidates, Fastest},
+    last, learned, noisy, pairs,
     placement::{How, Kind, Placement},
-    ranges::Look,
-    rule::Rule,
-    trial::Trial,
     unseen,
     weights::{self, Layers},
     whole,
 };
 use crate::{
     error::Result,
-    ir::{Model, OpId, ValueId},
+    ir::{Model, ValueId},
     ops::infer_types,
     passes::{
         Context, RemarkKind, Repair,
@@ -23,6 +23,13 @@ use crate::{
     },
 };
 use std::cell::OnceCell;
+
+/// Layers that leave the outputs quiet enough, how fast they are, where that was timed, and the ranges that suit them.
+struct Quiet {
+    layers: Layers,
+    timed: Option<Fastest>,
+    chosen: Chosen,
+}
 
 impl Quant {
     /// Rounds the weights that have schemes, places integer activations and says what became of all.
@@ -45,18 +52,17 @@ impl Quant {
             How::Float => layers.clone(),
             _ => pairs::with(self, model, layers),
         };
-        let all = &last::left_out(self, model, layers, &widest, cx)?;
+        let all = last::left_out(self, model, layers, &widest, cx)?;
         let rules = self.options.rules();
         let sets = match widest.is_static() {
-            true => activations::schemes(self, &rules, model, all, &widest, usize::MAX, cx)?,
+            true => activations::schemes(self, &rules, model, &all, &widest, usize::MAX, cx)?,
             false => vec![Schemes::new()],
         };
         // How long integers take does not depend on their ranges; so those follow from what is placed.
-        let mut timed = match guarded && !all.ops.is_empty() {
-            true => guard::choose(self, model, all, &sets[0], usual, cx)?,
+        let timed = match guarded && !all.ops.is_empty() {
+            true => Candidates { pass: self, model, layers: &all, schemes: &sets[0] }.fastest(usual, cx)?,
             false => None,
         };
-        let placement = timed.as_ref().map_or(usual, |timed| timed.placement);
         let choice = Choice {
             pass: self,
             float,
@@ -66,44 +72,54 @@ impl Quant {
             rules: &rules,
             sets: &sets,
         };
-        let mut chosen = choice.among(all, placement, 0, cx)?;
-        if self.options.target.profile().whole {
-            whole::advise(self, &chosen.model, float, all, &placement, &sets[chosen.set], cx)?;
-        }
-        let looks = placement != Placement::FLOAT && cx.has_inputs() && self.options.guards_noise();
-        let layers = &match looks {
-            true => {
-                noisy::left_out(self, &chosen.model, all, &placement, &sets[chosen.set], chosen.noise, cx)?
-            }
-            false => all.clone(),
-        };
-        // Without the loudest layers fewer kinds may be worth it, and other ranges the best.
-        if layers.ops != all.ops {
-            timed = match timed {
-                Some(timed) => Some(timed.of_fewer(self, model, layers, &sets[0], cx)?),
-                None => None,
-            };
-            let placement = timed.as_ref().map_or(usual, |timed| timed.placement);
-            chosen = choice.among(layers, placement, chosen.set, cx)?;
-        }
-        let Chosen { set, placement, text, .. } = chosen;
+        let Quiet { layers, timed, chosen } = self.quiet(choice, all, timed, usual, cx)?;
+        let Chosen { set, placement, text, mut repair, model: corrected, .. } = chosen;
         text.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
         match timed {
-            Some(timed) => timed.tell(&model.graph, layers, cx),
+            Some(timed) => timed.tell(&model.graph, &layers, cx),
             None => placement.tell(&model.graph, &layers.ops, cx),
         }
-        let mut repair = chosen.repair;
-        *model = chosen.model;
+        *model = corrected;
         if !samples && self.options.repair == Repair::Auto {
-            repair = unseen::correct(model, &float.model, &unlearned, layers);
+            repair = unseen::correct(model, &float.model, &unlearned, &layers);
         }
         repair.into_iter().for_each(|text| cx.remark(RemarkKind::Note, (), text));
-        let (activations, said) = self.place(model, layers, &placement, &sets[set]);
+        let (activations, said) = self.place(model, &layers, &placement, &sets[set]);
         said.into_iter().for_each(|(at, why)| cx.missed(at, why));
         cx.count("activations", activations);
-        weights::tell(&mut model.graph, layers, &placement, cx);
-        form::tell(self, &model.graph, layers, cx);
+        weights::tell(&mut model.graph, &layers, &placement, cx);
+        form::tell(self, &model.graph, &layers, cx);
         Ok(())
+    }
+    /// Chooses ranges for these layers, as they were placed or are `usual`, and leaves out those whose integer activations make too
+    /// much noise.
+    fn quiet(
+        &self,
+        choice: Choice<'_>,
+        all: Layers,
+        mut timed: Option<Fastest>,
+        usual: Placement,
+        cx: &mut Context<'_>,
+    ) -> Result<Quiet> {
+        let (model, sets) = (choice.rounded, choice.sets);
+        let placement = timed.as_ref().map_or(usual, |timed| timed.placement);
+        let mut chosen = choice.among(&all, placement, 0, cx)?;
+        if self.options.target.profile().whole {
+            whole::advise(self, &chosen.model, choice.float, &all, &placement, &sets[chosen.set], cx)?;
+        }
+        if placement == Placement::FLOAT || !cx.has_inputs() || !self.options.guards_noise() {
+            return Ok(Quiet { layers: all, timed, chosen });
+        }
+        let set = &sets[chosen.set];
+        let layers = noisy::left_out(self, &chosen.model, &all, &placement, set, chosen.noise, cx)?;
+        // Without the loudest layers fewer kinds may be worth it, and other ranges the best.
+        if layers.ops != all.ops {
+            let candidates = Candidates { pass: self, model, layers: &layers, schemes: &sets[0] };
+            timed = timed.map(|timed| candidates.again(timed, cx)).transpose()?;
+            let placement = timed.as_ref().map_or(usual, |timed| timed.placement);
+            chosen = choice.among(&layers, placement, chosen.set, cx)?;
+        }
+        Ok(Quiet { layers, timed, chosen })
     }
     /// Rounds the weights that have schemes; returns those whose mean error biases may make up for.
     fn round(
@@ -142,91 +158,5 @@ impl Quant {
             infer_types(model)?;
         }
         Ok(unlearned)
-    }
-}
-
-/// A choice of ranges for the activations of a model whose weights are rounded.
-struct Choice<'a> {
-    pass: &'a Quant,
-    /// The model before anything was rounded.
-    float: &'a Original,
-    /// With weights rounded.
-    rounded: &'a Model,
-    /// With weights the floats that their integers stand for.
-    reals: OnceCell<Original>,
-    /// Weights whose mean error biases may make up for.
-    unlearned: &'a [ValueId],
-    rules: &'a [Rule],
-    /// The schemes by each of the rules.
-    sets: &'a [Schemes],
-}
-
-/// What was chosen.
-struct Chosen {
-    /// The place of its schemes among the sets.
-    set: usize,
-    /// The placement that it was chosen for.
-    placement: Placement,
-    /// The power of the noise that it leaves, as far as that was looked at.
-    noise: Option<f64>,
-    /// What was looked at, in words.
-    text: Option<String>,
-    /// With biases corrected.
-    model: Model,
-    /// What biases make up for, in words.
-    repair: Option<String>,
-}
-
-impl Choice<'_> {
-    /// What is tried on these layers.
-    fn trial<'b>(&'b self, layers: &'b Layers, placement: &'b Placement) -> Result<Trial<'b>> {
-        let reals = match self.reals.get() {
-            Some(reals) => reals,
-            None => {
-                let reals = Original::of(alone::dequantized(self.rounded, layers)?);
-                self.reals.get_or_init(|| reals)
-            }
-        };
-        Ok(Trial::of(self.pass, self.rounded, layers, placement, reals))
-    }
-    /// Chooses for these layers, placed so; the usual set stays unless another is clearly better.
-    fn among(&self, layers: &Layers, placement: Placement, usual: usize, cx: &Context<'_>) -> Result<Chosen> {
-        let measured = |op: &OpId| layers.how(&self.rounded.graph, &placement, *op) == How::Static;
-        let differ = self.sets.iter().any(|set| *set != self.sets[0]) && layers.ops.iter().any(measured);
-        let look = match differ {
-            true => Look::at(&self.trial(layers, &placement)?, self.sets, usual, cx)?,
-            false => Look::none(usual),
-        };
-        let left = look.left();
-        let tried = left.iter().map(|k| self.repaired(layers, &placement, &self.sets[*k], cx));
-        let mut tried = tried.collect::<Result<Vec<_>>>()?;
-        let tries = tried.iter().zip(&left);
-        let corrected: Vec<Model> =
-            tries.map(|((model, _), k)| self.placed(model, layers, &placement, &self.sets[*k])).collect();
-        let nearest = look.nearest(self.rules, self.float, &corrected, cx)?;
-        let (model, repair) = tried.swap_remove(nearest.place);
-        let (set, noise, text) = (left[nearest.place], nearest.noise, nearest.text);
-        Ok(Chosen { set, placement, noise, text, model, repair })
-    }
-    /// The model with biases that make up for rounding weights, and activations to these schemes; what they make up for.
-    fn repaired(
-        &self,
-        layers: &Layers,
-        placement: &Placement,
-        schemes: &Schemes,
-        cx: &Context<'_>,
-    ) -> Result<(Model, Option<String>)> {
-        let mut model = self.rounded.clone();
-        let placed = |model: &Model| self.placed(model, layers, placement, schemes);
-        let text = match cx.has_samples() && self.pass.options.repair == Repair::Auto {
-            true => bias::correct(&mut model, self.float, self.unlearned, layers, placed, cx)?,
-            false => None,
-        };
-        Ok((model, text))
-    }
-    fn placed(&self, model: &Model, layers: &Layers, placement: &Placement, schemes: &Schemes) -> Model {
-        let mut model = model.clone();
-        self.pass.place(&mut model, layers, placement, schemes);
-        model
     }
 }

@@ -48,87 +48,78 @@ pub(super) struct Fastest {
     batches: Vec<usize>,
 }
 
-/// The fastest placement; `None` where there is no clock.
-pub(super) fn choose(
-    pass: &Quant,
-    model: &Model,
-    layers: &Layers,
-    schemes: &Schemes,
-    usual: Placement,
-    cx: &Context<'_>,
-) -> Result<Option<Fastest>> {
-    let ways = |kind| pass.ways(kind, cx.has_samples());
-    among(ways, pass, model, layers, schemes, usual, cx)
+/// What is timed.
+pub(super) struct Candidates<'a> {
+    pub(super) pass: &'a Quant,
+    pub(super) model: &'a Model,
+    pub(super) layers: &'a Layers,
+    pub(super) schemes: &'a Schemes,
 }
 
-/// The fastest placement in which layers of each kind compute in one of these ways.
-fn among(
-    ways: impl Fn(Kind) -> Vec<How>,
-    pass: &Quant,
-    model: &Model,
-    layers: &Layers,
-    schemes: &Schemes,
-    usual: Placement,
-    cx: &Context<'_>,
-) -> Result<Option<Fastest>> {
-    let placed = |placement: Placement| {
-        let mut model = model.clone();
-        pass.place(&mut model, layers, &placement, schemes);
-        model
-    };
-    let float = placed(Placement::FLOAT);
-    let mut tried: Vec<Timed> = Vec::new();
-    let (mut best, mut batches) = (usual, Vec::new());
-    for kind in Kind::ALL {
-        cx.check_cancelled()?;
-        let mut candidates = vec![(best, placed(best))];
-        for how in ways(kind) {
-            let other = best.with(kind, how);
-            let model = placed(other);
-            if candidates.iter().all(|(_, known)| known.graph != model.graph) {
-                candidates.push((other, model));
+impl Candidates<'_> {
+    /// The fastest placement; `None` where there is no clock.
+    pub(super) fn fastest(&self, usual: Placement, cx: &Context<'_>) -> Result<Option<Fastest>> {
+        self.among(|kind| self.pass.ways(kind, cx.has_samples()), usual, cx)
+    }
+    /// The fastest now that there are fewer layers, kinds of which may be float; what else they might be, nobody has looked at what
+    /// it does to the outputs.
+    pub(super) fn again(&self, timed: Fastest, cx: &Context<'_>) -> Result<Fastest> {
+        let ways = |kind| vec![How::Float, timed.placement.of_kind(kind)];
+        Ok(match self.among(ways, timed.placement, cx)? {
+            Some(again) => Fastest { earlier: timed.tried, ..again },
+            None => timed,
+        })
+    }
+    /// The fastest placement in which layers of each kind compute in one of these ways.
+    fn among(
+        &self,
+        ways: impl Fn(Kind) -> Vec<How>,
+        usual: Placement,
+        cx: &Context<'_>,
+    ) -> Result<Option<Fastest>> {
+        let placed = |placement: Placement| {
+            let mut model = self.model.clone();
+            self.pass.place(&mut model, self.layers, &placement, self.schemes);
+            model
+        };
+        let float = placed(Placement::FLOAT);
+        let mut tried: Vec<Timed> = Vec::new();
+        let (mut best, mut batches) = (usual, Vec::new());
+        for kind in Kind::ALL {
+            cx.check_cancelled()?;
+            let mut candidates = vec![(best, placed(best))];
+            for how in ways(kind) {
+                let other = best.with(kind, how);
+                let model = placed(other);
+                if candidates.iter().all(|(_, known)| known.graph != model.graph) {
+                    candidates.push((other, model));
+                }
             }
+            if candidates.len() == 1 && tried.iter().any(|timed| timed.placement == best) {
+                continue;
+            }
+            let models: Vec<&Model> = candidates.iter().map(|c| &c.1).collect();
+            let Some(timed) = targets::shares_of_time(&float, &models, cx)? else { return Ok(None) };
+            batches = timed.samples;
+            for ((placement, _), ratios) in candidates.iter().zip(timed.shares) {
+                tried.push(Timed { placement: *placement, ratios });
+            }
+            let these = &tried[tried.len() - candidates.len()..];
+            // What is usually fastest stays unless another is faster beyond noise.
+            let other = these[1..].iter().min_by(|a, b| a.mean().total_cmp(&b.mean()));
+            best = other.filter(|t| t.mean() < these[0].mean() * (1.0 - NOISE)).map_or(best, |t| t.placement);
         }
-        if candidates.len() == 1 && tried.iter().any(|timed| timed.placement == best) {
-            continue;
+        let decided = tried.iter().rev().find(|timed| timed.placement == best);
+        if decided.is_none_or(Timed::is_slower) {
+            let faster = tried.iter().filter(|timed| !timed.is_slower() && timed.mean() < 1.0 - NOISE);
+            best =
+                faster.min_by(|a, b| a.mean().total_cmp(&b.mean())).map_or(Placement::FLOAT, |t| t.placement);
         }
-        let models: Vec<&Model> = candidates.iter().map(|c| &c.1).collect();
-        let Some(timed) = targets::shares_of_time(&float, &models, cx)? else { return Ok(None) };
-        batches = timed.samples;
-        for ((placement, _), ratios) in candidates.iter().zip(timed.shares) {
-            tried.push(Timed { placement: *placement, ratios });
-        }
-        let these = &tried[tried.len() - candidates.len()..];
-        // What is usually fastest stays unless another is faster beyond noise.
-        let other = these[1..].iter().min_by(|a, b| a.mean().total_cmp(&b.mean()));
-        best = other.filter(|t| t.mean() < these[0].mean() * (1.0 - NOISE)).map_or(best, |t| t.placement);
+        Ok(Some(Fastest { placement: best, tried, earlier: Vec::new(), batches }))
     }
-    let decided = tried.iter().rev().find(|timed| timed.placement == best);
-    if decided.is_none_or(Timed::is_slower) {
-        let faster = tried.iter().filter(|timed| !timed.is_slower() && timed.mean() < 1.0 - NOISE);
-        best = faster.min_by(|a, b| a.mean().total_cmp(&b.mean())).map_or(Placement::FLOAT, |t| t.placement);
-    }
-    Ok(Some(Fastest { placement: best, tried, earlier: Vec::new(), batches }))
 }
 
 impl Fastest {
-    /// The fastest with fewer layers, kinds of which may be float now; what else they might be, nobody has looked at what it does to
-    /// the outputs.
-    pub(super) fn of_fewer(
-        self,
-        pass: &Quant,
-        model: &Model,
-        layers: &Layers,
-        schemes: &Schemes,
-        cx: &Context<'_>,
-    ) -> Result<Fastest> {
-        let ways = |kind| vec![How::Float, self.placement.of_kind(kind)];
-        let again = among(ways, pass, model, layers, schemes, self.placement, cx)?;
-        Ok(match again {
-            Some(again) => Fastest { earlier: self.tried, ..again },
-            None => self,
-        })
-    }
     /// Says how long the placement takes, and of the layers that stay float how long they would make it.
     pub(super) fn tell(&self, graph: &Graph, layers: &Layers, cx: &mut Context<'_>) {
         let Fastest { placement: best, tried, earlier, batches } = self;

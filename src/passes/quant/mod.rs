@@ -13,6 +13,7 @@ mod bodies;
 mod branches;
 mod budget;
 mod chains;
+mod choice;
 mod compensate;
 mod counting;
 mod descent;
