@@ -36,7 +36,9 @@ pub use survey::{GroupSummary, MemberSummary, Standing, Survey, survey};
 pub use unprune::unprune;
 
 use super::{
-    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair, lift::readers, pass::changed_options,
+    Changed, Context, Named, Needs, Options, Pass, RemarkKind, Repair,
+    lift::{put_back, readers},
+    pass::changed_options,
 };
 use crate::{
     error::{Error, Result},
@@ -124,7 +126,13 @@ impl Pass for Prune {
         if self.options.repair == Repair::Auto && !cx.has_samples() {
             cx.remark(RemarkKind::Note, (), UNREPAIRED);
         }
-        *model = work.model;
+        // A body takes time for what is handed to it.
+        let (mut pruned, around) = (work.model, &model.graph);
+        let constants = pruned.graph.initializers().map(|(v, _)| pruned.graph.name_of(v));
+        let own: Vec<String> =
+            constants.filter(|name| around.find(name).is_none()).map(str::to_owned).collect();
+        own.iter().for_each(|name| put_back(&mut pruned.graph, name));
+        *model = pruned;
         Ok(Changed::Yes)
     }
 }
