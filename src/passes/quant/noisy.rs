@@ -3,8 +3,8 @@
 //! Where all layers together leave the outputs less than so many dB above the noise, each is looked at alone, all else in
 //! float. A layer that makes several times what it would if all made alike keeps more bits, the worst first, until the
 //! others together are quiet enough: an outlier among a hundred thousand elements, or a sum that cancels, spoils few
-//! layers but may spoil the outputs. Where all layers are alike, none is to blame, unless the outputs would be further off
-//! than is taken for working: then the loudest go until they are not.
+//! layers but may spoil the outputs. Where all layers are alike, none is to blame, unless the outputs would be too far off: then the
+//! loudest go until they are not. For weights, which cost bytes, that is further than is taken for working, for activations less.
 //!
 //! To save runs, layers are looked at in groups first: where a group makes less noise than one of its layers alone may, none
 //! of them is looked at by itself. The more of them there are, the fewer samples each is looked at with.
@@ -36,7 +36,9 @@ const LEAST_SQNR_OF_FEW_BITS: f64 = 15.0;
 const CLEARLY: f64 = 0.5;
 /// How many times its share of the noise a layer may make.
 const SHARES: f64 = 4.0;
-/// The share of the noise with which a model is taken for working that weights alone may make, and activations.
+/// With more noise than this, outputs off by more than a tenth, activations stay float that make no more than others.
+const LEAST_SQNR_OF_OUTPUTS: f64 = 20.0;
+/// The share of the noise of the outputs that weights alone may make, and activations.
 const HALF: f64 = 0.5;
 
 /// Where groups of layers cannot be looked at with so many samples in reasonable time, none is.
@@ -73,7 +75,7 @@ pub(super) fn widened(
         let with = |group: &Range<usize>| Ok(alone::with(&float.model, &rounded[group.clone()]));
         float.errors_on(samples, groups, with, cx)
     };
-    let mut limits = Limits::of(plan.pass, most);
+    let mut limits = Limits { loud: most, any: half(plan.pass.least_sqnr()) };
     let samples = cx.has_samples();
     if layers.weights.iter().any(|v| plan.pass.learns(&layers.integers[v], samples)) {
         // Several times less noise comes of rounding them so.
@@ -130,7 +132,8 @@ pub(super) fn left_out(
         float.errors_on(samples, groups, |group| placed(&rounded[group.clone()]), cx)
     };
     let alike = vec![1; rounded.len()];
-    let limits = Limits::of(pass, most);
+    let any = pass.least_sqnr().map(|sqnr| sqnr.max(LEAST_SQNR_OF_OUTPUTS));
+    let limits = Limits { loud: most, any: half(any) };
     let noise = noise(&alike, all, limits.any, of)?;
     let loud = too_loud(&noise, &alike, all, limits);
     for k in &loud {
@@ -211,10 +214,9 @@ struct Limits {
     any: f64,
 }
 
-impl Limits {
-    fn of(pass: &Quant, loud: f64) -> Limits {
-        Limits { loud, any: pass.least_sqnr().map_or(f64::INFINITY, |sqnr| HALF * power(sqnr)) }
-    }
+/// Half of the noise that outputs so many dB above it have; any where that is not said.
+fn half(sqnr: Option<f64>) -> f64 {
+    sqnr.map_or(f64::INFINITY, |sqnr| HALF * power(sqnr))
 }
 
 /// Which of these powers of noise are to go, the largest first, so that those that are left sum up to no more than the limits:
