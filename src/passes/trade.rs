@@ -2,7 +2,8 @@
 //! than a target together.
 //!
 //! Each offers the lower convex hull of its (cost, damage) points, from what it is downwards, and the steps that do least
-//! damage for each unit that they save are taken until the target is met.
+//! damage for each unit that they save are taken until the target is met. The last one may save far more than was missing; what
+//! that leaves over goes back where it undoes most damage.
 
 /// A way to cost less.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,7 +45,33 @@ pub(super) fn together(offers: &[Offer], before: u64, target: u64) -> Result<Vec
         chosen[k] = Some(point);
         now = others + points[point].cost;
     }
-    if now > target { Err(now) } else { Ok(chosen) }
+    if now > target {
+        return Err(now);
+    }
+    give_back(offers, &mut chosen, target - now);
+    Ok(chosen)
+}
+
+/// Spends so much at most on points that do less damage, those first that undo most of it for what they cost.
+fn give_back(offers: &[Offer], chosen: &mut [Option<usize>], mut left: u64) {
+    let nothing = |offer: &Offer| Point { cost: offer.whole, damage: 0.0 };
+    loop {
+        let mut best: Option<(f64, usize, Option<usize>, u64)> = None;
+        for (k, offer) in offers.iter().enumerate() {
+            let now = chosen[k].map_or_else(|| nothing(offer), |c| offer.points[c]);
+            let points = offer.points.iter().copied().enumerate().map(|(at, point)| (Some(at), point));
+            for (at, point) in points.chain([(None, nothing(offer))]) {
+                let more = point.cost.saturating_sub(now.cost);
+                let worth = (now.damage - point.damage) / more.max(1) as f64;
+                if point.damage < now.damage && more <= left && best.is_none_or(|(most, ..)| worth > most) {
+                    best = Some((worth, k, at, more));
+                }
+            }
+        }
+        let Some((_, k, at, more)) = best else { return };
+        chosen[k] = at;
+        left -= more;
+    }
 }
 
 /// The lower convex hull of an offer below what it is: from the highest cost to the lowest, each with the damage that a
@@ -61,5 +88,32 @@ fn hull(offer: &Offer) -> Vec<(f64, usize)> {
         let Some((slope, k)) = next else { return hull };
         (cost, damage) = (offer.points[k].cost, offer.points[k].damage);
         hull.push((slope, k));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(whole: u64, points: &[(u64, f64)]) -> Offer {
+        Offer {
+            whole,
+            points: points.iter().map(|(cost, damage)| Point { cost: *cost, damage: *damage }).collect(),
+        }
+    }
+
+    #[test]
+    fn what_the_last_step_saves_in_excess_goes_back() {
+        // Small things give up a little each; then a large one gives up more than is missing, and what is over pays for one of them.
+        let offers = [offer(10, &[(4, 0.5)]), offer(10, &[(6, 1.0), (2, 8.0)]), offer(100, &[(50, 30.0)])];
+        let cost = |chosen: &[Option<usize>]| -> u64 {
+            offers.iter().zip(chosen).map(|(o, c)| c.map_or(o.whole, |c| o.points[c].cost)).sum()
+        };
+        assert_eq!(together(&offers, 120, 110), Ok(vec![Some(0), Some(0), None]));
+        let chosen = together(&offers, 120, 68).unwrap();
+        assert_eq!((chosen.clone(), cost(&chosen)), (vec![Some(0), None, Some(0)], 64));
+        assert_eq!(together(&offers, 120, 70), Ok(vec![None, None, Some(0)]));
+        assert_eq!(together(&offers, 120, 56), Ok(vec![Some(0), Some(1), Some(0)]));
+        assert_eq!(together(&offers, 120, 55), Err(56));
     }
 }
