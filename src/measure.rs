@@ -125,7 +125,8 @@ pub trait Measure {
         Err(no_runtime("running a model"))
     }
     /// The same for a model that runs within this one, as a branch does: its inputs are these values of the main graph, as
-    /// they are in the batches in which the condition, a value of the main graph too, is as told. There may be none.
+    /// they are in the batches in which the condition, a value of the main graph too, is as told; in the first of them where they
+    /// take much memory. There may be none.
     fn within(&self, _model: &Model, _inputs: &[String], _when: (&str, bool)) -> Result<Box<dyn Measure>> {
         Err(no_runtime("running a branch"))
     }

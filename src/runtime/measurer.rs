@@ -10,6 +10,7 @@ use super::{
     latency::least_seconds,
     rows::{rows_of, single},
     sweep::sweep,
+    within,
 };
 use crate::{
     error::{Error, Result},
@@ -228,34 +229,8 @@ impl Measure for Measurer {
         sweep(&self.runtime, &self.options, probes, self.samples.first(most), each)
     }
 
-    fn within(
-        &self,
-        model: &Model,
-        inputs: &[String],
-        (condition, holds): (&str, bool),
-    ) -> Result<Box<dyn Measure>> {
-        let fetch = [inputs, &[condition.to_owned()]].concat();
-        let mut batches = Vec::new();
-        self.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen: Seen<'_>| {
-            let Some((condition, values)) = seen.values.iter().flat_map(|values| values.split_last()).next()
-            else {
-                return Ok(());
-            };
-            if condition.bytes().first().is_some_and(|byte| (*byte != 0) == holds) {
-                let given = &self.samples.batches()[seen.batch];
-                let own = inputs.iter().zip(values).map(|(name, tensor)| {
-                    let known =
-                        given.iter().find(|(given, _)| given == name).map(|(_, tensor)| tensor.clone());
-                    // What ONNX Runtime lends would keep a session in memory.
-                    let copied = || Tensor::new(tensor.dtype(), tensor.shape(), tensor.bytes().to_vec());
-                    Ok((name.clone(), known.map_or_else(copied, Ok)?))
-                });
-                batches.push(own.collect::<Result<Batch>>()?);
-            }
-            Ok(())
-        })?;
-        let mut samples = Samples::from_batches(batches);
-        samples.synthetic = self.samples.synthetic;
+    fn within(&self, model: &Model, inputs: &[String], when: (&str, bool)) -> Result<Box<dyn Measure>> {
+        let samples = within::samples(self, model, inputs, when)?;
         let measurer = Measurer::new(self.runtime.clone(), samples, self.options.clone());
         Ok(Box::new(measurer.timing_on(self.threads)))
     }

@@ -14,6 +14,7 @@ mod sweep;
 mod synthesize;
 mod validate;
 mod weights;
+mod within;
 
 pub use crate::numpy::read_labels;
 pub use accuracy::Accuracy;
