@@ -105,6 +105,6 @@ fn a_layer_that_is_excluded_has_its_floats() {
             (distance(&written, &computed), of(kind) + of(&format!("Fused{kind}")))
         });
         assert!(shielded.0 < 1e-3 && shielded.1 == 1, "{between}: {shielded:?}");
-        assert!(plain.0 > 1e-3, "{between}: ONNX Runtime leaves it alone: {plain:?}");
+        assert!(plain.0 > 5e-3, "{between}: ONNX Runtime leaves it alone: {plain:?}");
     }
 }

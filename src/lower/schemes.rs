@@ -33,7 +33,7 @@ fn rewrite(graph: &mut Graph, opset: i64) -> Result<bool> {
     let mut own = dynamic::rewrite(graph, &mut parameters)?;
     own |= few_bits::rewrite(graph)?;
     own |= pairs::rewrite(graph, &mut parameters);
-    let shields = shielded::part(graph);
+    let shields = shielded::part(graph, opset);
     saturated::rewrite(graph, &mut parameters);
     clipped::rewrite(graph);
     let weights = operators::weights(graph);

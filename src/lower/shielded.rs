@@ -9,6 +9,9 @@ use crate::{
 };
 use std::collections::HashMap;
 
+/// The operator set since which DequantizeLinear has a scale for each channel; in older ones one scale has to do.
+const BY_CHANNEL: i64 = 13;
+
 /// A layer that is to have its floats from a DequantizeLinear of its own.
 pub(super) struct Shield {
     /// Stands where that will.
@@ -19,12 +22,13 @@ pub(super) struct Shield {
 
 /// Gives the layers that ONNX Runtime would round an input of their own in the place of what has the form
 /// [`QuantForm::Shielded`], which has [`QuantForm::Qdq`] from here on.
-pub(super) fn part(graph: &mut Graph) -> Vec<Shield> {
+pub(super) fn part(graph: &mut Graph, opset: i64) -> Vec<Shield> {
     let is_shielded = |graph: &Graph, v: ValueId| {
         graph.value(v).quant.as_ref().is_some_and(|scheme| scheme.form == QuantForm::Shielded)
     };
     let found = graph.ops().filter_map(|op| rounded_at_load(graph, op));
-    let mut found: Vec<FromIntegers> = found.filter(|from| is_shielded(graph, from.value)).collect();
+    let found = found.filter(|from| opset >= BY_CHANNEL && is_shielded(graph, from.value));
+    let mut found: Vec<FromIntegers> = found.collect();
     found.sort_unstable_by_key(|from| from.at);
     found.dedup_by_key(|from| from.at);
     for v in graph.values().filter(|v| is_shielded(graph, *v)).collect::<Vec<_>>() {

@@ -14,7 +14,9 @@ pub(super) struct Branch {
     op: OpId,
     /// Which of the bodies of the op it is.
     which: usize,
-    /// What the condition is where it is taken.
+    /// The name of the condition,
+    condition: String,
+    /// and what it is where the branch is taken.
     holds: bool,
     /// What it computes, given what it captures.
     pub model: Model,
@@ -35,6 +37,7 @@ impl Branch {
     }
     fn of(outer: &Model, op: OpId, which: usize) -> Option<Branch> {
         let g = &outer.graph;
+        let condition = g.name_of(g.input(op, 0)?).to_owned();
         let attribute = g.op(op).attrs.iter().filter(|a| a.name.ends_with("_branch")).nth(which)?;
         let holds = attribute.name == "then_branch";
         let mut graph = g.op(op).bodies().nth(which)?.clone();
@@ -68,7 +71,7 @@ impl Branch {
             graph,
             ..Model::default()
         };
-        Some(Branch { op, which, holds, model })
+        Some(Branch { op, which, condition, holds, model })
     }
     /// The attribute that it is.
     pub(super) fn name(&self) -> &'static str {
@@ -80,10 +83,9 @@ impl Branch {
     }
     /// What runs it over the samples that take it; without a runtime nothing does.
     pub(super) fn measure(&self, outer: &Model, cx: &Context<'_>) -> Result<Option<Box<dyn Measure>>> {
-        let (g, own) = (&outer.graph, &self.model.graph);
+        let own = &self.model.graph;
         let inputs: Vec<String> = own.inputs.iter().map(|v| own.name_of(*v).to_owned()).collect();
-        let condition = g.input(self.op, 0).map_or("", |v| g.name_of(v));
-        cx.within(outer, &inputs, (condition, self.holds))
+        cx.within(outer, &inputs, (&self.condition, self.holds))
     }
     /// Whether it, or a body in it, has a value of this name.
     pub(super) fn has(&self, name: &str) -> bool {

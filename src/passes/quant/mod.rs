@@ -148,7 +148,7 @@ impl Quant {
             activations::annotate(self, graph, layers, placement, schemes, &mut said);
         form::choose(self, model, layers, &integers);
         if self.options.target.profile().shields_floats {
-            shield::mark(model);
+            shield::mark(&mut model.graph);
         }
         (activations, said)
     }

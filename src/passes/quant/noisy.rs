@@ -166,7 +166,7 @@ fn costs(noise: &[f64], k: usize) -> String {
     let alone = 100.0 * noise[k].sqrt();
     match times >= 2.0 {
         true => format!("{alone:.1} %, {times:.0} times its share"),
-        false => format!("{alone:.1} %, and with the others that cost as much nothing would be left of them"),
+        false => format!("{alone:.1} %, and the others cost as much: together they would be too far off"),
     }
 }
 

@@ -1,19 +1,13 @@
 //! Layers that are to compute in float do, though they stand between integers.
 
 use crate::{
-    ir::{Grain, Model, OpId, QuantForm},
+    ir::{Grain, Graph, OpId, QuantForm},
     ops::quantized::rounded_at_load,
 };
 
-/// The operator set since which DequantizeLinear has a scale for each channel.
-const BY_CHANNEL: i64 = 13;
-
-/// Gives what layers read that ONNX Runtime would round the form [`QuantForm::Shielded`]. The weights have their forms.
-pub(super) fn mark(model: &mut Model) {
-    if model.opset() < BY_CHANNEL {
-        return;
-    }
-    let graph = &mut model.graph;
+/// Gives what layers read that ONNX Runtime would round the form [`QuantForm::Shielded`]. The weights have their forms. What
+/// saturates on the way (HardSwish) is computed in float then: its value has one form, and floats that are floats matter more.
+pub(super) fn mark(graph: &mut Graph) {
     for op in graph.ops().collect::<Vec<OpId>>() {
         let Some(from) = rounded_at_load(graph, op) else { continue };
         let scheme = graph.value_mut(from.value).quant.as_mut();
