@@ -25,7 +25,7 @@ pub mod spans;
 
 pub(crate) use infer::Symbols;
 pub use infer::{Conflict, Inference, Known, infer_types};
-pub(crate) use reduce::reduce;
+pub(crate) use reduce::{ends, reduce};
 
 use crate::ir::Op;
 

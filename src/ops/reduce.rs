@@ -2,6 +2,20 @@
 
 use crate::ir::{DType, Dim, Graph, Op, Tensor, Type, ValueId};
 
+/// Adds reductions to the smallest and the largest element, or to one of each for each index of `kept` = (axis, rank);
+/// returns their outputs. Reductions are defined for few types; every number fits float32 as far as a range needs.
+pub(crate) fn ends(graph: &mut Graph, opset: i64, of: ValueId, kept: Option<(usize, usize)>) -> [ValueId; 2] {
+    let float = match graph.dtype(of) {
+        Some(DType::F32) => of,
+        _ => {
+            let name = format!("{}_float", graph.name_of(of));
+            let cast = Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
+            graph.add_node(cast, &[of], &name, None)
+        }
+    };
+    ["ReduceMin", "ReduceMax"].map(|op| reduce(graph, opset, op, float, kept))
+}
+
 /// Adds a reduction (ReduceMin, ReduceMax, ReduceMean, whose axes became an input with operator set 18) to a
 /// scalar, or to one number for each index of `kept` = (axis, rank); returns its output.
 pub(crate) fn reduce(

@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    ir::{DType, Graph, Model, Op, Origin, Tensor, ValueId, Where},
+    ir::{Graph, Model, Origin, Tensor, ValueId, Where},
     lower,
     measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats, Timed},
-    ops::reduce,
+    ops::ends,
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -145,15 +145,10 @@ impl Measure for Measurer {
         if open.is_empty() {
             return Ok(stats);
         }
-        if self.samples.is_empty() {
-            return Err(no_samples());
-        }
         let ranks = self.ranks(model, &open)?;
         let mut instrumented = model.clone();
         let (graph, opset) = (&mut instrumented.graph, model.opset());
-        graph.outputs.clear();
-        let mut floats: HashMap<ValueId, ValueId> = HashMap::new();
-        let mut reductions = Vec::with_capacity(open.len());
+        let mut reductions = Vec::with_capacity(2 * open.len());
         for need in &open {
             let value = value_of(graph, &need.value)?;
             let Stat::Range { axis } = need.stat;
@@ -168,33 +163,19 @@ impl Measure for Measurer {
                     Some((axis, rank))
                 }
             };
-            // Reductions are defined for few types; every number fits float32 as far as a range needs.
-            let float = match graph.dtype(value) {
-                Some(DType::F32) => value,
-                _ => *floats.entry(value).or_insert_with(|| {
-                    let name = format!("{}_float", graph.name_of(value));
-                    let cast = Op::new("Cast", "").with("to", i64::from(DType::F32.onnx()));
-                    graph.add_node(cast, &[value], &name, None)
-                }),
-            };
-            let low = reduce(graph, opset, "ReduceMin", float, kept);
-            let high = reduce(graph, opset, "ReduceMax", float, kept);
-            graph.outputs.extend([low, high]);
-            reductions.push((graph.name_of(low).to_owned(), graph.name_of(high).to_owned()));
+            let [low, high] = ends(graph, opset, value, kept);
+            reductions.extend([low, high].map(|v| graph.name_of(v).to_owned()));
         }
-        graph.sweep();
-        let session = self.session(&instrumented)?;
         let mut merged: Vec<Option<(Vec<f32>, Vec<f32>)>> = vec![None; open.len()];
-        for batch in self.samples.batches() {
-            let found: HashMap<String, Tensor> = session.run(batch)?.into_iter().collect();
-            for ((need, names), merged) in open.iter().zip(&reductions).zip(&mut merged) {
-                let numbers = |name: &str| {
-                    let tensor = found.get(name).and_then(Tensor::to_f32);
-                    tensor.map(|t| t.into_owned()).unwrap_or_default()
-                };
-                merge(need, merged, numbers(&names.0), numbers(&names.1))?;
+        self.sweep(&[Probe { model: &instrumented, fetch: &reductions }], usize::MAX, &mut |seen| {
+            let mut numbers =
+                seen.values.iter().flatten().map(|t| t.to_f32().unwrap_or_default().into_owned());
+            for (need, merged) in open.iter().zip(&mut merged) {
+                let (low, high) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+                merge(need, merged, low, high)?;
             }
-        }
+            Ok(())
+        })?;
         let mut known = locked(&self.known);
         let known = known.entry(version).or_default();
         for (need, range) in open.into_iter().zip(merged) {

@@ -66,7 +66,8 @@ pub struct SessionOptions {
     /// activations of such a MatMul on the fly, which is faster and costs about 0.6 % of accuracy in its result.
     pub exact_qdq: bool,
     /// Lets threads sleep while they wait for work, where they else keep a processor busy: for runs between which others
-    /// work. With two processors, looks at models side by side took half of the time so. Memory is not planned for many runs.
+    /// work. With two processors, looks at models side by side took half of the time so. Memory is not planned for many runs, and
+    /// outputs are computed as early as they can be: values that are only reduced are not held.
     pub yielding: bool,
     /// Writes the rewritten graph there, to see which kernels were chosen.
     pub optimized_model: Option<PathBuf>,
@@ -108,7 +109,7 @@ impl Session {
     /// Loads a model whose large weights it reads where other sessions do.
     fn sharing(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session> {
         let (mut builder, weights) = (prepare(runtime, options)?, weights::apart(model)?);
-        let bytes = lower::to_bytes_without(model, &|name| weights.contains_key(name))?;
+        let bytes = lower::to_bytes_without(model, &|name| weights.contains_key(name), options.yielding)?;
         // Said twice: one has the graph know the weight, so that it is optimized as ever; but the session would copy it, unless
         // the other gives it what it is to read there.
         for (name, value) in weights {

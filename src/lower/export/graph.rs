@@ -44,7 +44,7 @@ impl Writer<'_> {
 
     /// The nodes of a graph in topological order.
     pub(super) fn nodes(&mut self, out: &mut Rope, field: u32, graph: &Graph) {
-        for op in graph.order() {
+        for op in if self.ends_early { graph.order_of_early_ends() } else { graph.order() } {
             let names = |values: &[Option<ValueId>]| -> Vec<&str> {
                 values.iter().map(|v| v.map_or("", |v| graph.name_of(v))).collect()
             };

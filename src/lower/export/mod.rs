@@ -32,10 +32,16 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
     Ok(rope.to_vec())
 }
 
-/// The model as one message without the data of those tensors of the main graph that `apart` names: a runtime is given them
-/// otherwise.
-pub(crate) fn to_bytes_without(model: &Model, apart: &dyn Fn(&str) -> bool) -> Result<Vec<u8>> {
-    let rope = Writer { apart: Some(apart), ..Writer::default() }.model(model);
+/// The model as one message for a runtime, without the data of those tensors of the main graph that `apart` names: it is given
+/// them otherwise. With `ends_early`, it will compute the ends of the graph as soon as it can; see [`Graph::order_of_early_ends`].
+///
+/// [`Graph::order_of_early_ends`]: crate::ir::Graph::order_of_early_ends
+pub(crate) fn to_bytes_without(
+    model: &Model,
+    apart: &dyn Fn(&str) -> bool,
+    ends_early: bool,
+) -> Result<Vec<u8>> {
+    let rope = Writer { apart: Some(apart), ends_early, ..Writer::default() }.model(model);
     check_size(&rope)?;
     Ok(rope.to_vec())
 }
@@ -67,6 +73,8 @@ struct Writer<'a> {
     data_file: Option<DataFile>,
     /// Which constants of the main graph are left out, by name.
     apart: Option<&'a dyn Fn(&str) -> bool>,
+    /// Whether nodes are in the order that makes ONNX Runtime compute ends early.
+    ends_early: bool,
 }
 
 impl Writer<'_> {

@@ -1,7 +1,7 @@
 //! From what activations are in use to the range that their integers span.
 //!
-//! A sweep over the samples finds the ends of each value, and counts its elements in equal bins, one batch at a time; where
-//! the values of a batch are many, further sweeps follow. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
+//! A sweep over the samples finds the ends of each value and, where a rule asks for more, counts its elements in equal bins, one
+//! batch at a time; where the values of a batch are many, further sweeps follow. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
 //! are not counted:
 //!
 //! - `minmax`: from end to end.
@@ -17,6 +17,7 @@ use crate::{
     error::Result,
     ir::{DType, Model, QuantScheme, ValueId},
     measure::Probe,
+    ops,
     passes::{Context, linear::effect},
 };
 use rayon::prelude::*;
@@ -40,7 +41,10 @@ pub(super) fn schemes(
     let name = |v: ValueId| model.graph.name_of(v).to_owned();
     let values: Vec<ValueId> = values.into_iter().collect();
     let mut schemes = vec![BTreeMap::new(); rules.len()];
-    let ends_alone = rules.iter().all(|rule| rule.needs_ends_alone());
+    if rules.iter().all(|rule| rule.needs_ends_alone()) {
+        let histograms = ends(model, &values, most, cx)?;
+        return Ok(rules.iter().map(|rule| chosen(*rule, dtype, &values, &histograms).collect()).collect());
+    }
     let mut open = &values[..];
     let shaped = effect::shaped_as_sampled(model, cx)?;
     while !open.is_empty() {
@@ -50,25 +54,51 @@ pub(super) fn schemes(
         cx.sweep(&[Probe { model, fetch: &fetch }], most, &mut |seen| {
             let values = seen.values.iter().flatten().collect::<Vec<_>>();
             histograms.par_iter_mut().zip(values).for_each(|(histogram, value)| {
-                let elements = value.to_f32().unwrap_or_default();
-                match ends_alone {
-                    true => histogram.reach(&elements),
-                    false => histogram.add(&elements),
-                }
+                histogram.add(&value.to_f32().unwrap_or_default());
             });
             cx.check_cancelled()
         })?;
         for (rule, schemes) in rules.iter().zip(&mut schemes) {
-            let spans = histograms.par_iter().map(|histogram| {
-                histogram.range()?;
-                let (low, high) = histogram.span(*rule, 1 << dtype.bits());
-                QuantScheme::over(dtype, low as f32, high as f32)
-            });
-            schemes.extend(now.iter().copied().zip(spans.collect::<Vec<_>>()));
+            schemes.extend(chosen(*rule, dtype, now, &histograms));
         }
         open = later;
     }
     Ok(schemes)
+}
+
+/// The scheme of each value by a rule.
+fn chosen<'a>(
+    rule: Rule,
+    dtype: DType,
+    values: &'a [ValueId],
+    histograms: &[Histogram],
+) -> impl Iterator<Item = (ValueId, Option<QuantScheme>)> + 'a {
+    let spans = histograms.par_iter().map(|histogram| {
+        histogram.range()?;
+        let (low, high) = histogram.span(rule, 1 << dtype.bits());
+        QuantScheme::over(dtype, low as f32, high as f32)
+    });
+    values.iter().copied().zip(spans.collect::<Vec<_>>())
+}
+
+/// The ends of values alone: they are found where the values are, so that none of these has to be handed out or held.
+fn ends(model: &Model, values: &[ValueId], most: usize, cx: &Context<'_>) -> Result<Vec<Histogram>> {
+    let (mut reduced, opset) = (model.clone(), model.opset());
+    let g = &mut reduced.graph;
+    let mut fetch = Vec::with_capacity(2 * values.len());
+    for v in values {
+        fetch.extend(ops::ends(g, opset, *v, None).map(|end| g.name_of(end).to_owned()));
+    }
+    let mut histograms = vec![Histogram::new(); values.len()];
+    cx.sweep(&[Probe { model: &reduced, fetch: &fetch }], most, &mut |seen| {
+        let found: Vec<_> = seen.values.iter().flatten().collect();
+        for (histogram, ends) in histograms.iter_mut().zip(found.chunks_exact(2)) {
+            let ends = ends.iter().flat_map(|end| end.to_f32().unwrap_or_default().into_owned());
+            histogram.reach(&ends.collect::<Vec<_>>());
+        }
+        cx.check_cancelled()
+    })?;
+    Ok(histograms)
 }
 
 /// How many of the values are held at a time, at least one: those that come after are for another sweep.
