@@ -4,7 +4,7 @@
 //! a processor each, and a single one is loaded once for each processor, where it and its values are small, to run a batch on each.
 //! Where the number of threads is given, it is no matter of ours.
 
-use super::{Optimize, Provider, Runtime, Session, SessionOptions, fetch::Fetch};
+use super::{Optimize, Provider, Runtime, Session, SessionOptions, fetch::Fetch, rows::rows_of};
 use crate::{
     error::Result,
     ir::Tensor,
@@ -13,12 +13,17 @@ use crate::{
 use rayon::prelude::*;
 use std::{sync::mpsc, thread};
 
-/// Bytes of weights (24 MiB) from which a model is held once, in the layout that it has, rather than be a few percent faster.
+/// Bytes of weights (24 MiB) from which a model is held once, in the layout that it has, rather than in that of this processor too,
+/// where convolutions run in half of the time if they are small, and in a few percent less if they are large.
 const HEAVY: usize = 24 << 20;
+/// The same (256 KiB) for each sample: over few of them it does not pay to lay out weights anew.
+const HEAVY_PER_SAMPLE: usize = 256 << 10;
 /// Bytes of values that batches which run at once may hold, where more than one does.
 const AT_ONCE: usize = 64 << 20;
+/// Batches whose values each of several runners holds: one that waits to be looked at, and the one that runs.
+const HELD: usize = 2;
 /// A model is not loaded once more for fewer batches than this.
-const LEAST_BATCHES: usize = 32;
+const LEAST_BATCHES: usize = 16;
 /// A model is not loaded more often than this.
 const MOST_RUNNERS: usize = 4;
 
@@ -33,7 +38,9 @@ pub(super) fn sweep(
     let fetches = probes.iter().map(|probe| Fetch::of(probe.model, probe.fetch));
     let fetches = fetches.collect::<Result<Vec<_>>>()?;
     let computed = fetches.iter().filter(|fetch| fetch.model.is_some()).count();
-    let heavy = probes.iter().any(|probe| probe.model.graph.initializer_bytes() >= HEAVY);
+    let samples: usize = batches.iter().map(rows_of).sum();
+    let most = HEAVY.min(samples.saturating_mul(HEAVY_PER_SAMPLE));
+    let heavy = probes.iter().any(|probe| probe.model.graph.initializer_bytes() >= most);
     let optimize = match options.optimize {
         Optimize::All if heavy => Optimize::Fused,
         given => given,
@@ -49,36 +56,31 @@ pub(super) fn sweep(
         return run(&[runner(threads)?], batches, 0, each);
     }
     let threads = Some((processors / many).max(1));
-    let first = runner(threads)?;
-    let values = first.run(&batches[0])?;
+    let runners = (0..many).into_par_iter().map(|_| runner(threads));
+    let mut runners = runners.collect::<Result<Vec<_>>>()?;
+    let values = runners[0].run(&batches[0])?;
     let bytes: usize = values.iter().flatten().map(Tensor::byte_len).sum();
     each(Seen { batch: 0, batches: batches.len(), values: &values })?;
     drop(values);
-    let runners = match (AT_ONCE / bytes.max(1)).min(many) {
-        0 | 1 => {
-            drop(first);
-            vec![runner(None)?]
-        }
-        runners => {
-            let others = (1..runners).into_par_iter().map(|_| runner(threads));
-            let mut others = others.collect::<Result<Vec<_>>>()?;
-            others.insert(0, first);
-            others
-        }
-    };
+    runners.truncate(AT_ONCE / HELD / bytes.max(1));
+    if runners.len() < 2 {
+        runners = vec![runner(None)?];
+    }
     run(&runners, batches, 1, each)
 }
 
-/// The batches from this one on, by turns of the runners; they run while what came of those before is looked at.
+/// The batches from this one on, by turns of the runners; they run while what came of those before is looked at. Where there are
+/// several, none waits for its turn to hand on a batch before it runs the next.
 fn run(
     runners: &[Runner<'_>],
     batches: &[Batch],
     start: usize,
     each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<()> {
+    let ahead = if runners.len() > 1 { HELD - 1 } else { 0 };
     thread::scope(|scope| {
         let turns = runners.iter().enumerate().map(|(turn, runner)| {
-            let (sender, receiver) = mpsc::sync_channel(0);
+            let (sender, receiver) = mpsc::sync_channel(ahead);
             let mut own = batches.iter().skip(start + turn).step_by(runners.len());
             // Nobody takes more where looking failed.
             scope.spawn(move || own.try_for_each(|batch| sender.send(runner.run(batch))));
