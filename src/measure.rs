@@ -4,7 +4,7 @@ use crate::{
     error::{Error, Result},
     ir::{Model, Tensor},
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 /// A statistic of one value over the calibration samples.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +54,9 @@ impl Stats {
     }
 }
 
+/// All samples that there are.
+pub const ALL: Range<usize> = 0..usize::MAX;
+
 /// Named tensors: a model's inputs or outputs for one run.
 pub type Batch = Vec<(String, Tensor)>;
 
@@ -68,7 +71,7 @@ pub struct Probe<'a> {
 
 /// What [`Measure::sweep`] found in one batch.
 pub struct Seen<'a> {
-    /// Which batch, from 0.
+    /// Which of these batches, from 0.
     pub batch: usize,
     /// How many there are.
     pub batches: usize,
@@ -113,13 +116,13 @@ pub trait Measure {
     fn run(&self, _model: &Model, _batch: &Batch, _fetch: &[String]) -> Result<Vec<Tensor>> {
         Err(no_runtime("running a model"))
     }
-    /// Runs models side by side over the calibration samples, as many batches as hold the first `most` of them, and hands
-    /// the values asked for to `each`, in order: no more than two batches of them are held at a time, one of which is run while
+    /// Runs models side by side over these of the calibration samples, in the batches that hold them without those that hold
+    /// samples before them, and hands the values asked for to `each`, in order: no more than two batches of them are held at a time, one of which is run while
     /// the other is looked at; of a single small model a few, where each holds little.
     fn sweep(
         &self,
         _probes: &[Probe<'_>],
-        _most: usize,
+        _samples: Range<usize>,
         _each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()> {
         Err(no_runtime("running a model"))

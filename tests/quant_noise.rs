@@ -332,10 +332,10 @@ impl Measure for Clocked {
     fn sweep(
         &self,
         probes: &[Probe<'_>],
-        most: usize,
+        samples: std::ops::Range<usize>,
         each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.measurer.sweep(probes, most, each)
+        self.measurer.sweep(probes, samples, each)
     }
     fn latency(&self, models: &[&Model]) -> Result<Vec<Timed>> {
         let seconds = models.iter().map(|m| (self.seconds)(m)).collect();

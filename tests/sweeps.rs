@@ -6,7 +6,7 @@ use onnx_compress::{
     Error,
     ir::Tensor,
     lower,
-    measure::{Measure, Probe},
+    measure::{ALL, Measure, Probe},
     runtime::{Measurer, Runtime, Samples, SessionOptions, Synthesis},
 };
 use support::{light, setup_dir, zoo};
@@ -35,7 +35,7 @@ fn models_of_heavy_weights_compute_the_same_though_they_hold_them_once() {
         let values = layers.step_by(8).chain(graph.outputs.iter().copied());
         let fetch: Vec<String> = values.map(|v| graph.name_of(v).to_owned()).collect();
         let mut batches = 0;
-        let swept = measurer.sweep(&[Probe { model: &model, fetch: &fetch }], usize::MAX, &mut |seen| {
+        let swept = measurer.sweep(&[Probe { model: &model, fetch: &fetch }], ALL, &mut |seen| {
             batches += 1;
             let run = measurer.run(&model, &measurer.samples().batches()[seen.batch], &fetch)?;
             for ((name, a), b) in fetch.iter().zip(&run).zip(&seen.values[0]) {
@@ -60,7 +60,7 @@ fn batches_come_in_order_though_several_run_at_once() {
     let (mut next, batches) = (0, measurer.samples().batches());
     let given: std::collections::HashSet<&[u8]> = batches.iter().map(|batch| batch[0].1.bytes()).collect();
     assert_eq!(given.len(), 150, "what came of one batch is told from that of another");
-    let swept = measurer.sweep(&probes, usize::MAX, &mut |seen| {
+    let swept = measurer.sweep(&probes, ALL, &mut |seen| {
         assert_eq!((seen.batch, seen.batches), (next, 150));
         next += 1;
         let run = measurer.run(&model, &batches[seen.batch], &fetch)?;
@@ -72,7 +72,7 @@ fn batches_come_in_order_though_several_run_at_once() {
     // Where looking fails nothing is left running, and why is told.
     for last in [0, 1, 100] {
         let mut seen_last = 0;
-        let failed = measurer.sweep(&probes, usize::MAX, &mut |seen| {
+        let failed = measurer.sweep(&probes, ALL, &mut |seen| {
             seen_last = seen.batch;
             if seen.batch == last { Err(Error::Runtime("enough".into())) } else { Ok(()) }
         });

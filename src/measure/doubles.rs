@@ -5,6 +5,7 @@ use crate::{
     error::Result,
     ir::{Model, Tensor},
 };
+use std::ops::Range;
 
 /// Answers that are known beforehand. What is not given is refused, as where there is no runtime.
 #[derive(Default)]
@@ -47,7 +48,7 @@ impl Measure for Double {
     fn sweep(
         &self,
         probes: &[Probe<'_>],
-        _: usize,
+        _: Range<usize>,
         each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()> {
         let value = self.value.as_ref().ok_or_else(|| no_runtime("running a model"))?;

@@ -8,6 +8,7 @@ use crate::{
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -209,10 +210,10 @@ impl<'a> Context<'a> {
     pub fn sweep(
         &self,
         probes: &[Probe<'_>],
-        most: usize,
+        samples: Range<usize>,
         each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()> {
-        self.measure.ok_or_else(|| no_runtime("running a model"))?.sweep(probes, most, each)
+        self.measure.ok_or_else(|| no_runtime("running a model"))?.sweep(probes, samples, each)
     }
     /// The surroundings of a pass over a model that runs within this one; see [`Measure::within`], and the same without a
     /// runtime.

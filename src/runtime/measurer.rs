@@ -16,12 +16,13 @@ use crate::{
     error::{Error, Result},
     ir::{Graph, Model, Origin, Tensor, ValueId, Where},
     lower,
-    measure::{Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats, Timed},
+    measure::{ALL, Batch, Measure, Measured, Need, Probe, Seen, Stat, Stats, Timed},
     ops::ends,
 };
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
+    ops::Range,
     sync::{Arc, Mutex},
 };
 
@@ -167,7 +168,7 @@ impl Measure for Measurer {
             reductions.extend([low, high].map(|v| graph.name_of(v).to_owned()));
         }
         let mut merged: Vec<Option<(Vec<f32>, Vec<f32>)>> = vec![None; open.len()];
-        self.sweep(&[Probe { model: &instrumented, fetch: &reductions }], usize::MAX, &mut |seen| {
+        self.sweep(&[Probe { model: &instrumented, fetch: &reductions }], ALL, &mut |seen| {
             let mut numbers =
                 seen.values.iter().flatten().map(|t| t.to_f32().unwrap_or_default().into_owned());
             for (need, merged) in open.iter().zip(&mut merged) {
@@ -201,13 +202,13 @@ impl Measure for Measurer {
     fn sweep(
         &self,
         probes: &[Probe<'_>],
-        most: usize,
+        samples: Range<usize>,
         each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
     ) -> Result<()> {
         if self.samples.is_empty() {
             return Err(no_samples());
         }
-        sweep(&self.runtime, &self.options, probes, self.samples.first(most), each)
+        sweep(&self.runtime, &self.options, probes, self.samples.holding(samples), each)
     }
 
     fn within(&self, model: &Model, inputs: &[String], when: (&str, bool)) -> Result<Box<dyn Measure>> {

@@ -16,6 +16,7 @@ use crate::{
 };
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -97,14 +98,20 @@ impl Samples {
     pub fn batches(&self) -> &[Batch] {
         &self.batches
     }
-    /// The batches that hold the first `most` samples, at least one.
-    pub fn first(&self, most: usize) -> &[Batch] {
-        let mut open = most;
-        let enough = self.batches.iter().position(|batch| {
-            open = open.saturating_sub(rows_of(batch));
-            open == 0
+    /// The batches that hold these samples, without those that hold samples before them; of the first ones at least one.
+    pub fn holding(&self, samples: Range<usize>) -> &[Batch] {
+        let end = self.first(samples.end.max(1));
+        &self.batches[self.first(samples.start).min(end)..end]
+    }
+    /// How many batches hold the first `most` samples.
+    fn first(&self, most: usize) -> usize {
+        let mut held = 0;
+        let enough = self.batches.iter().take_while(|batch| {
+            let open = held < most;
+            held += rows_of(batch);
+            open
         });
-        &self.batches[..enough.map_or(self.batches.len(), |last| last + 1)]
+        enough.count()
     }
     /// The number of samples in all batches, by the first axis of the first input that has one.
     pub fn len(&self) -> usize {

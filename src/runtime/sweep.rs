@@ -18,8 +18,9 @@ use std::{sync::mpsc, thread};
 const HEAVY: usize = 24 << 20;
 /// The same (256 KiB) for each sample: over few of them it does not pay to lay out weights anew.
 const HEAVY_PER_SAMPLE: usize = 256 << 10;
-/// Bytes of values that batches which run at once may hold, where more than one does.
-const AT_ONCE: usize = 64 << 20;
+/// Bytes of values (32 MiB) that batches which run at once may hold, where more than one does. Of more than the processor has near
+/// it, several take no less time than one.
+const AT_ONCE: usize = 32 << 20;
 /// Batches whose values each of several runners holds: one that waits to be looked at, and the one that runs.
 const HELD: usize = 2;
 /// A model is not loaded once more for fewer batches than this.
@@ -35,6 +36,9 @@ pub(super) fn sweep(
     batches: &[Batch],
     each: &mut dyn FnMut(Seen<'_>) -> Result<()>,
 ) -> Result<()> {
+    if batches.is_empty() {
+        return Ok(());
+    }
     let fetches = probes.iter().map(|probe| Fetch::of(probe.model, probe.fetch));
     let fetches = fetches.collect::<Result<Vec<_>>>()?;
     let computed = fetches.iter().filter(|fetch| fetch.model.is_some()).count();
@@ -49,24 +53,24 @@ pub(super) fn sweep(
     let options = SessionOptions { yielding: true, optimize, ..options.clone() };
     let runner = |threads: Option<usize>| Runner::new(runtime, &fetches, &options, threads);
     let processors = rayon::current_num_threads();
+    let each_own = options.threads.is_none() && computed > 1;
+    let first = runner(each_own.then(|| (processors / computed).max(1)))?;
+    let alone = options.threads.is_none() && options.provider == Provider::Cpu && computed == 1 && !heavy;
     let many = (batches.len() / LEAST_BATCHES).min(processors).min(MOST_RUNNERS);
-    let together = options.threads.is_some() || options.provider != Provider::Cpu || computed != 1;
-    if together || heavy || many < 2 {
-        let threads = (options.threads.is_none() && computed > 1).then(|| (processors / computed).max(1));
-        return run(&[runner(threads)?], batches, 0, each);
+    if !alone || many < 2 {
+        return run(&[first], batches, 0, each);
     }
-    let threads = Some((processors / many).max(1));
-    let runners = (0..many).into_par_iter().map(|_| runner(threads));
-    let mut runners = runners.collect::<Result<Vec<_>>>()?;
-    let values = runners[0].run(&batches[0])?;
+    let values = first.run(&batches[0])?;
     let bytes: usize = values.iter().flatten().map(Tensor::byte_len).sum();
     each(Seen { batch: 0, batches: batches.len(), values: &values })?;
     drop(values);
-    runners.truncate(AT_ONCE / HELD / bytes.max(1));
-    if runners.len() < 2 {
-        runners = vec![runner(None)?];
+    let many = many.min(AT_ONCE / HELD / bytes.max(1));
+    if many < 2 {
+        return run(&[first], batches, 1, each);
     }
-    run(&runners, batches, 1, each)
+    drop(first);
+    let runners = (0..many).into_par_iter().map(|_| runner(Some((processors / many).max(1))));
+    run(&runners.collect::<Result<Vec<_>>>()?, batches, 1, each)
 }
 
 /// The batches from this one on, by turns of the runners; they run while what came of those before is looked at. Where there are

@@ -4,7 +4,7 @@ use super::{Measurer, Samples};
 use crate::{
     error::Result,
     ir::{Model, Tensor},
-    measure::{Batch, Measure, Probe, Seen},
+    measure::{ALL, Batch, Measure, Probe, Seen},
 };
 
 /// Bytes of values that are computed for samples; the batches behind are left out.
@@ -19,7 +19,7 @@ pub(super) fn samples(
 ) -> Result<Samples> {
     let fetch = [inputs, &[condition.to_owned()]].concat();
     let (mut batches, mut held) = (Vec::new(), 0);
-    measurer.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen: Seen<'_>| {
+    measurer.sweep(&[Probe { model, fetch: &fetch }], ALL, &mut |seen: Seen<'_>| {
         let Some((condition, values)) = seen.values.first().and_then(|values| values.split_last()) else {
             return Ok(());
         };

@@ -4,7 +4,7 @@ use super::{layer::Layer, sums::Sums, window::Run};
 use crate::{
     error::Result,
     ir::{Model, Tensor, ValueId},
-    measure::{Probe, Seen},
+    measure::{ALL, Probe, Seen},
     passes::Context,
 };
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
@@ -95,7 +95,7 @@ fn sweep(model: &Model, teacher: &Model, collectors: &mut [Collector<'_>], cx: &
     if !wanted.is_empty() {
         probes.push(Probe { model: teacher, fetch: &wanted });
     }
-    cx.sweep(&probes, usize::MAX, &mut |seen: Seen<'_>| {
+    cx.sweep(&probes, ALL, &mut |seen: Seen<'_>| {
         let mut values = seen.values.iter().map(|v| v.iter());
         let (mut now, mut wanted) =
             (values.next().into_iter().flatten(), values.next().into_iter().flatten());

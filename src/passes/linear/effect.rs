@@ -97,7 +97,7 @@ fn with_inputs(model: &Model, most: usize, cx: &Context<'_>) -> Result<(Model, V
     let fetch: Vec<String> = inputs.map(|v| g.name_of(*v).to_owned()).collect();
     let mut shapes: Vec<(String, Shape)> = Vec::new();
     let mut sizes: Vec<usize> = Vec::new();
-    cx.sweep(&[Probe { model, fetch: &fetch }], most, &mut |seen: Seen<'_>| {
+    cx.sweep(&[Probe { model, fetch: &fetch }], 0..most, &mut |seen: Seen<'_>| {
         let values = || seen.values.iter().flatten();
         sizes.push(values().find_map(|t| t.shape().first().copied()).unwrap_or(1));
         if shapes.is_empty() {
@@ -226,7 +226,7 @@ impl Original {
                     }
                 }
             };
-            cx.sweep(&probes, samples, &mut |seen: Seen<'_>| {
+            cx.sweep(&probes, 0..samples, &mut |seen: Seen<'_>| {
                 if known {
                     kept.outputs.get(seen.batch).into_iter().for_each(|own| compare(&seen, own, seen.values));
                 } else if let Some((own, changed)) = seen.values.split_first() {

@@ -5,7 +5,7 @@ use super::{Context, RemarkKind, lift::lift, repair, select::Candidate};
 use crate::{
     error::Result,
     ir::{DType, Graph, Model, OpId, Origin, Tensor, ValueId, Where},
-    measure::{Probe, Seen},
+    measure::{ALL, Probe, Seen},
     ops::{axes::Stays, infer::Conflict, infer_types},
     passes::{
         lift::{add_bias, readers},
@@ -179,7 +179,7 @@ fn decided(model: &Model, cx: &Context<'_>) -> Result<Vec<(String, bool)>> {
     }
     let fetch: Vec<String> = ifs.iter().map(|(_, condition)| condition.clone()).collect();
     let mut answers: Vec<HashSet<Option<bool>>> = vec![HashSet::new(); ifs.len()];
-    cx.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen: Seen<'_>| {
+    cx.sweep(&[Probe { model, fetch: &fetch }], ALL, &mut |seen: Seen<'_>| {
         for (answers, value) in answers.iter_mut().zip(seen.values.iter().flatten()) {
             answers.insert(value.scalar_i64().map(|n| n != 0));
         }

@@ -114,7 +114,7 @@ fn means(
     let fetch: Vec<String> = [g.name_of(*input).to_owned()].into_iter().chain(names).collect();
     let most = float.affordable(2, cx)?.max(1);
     let (mut sums, mut counted, mut held): (Vec<Vec<f64>>, _, _) = (Vec::new(), 0, 0);
-    cx.sweep(&[Probe { model: twice, fetch: &fetch }], most, &mut |seen| {
+    cx.sweep(&[Probe { model: twice, fetch: &fetch }], 0..most, &mut |seen| {
         let Some((input, means)) = seen.values.first().and_then(|v| v.split_first()) else { return Ok(()) };
         let samples = input.shape().first().copied().unwrap_or(1);
         if seen.batch < seen.batches / HELD {

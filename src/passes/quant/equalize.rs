@@ -180,7 +180,7 @@ fn observed(float: &Original, seams: &[Seam], cx: &Context<'_>) -> Result<Seen> 
     }
     let most = float.affordable(1, cx)?.max(1);
     let mut all: Vec<(f32, Vec<Channel>)> = vec![(0.0, Vec::new()); of.len()];
-    cx.sweep(&[Probe { model: &probe, fetch: &fetch }], most, &mut |batch| {
+    cx.sweep(&[Probe { model: &probe, fetch: &fetch }], 0..most, &mut |batch| {
         let values: Vec<_> = batch.values.iter().flatten().map(|t| t.to_f32().unwrap_or_default()).collect();
         for ((count, channels), found) in all.iter_mut().zip(values.chunks_exact(3)) {
             let none = Channel { power: 0.0, low: 0.0, high: 0.0 };

@@ -8,7 +8,7 @@
 use crate::{
     error::Result,
     ir::{Model, Tensor},
-    measure::Probe,
+    measure::{ALL, Probe},
     passes::{Context, linear::effect},
 };
 
@@ -29,7 +29,7 @@ pub(super) fn lost(model: &Model, changed: &Model, cx: &Context<'_>) -> Result<f
     let fetch: Vec<String> = model.graph.outputs.iter().map(|v| model.graph.name_of(*v).to_owned()).collect();
     let mut tallies = vec![Tally::default(); fetch.len()];
     let probes = [model, &changed].map(|model| Probe { model, fetch: &fetch });
-    cx.sweep(&probes, usize::MAX, &mut |seen| {
+    cx.sweep(&probes, ALL, &mut |seen| {
         if let [before, after] = seen.values {
             for ((tally, before), after) in tallies.iter_mut().zip(before).zip(after) {
                 tally.add(before, after, cx.labels());

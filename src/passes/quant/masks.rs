@@ -69,7 +69,7 @@ pub(super) fn schemes(
     }
     let fetch: Vec<String> = masked.keys().map(|v| model.graph.name_of(*v).to_owned()).collect();
     let mut ranges = vec![(0f32, 0f32); masked.len()];
-    cx.sweep(&[Probe { model, fetch: &fetch }], most, &mut |seen| {
+    cx.sweep(&[Probe { model, fetch: &fetch }], 0..most, &mut |seen| {
         for ((value, below), (low, high)) in
             seen.values.iter().flatten().zip(masked.values()).zip(&mut ranges)
         {

@@ -1,7 +1,7 @@
 //! From what activations are in use to the range that their integers span.
 //!
-//! A sweep over the samples finds the ends of each value and, where a rule asks for more, counts its elements in equal bins, one
-//! batch at a time; where the values of a batch are many, further sweeps follow. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
+//! Sweeps over the samples find the ends of each value and, where a rule asks for more, count its elements in equal bins, one batch
+//! at a time: those of the first 1024 samples, and as many values in one sweep as take bounded memory. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
 //! are not counted:
 //!
 //! - `minmax`: from end to end.
@@ -21,12 +21,14 @@ use crate::{
     passes::{Context, linear::effect},
 };
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 /// Elements that are held at a time.
 const MOST_HELD: usize = 1 << 25;
 /// What a dimension that samples do not tell counts for there.
 const USUAL_BATCH: usize = 32;
+/// Samples whose elements are counted; of more, the ends are taken in: shares of elements hardly change any more.
+const COUNTED: usize = 1024;
 
 /// For each rule the schemes, of this type, of values over the first `most` calibration samples; `None` where a range is not
 /// finite.
@@ -38,67 +40,73 @@ pub(super) fn schemes(
     most: usize,
     cx: &Context<'_>,
 ) -> Result<Vec<BTreeMap<ValueId, Option<QuantScheme>>>> {
-    let name = |v: ValueId| model.graph.name_of(v).to_owned();
     let values: Vec<ValueId> = values.into_iter().collect();
-    let mut schemes = vec![BTreeMap::new(); rules.len()];
-    if rules.iter().all(|rule| rule.needs_ends_alone()) {
-        let histograms = ends(model, &values, most, cx)?;
-        return Ok(rules.iter().map(|rule| chosen(*rule, dtype, &values, &histograms).collect()).collect());
+    let mut histograms: Vec<Histogram> = values.iter().map(|_| Histogram::new()).collect();
+    let counted = if rules.iter().all(|rule| rule.needs_ends_alone()) { 0 } else { most.min(COUNTED) };
+    if counted > 0 {
+        count(model, &values, counted, &mut histograms, cx)?;
     }
-    let mut open = &values[..];
+    reach(model, &values, counted..most, &mut histograms, cx)?;
+    let chosen = |rule: &Rule| {
+        let spans = histograms.par_iter().map(|histogram| {
+            histogram.range()?;
+            let (low, high) = histogram.span(*rule, 1 << dtype.bits());
+            QuantScheme::over(dtype, low as f32, high as f32)
+        });
+        values.iter().copied().zip(spans.collect::<Vec<_>>()).collect()
+    };
+    Ok(rules.iter().map(chosen).collect())
+}
+
+/// Counts the elements of values over the first so many samples.
+fn count(
+    model: &Model,
+    values: &[ValueId],
+    samples: usize,
+    histograms: &mut [Histogram],
+    cx: &Context<'_>,
+) -> Result<()> {
     let shaped = effect::shaped_as_sampled(model, cx)?;
+    let (mut open, mut histograms) = (values, histograms);
     while !open.is_empty() {
         let (now, later) = open.split_at(together(&shaped, open));
-        let fetch: Vec<String> = now.iter().map(|v| name(*v)).collect();
-        let mut histograms = vec![Histogram::new(); now.len()];
-        cx.sweep(&[Probe { model, fetch: &fetch }], most, &mut |seen| {
+        let (own, others) = histograms.split_at_mut(now.len());
+        let fetch: Vec<String> = now.iter().map(|v| model.graph.name_of(*v).to_owned()).collect();
+        cx.sweep(&[Probe { model, fetch: &fetch }], 0..samples, &mut |seen| {
             let values = seen.values.iter().flatten().collect::<Vec<_>>();
-            histograms.par_iter_mut().zip(values).for_each(|(histogram, value)| {
+            own.par_iter_mut().zip(values).for_each(|(histogram, value)| {
                 histogram.add(&value.to_f32().unwrap_or_default());
             });
             cx.check_cancelled()
         })?;
-        for (rule, schemes) in rules.iter().zip(&mut schemes) {
-            schemes.extend(chosen(*rule, dtype, now, &histograms));
-        }
-        open = later;
+        (open, histograms) = (later, others);
     }
-    Ok(schemes)
+    Ok(())
 }
 
-/// The scheme of each value by a rule.
-fn chosen<'a>(
-    rule: Rule,
-    dtype: DType,
-    values: &'a [ValueId],
-    histograms: &[Histogram],
-) -> impl Iterator<Item = (ValueId, Option<QuantScheme>)> + 'a {
-    let spans = histograms.par_iter().map(|histogram| {
-        histogram.range()?;
-        let (low, high) = histogram.span(rule, 1 << dtype.bits());
-        QuantScheme::over(dtype, low as f32, high as f32)
-    });
-    values.iter().copied().zip(spans.collect::<Vec<_>>())
-}
-
-/// The ends of values alone: they are found where the values are, so that none of these has to be handed out or held.
-fn ends(model: &Model, values: &[ValueId], most: usize, cx: &Context<'_>) -> Result<Vec<Histogram>> {
+/// Takes in the ends of values over these samples: they are found where the values are, so that none of these has to be handed
+/// out or held. What is no number counts only if it comes first, as ONNX Runtime looks for ends; where it matters, outputs tell.
+fn reach(
+    model: &Model,
+    values: &[ValueId],
+    samples: Range<usize>,
+    histograms: &mut [Histogram],
+    cx: &Context<'_>,
+) -> Result<()> {
     let (mut reduced, opset) = (model.clone(), model.opset());
     let g = &mut reduced.graph;
     let mut fetch = Vec::with_capacity(2 * values.len());
     for v in values {
         fetch.extend(ops::ends(g, opset, *v, None).map(|end| g.name_of(end).to_owned()));
     }
-    let mut histograms = vec![Histogram::new(); values.len()];
-    cx.sweep(&[Probe { model: &reduced, fetch: &fetch }], most, &mut |seen| {
+    cx.sweep(&[Probe { model: &reduced, fetch: &fetch }], samples, &mut |seen| {
         let found: Vec<_> = seen.values.iter().flatten().collect();
         for (histogram, ends) in histograms.iter_mut().zip(found.chunks_exact(2)) {
             let ends = ends.iter().flat_map(|end| end.to_f32().unwrap_or_default().into_owned());
             histogram.reach(&ends.collect::<Vec<_>>());
         }
         cx.check_cancelled()
-    })?;
-    Ok(histograms)
+    })
 }
 
 /// How many of the values are held at a time, at least one: those that come after are for another sweep.

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     error::Result,
     ir::Model,
-    measure::{Probe, Seen},
+    measure::{ALL, Probe, Seen},
     passes::Context,
 };
 
@@ -23,7 +23,7 @@ pub(super) fn metrics(
     if !tables.is_empty() {
         let fetch: Vec<_> =
             tables.iter().map(|table| model.graph.name_of(table.layer.input).to_owned()).collect();
-        cx.sweep(&[Probe { model, fetch: &fetch }], usize::MAX, &mut |seen: Seen<'_>| {
+        cx.sweep(&[Probe { model, fetch: &fetch }], ALL, &mut |seen: Seen<'_>| {
             for (counts, rows) in counts.iter_mut().zip(seen.values.iter().flatten()) {
                 let n = counts.len() as i64;
                 for row in rows.to_i64().into_iter().flatten() {

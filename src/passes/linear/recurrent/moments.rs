@@ -7,7 +7,7 @@ use super::{
 use crate::{
     error::Result,
     ir::{Model, Tensor},
-    measure::{Probe, Seen},
+    measure::{ALL, Probe, Seen},
     passes::{
         Context,
         linear::{Sums, chosen},
@@ -71,7 +71,7 @@ pub(crate) fn moments(
     let mut parts: Vec<_> = weights.iter().map(|_| maps()).collect();
     let mut random = ChaCha8Rng::seed_from_u64(cx.seed);
     let mut fits = true;
-    cx.sweep(&[Probe { model: &model, fetch: &names }], usize::MAX, &mut |batch: Seen<'_>| {
+    cx.sweep(&[Probe { model: &model, fetch: &names }], ALL, &mut |batch: Seen<'_>| {
         let Some(layout) = batch.values.first().and_then(|values| Layout::of(layer, values)) else {
             fits = false;
             return Ok(());
