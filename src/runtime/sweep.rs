@@ -4,7 +4,7 @@
 //! a processor each, and a single one is loaded once for each processor, where it and its values are small, to run a batch on each.
 //! Where the number of threads is given, it is no matter of ours.
 
-use super::{Optimize, Provider, Runtime, Session, SessionOptions, fetch::Fetch, rows::rows_of};
+use super::{Optimize, Provider, Runtime, Session, SessionOptions, fetch::Fetch};
 use crate::{
     error::Result,
     ir::Tensor,
@@ -13,14 +13,11 @@ use crate::{
 use rayon::prelude::*;
 use std::{sync::mpsc, thread};
 
-/// Bytes of weights (24 MiB) from which a model is held once, in the layout that it has, rather than in that of this processor too,
-/// where convolutions run in half of the time if they are small, and in a few percent less if they are large.
+/// Bytes of weights (24 MiB) from which a model is held once, in the layout that it has, rather than be a few percent faster.
 const HEAVY: usize = 24 << 20;
-/// The same (256 KiB) for each sample: over few of them it does not pay to lay out weights anew.
-const HEAVY_PER_SAMPLE: usize = 256 << 10;
-/// Bytes of values (32 MiB) that batches which run at once may hold, where more than one does. Of more than the processor has near
+/// Bytes of values (16 MiB) that batches which run at once may hold, where more than one does. Of more than the processor has near
 /// it, several take no less time than one.
-const AT_ONCE: usize = 32 << 20;
+const AT_ONCE: usize = 16 << 20;
 /// Batches whose values each of several runners holds: one that waits to be looked at, and the one that runs.
 const HELD: usize = 2;
 /// A model is not loaded once more for fewer batches than this.
@@ -42,9 +39,7 @@ pub(super) fn sweep(
     let fetches = probes.iter().map(|probe| Fetch::of(probe.model, probe.fetch));
     let fetches = fetches.collect::<Result<Vec<_>>>()?;
     let computed = fetches.iter().filter(|fetch| fetch.model.is_some()).count();
-    let samples: usize = batches.iter().map(rows_of).sum();
-    let most = HEAVY.min(samples.saturating_mul(HEAVY_PER_SAMPLE));
-    let heavy = probes.iter().any(|probe| probe.model.graph.initializer_bytes() >= most);
+    let heavy = probes.iter().any(|probe| probe.model.graph.initializer_bytes() >= HEAVY);
     let optimize = match options.optimize {
         Optimize::All if heavy => Optimize::Fused,
         given => given,
