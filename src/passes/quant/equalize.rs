@@ -50,8 +50,8 @@ const LEAST_SAMPLES: usize = 16;
 /// How far scales go.
 const LARGEST: f32 = 1e3;
 /// Elements of a weight by which scales are judged, unless so few outputs have more.
-const MOST_ELEMENTS: usize = 1 << 15;
-const LEAST_OUTPUTS: usize = 16;
+const MOST_ELEMENTS: usize = 1 << 13;
+const LEAST_OUTPUTS: usize = 8;
 /// Where seams meet in a layer that has one scale, each changes what is best for the other.
 const ROUNDS: usize = 2;
 
