@@ -5,7 +5,7 @@ mod support;
 use onnx_compress::{
     ir::{DType, Graph, Model, Op, Origin, Tensor, Type},
     lower::schemes::materialize,
-    measure::{Batch, Measure, Probe},
+    measure::{ALL, Batch, Measure, Probe},
     ops::infer_types,
     passes::{Changed, Context, Pipeline},
     runtime::{Measurer, Optimize, Samples, Session, SessionOptions, Synthesis, ValidateOptions, validate},
@@ -138,7 +138,7 @@ fn a_branch_is_measured_over_the_samples_that_take_it() {
         let mut seen = Vec::new();
         let probe = Probe { model: &network, fetch: &fetch };
         within
-            .sweep(&[probe], usize::MAX, &mut |batch| {
+            .sweep(&[probe], ALL, &mut |batch| {
                 seen.push(batch.values[0][0].clone());
                 Ok(())
             })

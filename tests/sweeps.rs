@@ -80,3 +80,18 @@ fn batches_come_in_order_though_several_run_at_once() {
         assert_eq!(seen_last, last);
     }
 }
+
+#[test]
+fn batches_that_hold_some_samples_are_told_by_where_they_begin() {
+    let batch = |rows: usize| vec![("x".to_owned(), Tensor::from_vec([rows], vec![0f32; rows]))];
+    let samples = Samples::from_batches([4, 4, 4, 2].map(batch));
+    let held = |range| samples.holding(range).iter().map(|batch| batch[0].1.shape()[0]).sum::<usize>();
+    assert_eq!([held(0..0), held(0..1), held(0..4), held(0..5), held(ALL)], [4, 4, 4, 8, 14]);
+    assert_eq!([held(4..14), held(5..14), held(12..ALL.end), held(14..ALL.end)], [10, 6, 2, 0]);
+    assert_eq!(held(0..6) + held(6..ALL.end), 14, "none is in both");
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
+    let measurer = Measurer::new(runtime, samples.clone(), SessionOptions::default());
+    let model = lower::load(&zoo("resnet20")).unwrap();
+    let probes = [Probe { model: &model, fetch: &[] }];
+    measurer.sweep(&probes, 14..ALL.end, &mut |_| panic!("there is nothing to see")).unwrap();
+}

@@ -59,3 +59,27 @@ impl Graph {
         order
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::text;
+
+    #[test]
+    fn ends_come_last_and_what_can_be_computed_first_last_of_all() {
+        let text = r#"<ir_version: 8, opset_import: ["" : 17]>
+            g (float[4] x) => (float[4] z, float p, float q, float r)
+            {
+              p = ReduceMax (x)
+              a = Relu (x)
+              q = ReduceMax (a)
+              b = Exp (a)
+              c = Cast <to = 1> (b)
+              r = ReduceMax (c)
+              z = Exp (b)
+            }"#;
+        let g = text::parse(text).unwrap().graph;
+        let order = g.order_of_early_ends();
+        let names: Vec<&str> = order.iter().filter_map(|op| Some(g.name_of(g.output(*op, 0)?))).collect();
+        assert_eq!(names, ["a", "b", "c", "r", "z", "q", "p"]);
+    }
+}

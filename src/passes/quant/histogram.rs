@@ -21,9 +21,11 @@ const BLOCK: usize = 4096;
 /// block, so that each channel has its turn wherever channels lie. Ends are those of all, and count once more.
 #[derive(Clone, Debug)]
 pub(super) struct Histogram {
-    /// The smallest and the largest element, or zero.
+    /// The smallest and the largest element of batches that are counted, or zero.
     low: f32,
     high: f32,
+    /// Those of all batches, and whether every element was finite.
+    all: Ends,
     /// The sums of what these were in each batch, and how many batches there were.
     ends: (f64, f64),
     batches: usize,
@@ -31,8 +33,6 @@ pub(super) struct Histogram {
     width: f32,
     /// Bin `k` begins at `(k - SIDE) * width`. Zeros, exact in every span, are not counted.
     counts: Vec<u64>,
-    /// Whether every element was finite.
-    finite: bool,
 }
 
 impl Histogram {
@@ -40,23 +40,21 @@ impl Histogram {
         Histogram {
             low: 0.0,
             high: 0.0,
+            all: Ends::default(),
             ends: (0.0, 0.0),
             batches: 0,
             blocks: 0,
             width: 0.0,
             counts: vec![0; BINS],
-            finite: true,
         }
     }
     /// The smallest and the largest element, or zero; `None` where some were not finite.
     pub(super) fn range(&self) -> Option<(f32, f32)> {
-        self.finite.then_some((self.low, self.high))
+        self.all.finite.then_some((self.all.low, self.all.high))
     }
     /// Takes in the ends of one more batch alone.
     pub(super) fn reach(&mut self, elements: &[f32]) {
-        let ends = Ends::of(elements);
-        self.widen_to(ends);
-        self.end_batch(ends);
+        self.end_batch(Ends::of(elements));
     }
     /// Counts the elements of one more batch.
     pub(super) fn add(&mut self, elements: &[f32]) {
@@ -70,20 +68,21 @@ impl Histogram {
                 self.widen_to(ends);
             }
             // Where all are zero, or so small that their bins have no width.
-            if self.finite && self.width.is_normal() {
+            if all.finite && self.width.is_normal() {
                 tables.count(block, self.blocks, step, self.width);
             }
             self.blocks += 1;
         }
         tables.empty_into(&mut self.counts, step);
         // An outlier may have missed its turn.
-        if step > 1 && self.finite && self.width.is_normal() {
+        if step > 1 && all.finite && self.width.is_normal() {
             tables.count(&[all.low, all.high], 0, 1, self.width);
             tables.empty_into(&mut self.counts, 1);
         }
         self.end_batch(all);
     }
     fn end_batch(&mut self, ends: Ends) {
+        self.all = self.all.with(ends);
         (self.ends.0, self.ends.1) = (self.ends.0 + f64::from(ends.low), self.ends.1 + f64::from(ends.high));
         self.batches += 1;
     }
@@ -91,8 +90,7 @@ impl Histogram {
         ends.finite && self.low <= ends.low && ends.high <= self.high
     }
     fn widen_to(&mut self, ends: Ends) {
-        self.finite &= ends.finite;
-        if self.finite {
+        if ends.finite {
             (self.low, self.high) = (self.low.min(ends.low), self.high.max(ends.high));
             self.widen();
         }
@@ -124,16 +122,16 @@ impl Histogram {
 
     /// The span that a rule chooses for so many integers, zero inside.
     pub(super) fn span(&self, rule: impl Into<Rule>, levels: usize) -> (f64, f64) {
-        if !self.width.is_normal() {
-            return (f64::from(self.low), f64::from(self.high));
-        }
         let rule = rule.into();
         match rule.observer {
-            Observer::MinMax => (f64::from(self.low), f64::from(self.high)),
+            Observer::MinMax => (f64::from(self.all.low), f64::from(self.all.high)),
+            Observer::Percentile if rule.needs_ends_alone() => self.span(Observer::MinMax, levels),
             Observer::Average => {
                 let batches = self.batches as f64;
                 (self.ends.0 / batches, self.ends.1 / batches)
             }
+            // Where all are zero, or so small that bins have no width.
+            _ if !self.width.is_normal() => (f64::from(self.low), f64::from(self.high)),
             Observer::Percentile => self.without_outermost(rule.outermost),
             Observer::Mse => self.cheapest(|low, high| self.squared_error(low, high, levels)),
             Observer::Entropy => self.cheapest(|low, high| self.divergence(low, high, levels)),

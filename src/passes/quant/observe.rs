@@ -1,7 +1,8 @@
 //! From what activations are in use to the range that their integers span.
 //!
 //! Sweeps over the samples find the ends of each value and, where a rule asks for more, count its elements in equal bins, one batch
-//! at a time: those of the first 1024 samples, and as many values in one sweep as take bounded memory. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
+//! at a time: those of the first 1024 samples, as shares of elements hardly change with more, and of as many values in one sweep as
+//! take bounded memory. A rule then chooses the span, which never leaves out zero; zeros, exact in any span,
 //! are not counted:
 //!
 //! - `minmax`: from end to end.
@@ -27,7 +28,7 @@ use std::{collections::BTreeMap, ops::Range};
 const MOST_HELD: usize = 1 << 25;
 /// What a dimension that samples do not tell counts for there.
 const USUAL_BATCH: usize = 32;
-/// Samples whose elements are counted; of more, the ends are taken in: shares of elements hardly change any more.
+/// Samples whose elements are counted. Of those behind them the ends are taken in, and whether they are numbers.
 const COUNTED: usize = 1024;
 
 /// For each rule the schemes, of this type, of values over the first `most` calibration samples; `None` where a range is not
@@ -132,7 +133,7 @@ mod tests {
         let text = r#"<ir_version: 8, opset_import: ["" : 17]>
             g (float[N, 1024, 512] x) => (float[N, 1024, 512] y) { a = Relu (x) b = Relu (a) y = Relu (b) }"#;
         let mut model = crate::ir::text::parse(text).unwrap();
-        crate::ops::infer_types(&mut model).unwrap();
+        ops::infer_types(&mut model).unwrap();
         let values: Vec<ValueId> = ["x", "a", "b"].iter().filter_map(|n| model.graph.find(n)).collect();
         assert_eq!(together(&model, &values), 2, "of 16 million elements each");
         assert_eq!(together(&model, &values[2..]), 1);

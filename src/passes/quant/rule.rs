@@ -26,7 +26,11 @@ impl Rule {
 
     /// Whether the ends of a value tell all that it asks for.
     pub(super) fn needs_ends_alone(self) -> bool {
-        matches!(self.observer, Observer::MinMax | Observer::Average)
+        match self.observer {
+            Observer::MinMax | Observer::Average => true,
+            Observer::Percentile => self.outermost <= 0.0,
+            Observer::Mse | Observer::Entropy => false,
+        }
     }
 }
 
