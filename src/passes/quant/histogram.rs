@@ -3,6 +3,7 @@
 
 use super::{
     Observer,
+    costs::Sums,
     counting::{BINS, Ends, SIDE, Tables},
     rule::Rule,
 };
@@ -133,8 +134,14 @@ impl Histogram {
             // Where all are zero, or so small that bins have no width.
             _ if !self.width.is_normal() => (f64::from(self.low), f64::from(self.high)),
             Observer::Percentile => self.without_outermost(rule.outermost),
-            Observer::Mse => self.cheapest(|low, high| self.squared_error(low, high, levels)),
-            Observer::Entropy => self.cheapest(|low, high| self.divergence(low, high, levels)),
+            Observer::Mse => {
+                let (sums, width) = (Sums::of(&self.counts), f64::from(self.width));
+                self.cheapest(|low, high| sums.squared_error(low / width, high / width, levels - 1))
+            }
+            Observer::Entropy => {
+                let sums = Sums::of(&self.counts);
+                self.cheapest(|low, high| sums.divergence(self.inside(low, high), levels))
+            }
         }
     }
     fn without_outermost(&self, share: f64) -> (f64, f64) {
@@ -163,47 +170,6 @@ impl Histogram {
         };
         let high = least(high, &|high| cost(low, high));
         (least(low, &|low| cost(low, high)), high)
-    }
-    /// Of elements in the middle of their bins.
-    fn squared_error(&self, low: f64, high: f64, levels: usize) -> f64 {
-        let step = (high - low) / (levels - 1) as f64;
-        let counted = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
-        let errors = counted.map(|(bin, count)| {
-            let x = self.start() + (bin as f64 + 0.5) * f64::from(self.width);
-            let outside = (low - x).max(x - high).max(0.0);
-            // Within a step, errors are even between the halves: a twelfth of its square in the mean.
-            let error = if outside > 0.0 { outside * outside } else { step * step / 12.0 };
-            *count as f64 * error
-        });
-        errors.sum()
-    }
-    fn divergence(&self, low: f64, high: f64, levels: usize) -> f64 {
-        let inside = self.inside(low, high);
-        let (below, above) = (self.counts[..inside.start].iter(), self.counts[inside.end..].iter());
-        let mut p: Vec<f64> = self.counts[inside].iter().map(|count| *count as f64).collect();
-        let last = p.len() - 1;
-        // What saturates is information that Q, made of what lies inside, does not have.
-        let q = p.clone();
-        p[0] += below.sum::<u64>() as f64;
-        p[last] += above.sum::<u64>() as f64;
-        let (total, held) = (p.iter().sum::<f64>(), q.iter().sum::<f64>());
-        if held == 0.0 {
-            return f64::INFINITY;
-        }
-        let mut divergence = 0.0;
-        // More integers than bins lose nothing that these tell.
-        let levels = levels.min(p.len());
-        for level in 0..levels {
-            let bins = level * p.len() / levels..(level + 1) * p.len() / levels;
-            let used = bins.clone().filter(|bin| p[*bin] > 0.0).count();
-            let share = q[bins.clone()].iter().sum::<f64>() / held / used.max(1) as f64;
-            for p in p[bins].iter().filter(|p| **p > 0.0) {
-                let p = p / total;
-                // Bins that only hold what saturates count as if one element were theirs.
-                divergence += p * (p / share.max(1.0 / total)).ln();
-            }
-        }
-        divergence
     }
 }
 
@@ -360,7 +326,9 @@ mod tests {
         };
         let best = histogram.span(Observer::Mse, 256);
         assert!(error(best) < error(histogram.span(Observer::MinMax, 256)));
-        let estimate = histogram.squared_error(best.0, best.1, 256);
+        let width = f64::from(histogram.width);
+        let sums = Sums::of(&histogram.counts);
+        let estimate = width * width * sums.squared_error(best.0 / width, best.1 / width, 255);
         assert!((estimate / error(best) - 1.0).abs() < 0.05, "{estimate} against {}", error(best));
     }
 }

@@ -15,6 +15,7 @@ mod budget;
 mod chains;
 mod choice;
 mod compensate;
+mod costs;
 mod counting;
 mod descent;
 mod dynamic;
