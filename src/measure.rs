@@ -117,8 +117,8 @@ pub trait Measure {
         Err(no_runtime("running a model"))
     }
     /// Runs models side by side over these of the calibration samples, in the batches that hold them without those that hold
-    /// samples before them, and hands the values asked for to `each`, in order: no more than two batches of them are held at a time, one of which is run while
-    /// the other is looked at; of a single small model a few, where each holds little.
+    /// samples before them, and hands the values asked for to `each`, in order: no more than two batches of them are held at a
+    /// time, one of which is run while the other is looked at; of a single small model a few, where each holds little.
     fn sweep(
         &self,
         _probes: &[Probe<'_>],

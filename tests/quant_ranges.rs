@@ -132,3 +132,14 @@ fn shares_are_those_of_the_samples_that_are_counted() {
         assert_eq!(all, few, "{rule}");
     }
 }
+
+#[test]
+fn a_batch_without_elements_changes_nothing() {
+    let (model, measurer) = (model(), measurer());
+    let empty: Batch = vec![("x".to_owned(), Tensor::from_vec([0, 16, 6, 6], Vec::<f32>::new()))];
+    let batches = measurer.samples().batches().iter().cloned().chain([empty]);
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
+    let more = Measurer::new(runtime, Samples::from_batches(batches), SessionOptions::default());
+    let [with, without] = [&more, &measurer].map(|measurer| schemes(&model, measurer, "observer=minmax"));
+    assert!(with.len() >= 4 && with == without, "{with:?}");
+}

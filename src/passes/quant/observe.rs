@@ -104,7 +104,11 @@ fn reach(
         let found: Vec<_> = seen.values.iter().flatten().collect();
         for (histogram, ends) in histograms.iter_mut().zip(found.chunks_exact(2)) {
             let ends = ends.iter().flat_map(|end| end.to_f32().unwrap_or_default().into_owned());
-            histogram.reach(&ends.collect::<Vec<_>>());
+            // Of no elements the smallest is above the largest.
+            match ends.collect::<Vec<_>>()[..] {
+                [low, high] if low > high => histogram.reach(&[]),
+                ref ends => histogram.reach(ends),
+            }
         }
         cx.check_cancelled()
     })
