@@ -5,7 +5,7 @@
 //!     cargo bench --bench calibration [-- CALIB.npz | MODEL.onnx ...]
 //!
 //! Without an argument: three of the zoo's classifiers on the images in `tests/assets`. Models that are named get made-up samples,
-//! 256 of files of less than 10 MB and 64 of others, one in a batch. A cell is a ratio of medians.
+//! 256 batches of files of less than 10 MB and 64 of others, of one sample or as many as the model fixes. A cell is a ratio of medians.
 
 #![allow(clippy::print_stdout, reason = "what was measured is shown")]
 

@@ -111,6 +111,7 @@ fn ends_are_those_of_all_samples_though_no_value_is_handed_out() {
 fn the_average_is_over_all_batches() {
     let (model, measurer) = (model(), measurer());
     let schemes = schemes(&model, &measurer, "observer=average");
+    assert!(schemes.len() >= 4, "{:?}", schemes.keys());
     let names: Vec<String> = schemes.keys().cloned().collect();
     for ((name, scheme), ends) in schemes.iter().zip(ends(&model, &measurer, &names)) {
         let mean = |of: fn(&(f32, f32)) -> f32| ends.iter().map(of).sum::<f32>() / BATCHES as f32;
@@ -142,4 +143,19 @@ fn a_batch_without_elements_changes_nothing() {
     let more = Measurer::new(runtime, Samples::from_batches(batches), SessionOptions::default());
     let [with, without] = [&more, &measurer].map(|measurer| schemes(&model, measurer, "observer=minmax"));
     assert!(with.len() >= 4 && with == without, "{with:?}");
+}
+
+#[test]
+fn what_is_infinite_in_samples_behind_those_that_are_counted_stays_float() {
+    let (model, measurer) = (model(), measurer());
+    let mut batches = measurer.samples().batches().to_vec();
+    let mut values = even(ROWS * 16 * 36, 1);
+    values[777] = f32::INFINITY;
+    batches[BATCHES - 1] = vec![("x".to_owned(), Tensor::from_vec([ROWS, 16, 6, 6], values))];
+    let runtime = Runtime::find(Some(&setup_dir().join("ort"))).unwrap();
+    let infinite = Measurer::new(runtime, Samples::from_batches(batches), SessionOptions::default());
+    for rule in ["observer=minmax", "observer=average", "observer=percentile"] {
+        assert!(schemes(&model, &measurer, rule).contains_key("x"), "{rule}");
+        assert!(!schemes(&model, &infinite, rule).contains_key("x"), "{rule}");
+    }
 }
