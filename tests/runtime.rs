@@ -5,7 +5,7 @@ mod support;
 use npyz::WriterBuilder;
 use onnx_compress::{
     Error,
-    ir::{DType, Model, Origin, Tensor, text},
+    ir::{DType, Model, Origin, Tensor},
     lower,
     measure::{Measure, Measured, Need, Stat},
     runtime::{
@@ -373,25 +373,4 @@ fn element_types_go_in_and_out_unchanged() {
             "{dtype}"
         );
     }
-}
-
-#[test]
-fn sessions_read_shared_weights_and_never_those_that_were_there_before() {
-    let text = "<ir_version: 8, opset_import: [\"\" : 17]>
-        g (float[1, 64] x) => (float[1, 128] y) <float[64, 128] w> { y = MatMul (x, w) }";
-    let (runtime, options) = (runtime(), SessionOptions::default());
-    let x = vec![("x".to_owned(), Tensor::from_vec([1, 64], vec![1f32; 64]))];
-    let first = |session: &Session| session.run(&x).unwrap()[0].1.to_f32().unwrap()[0];
-    let mut model = text::parse(text).unwrap();
-    let w = model.graph.find("w").unwrap();
-    let kept: Vec<Session> = (0..4)
-        .flat_map(|k| {
-            // Tensors come and go, and with them their addresses; sessions stay.
-            let tensor = Tensor::from_vec([64, 128], vec![k as f32; 64 * 128]);
-            model.graph.value_mut(w).origin = Origin::Initializer(tensor);
-            [0, 1].map(|_| Session::new(&runtime, &model, &options).unwrap())
-        })
-        .collect();
-    let found: Vec<f32> = kept.iter().map(first).collect();
-    assert_eq!(found, [0.0, 0.0, 64.0, 64.0, 128.0, 128.0, 192.0, 192.0]);
 }

@@ -100,26 +100,32 @@ pub(super) fn input<'a>(name: &str, tensor: &'a Tensor) -> Result<SessionInputVa
     }
 }
 
-/// A copy of a tensor of numbers as a value of ONNX Runtime; nothing for other types.
-pub(super) fn copied(name: &str, tensor: &Tensor) -> Result<Option<DynValue>> {
-    fn plain<T>(name: &str, tensor: &Tensor) -> Result<Option<DynValue>>
-    where
-        T: Element + PrimitiveTensorElementType + Debug + Clone + 'static,
-    {
-        let data = tensor.view::<T>().ok_or_else(|| uncovered(name, tensor.dtype()))?.into_owned();
-        let whole = |e: ort::Error| failed(&format!("weight `{name}`"), &e);
-        Ok(Some(OrtTensor::from_array((tensor.shape().to_vec(), data)).map_err(whole)?.into_dyn()))
+/// A copy of a tensor's bytes that is aligned for its type; nothing where they are so where they lie.
+pub(super) fn realigned(tensor: &Tensor) -> Option<Data> {
+    fn copied<T: Element>(tensor: &Tensor) -> Option<Data> {
+        match tensor.view::<T>()? {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(elements) => Tensor::from_vec(tensor.shape(), elements).data().cloned(),
+        }
     }
-    by_type!(tensor.dtype(), plain(name, tensor), Ok(None))
+    by_type!(tensor.dtype(), copied(tensor), None)
 }
 
 /// From this size on (64 KiB) a result is not copied. Smaller ones are: they would keep a whole session in memory.
 const LARGE: usize = 1 << 16;
 
-/// A numeric result in ONNX Runtime's memory, with the session that computed it: constants lie in the session's own.
+/// What the constants of a session lie in.
+pub(super) struct Memory {
+    /// Dropped before what it reads.
+    pub(super) _session: Arc<SharedSessionInner>,
+    /// Weights that it does not own.
+    pub(super) _weights: Vec<Arc<Data>>,
+}
+
+/// A numeric result in ONNX Runtime's memory, with that of the session that computed it: it may be a constant.
 struct Lent<T> {
     value: DynValue,
-    _session: Arc<SharedSessionInner>,
+    _memory: Arc<Memory>,
     element: PhantomData<fn() -> T>,
 }
 
@@ -130,7 +136,7 @@ impl<T: Element + PrimitiveTensorElementType> AsRef<[u8]> for Lent<T> {
 }
 
 /// A model output of a session.
-pub(super) fn output(name: &str, value: DynValue, session: &Arc<SharedSessionInner>) -> Result<Tensor> {
+pub(super) fn output(name: &str, value: DynValue, memory: &Arc<Memory>) -> Result<Tensor> {
     fn dims(shape: &[i64]) -> Vec<usize> {
         shape.iter().map(|d| usize::try_from(*d).unwrap_or(0)).collect() // a computed value's dims are not negative
     }
@@ -145,7 +151,7 @@ pub(super) fn output(name: &str, value: DynValue, session: &Arc<SharedSessionInn
             if size_of_val(data) < LARGE {
                 return Ok(Tensor::from_vec(shape, data.to_vec()));
             }
-            let lent = Lent::<$t> { value, _session: session.clone(), element: PhantomData };
+            let lent = Lent::<$t> { value, _memory: memory.clone(), element: PhantomData };
             Tensor::new(<$t as Element>::DTYPE, shape, Data::from(Bytes::from_owner(lent)))
         }};
     }

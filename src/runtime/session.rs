@@ -1,9 +1,14 @@
 //! A model ready to run.
 
-use super::{Runtime, convert, failed, weights};
+use super::{
+    Runtime,
+    convert::{self, Memory},
+    failed,
+    weights::Apart,
+};
 use crate::{
     error::{Error, Result},
-    ir::{DType, Model, Tensor},
+    ir::{DType, Data, Model, Tensor},
     lower,
     measure::Batch,
 };
@@ -16,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     env, fmt,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Arc, Mutex},
 };
 
 /// What executes a model.
@@ -76,6 +81,7 @@ pub struct SessionOptions {
 /// A model loaded into ONNX Runtime.
 pub struct Session {
     session: Mutex<OrtSession>,
+    memory: Arc<Memory>,
     inputs: Vec<String>,
     /// The element types of the inputs that are tensors, in the order of their names.
     types: Vec<Option<DType>>,
@@ -108,28 +114,23 @@ impl Session {
     }
     /// Loads a model whose large weights it reads where other sessions do.
     fn sharing(runtime: &Runtime, model: &Model, options: &SessionOptions) -> Result<Session> {
-        let (mut builder, weights) = (prepare(runtime, options)?, weights::apart(model)?);
-        let bytes = lower::to_bytes_without(model, &|name| weights.contains_key(name), options.yielding)?;
-        // Said twice: one has the graph know the weight, so that it is optimized as ever; but the session would copy it, unless
-        // the other gives it what it is to read there.
-        for (name, value) in weights {
-            let known = builder.with_external_initializer(&name, value.clone());
-            let known = known.map_err(|why| failed(REFUSED, &why))?;
-            builder = known.with_initializer(&name, value).map_err(|why| failed(REFUSED, &why))?;
-        }
-        Ok(Session::over(builder.commit_from_memory(&bytes).map_err(|why| failed(REFUSED, &why))?))
+        let weights = Apart::of(model);
+        let bytes = lower::to_bytes_without(model, &weights.numbers, options.yielding)?;
+        let (mut builder, weights) = weights.give_to(prepare(runtime, options)?)?;
+        let session = builder.commit_from_memory(&bytes).map_err(|why| failed(REFUSED, &why))?;
+        Ok(Session::over(session, weights))
     }
     /// Loads a serialized model that holds all its data.
     pub fn from_bytes(runtime: &Runtime, model: &[u8], options: &SessionOptions) -> Result<Session> {
         let session = prepare(runtime, options)?.commit_from_memory(model);
-        Ok(Session::over(session.map_err(|why| failed(REFUSED, &why))?))
+        Ok(Session::over(session.map_err(|why| failed(REFUSED, &why))?, Vec::new()))
     }
     /// Loads a model file, with its external data beside it.
     pub fn from_file(runtime: &Runtime, path: &Path, options: &SessionOptions) -> Result<Session> {
         let session = prepare(runtime, options)?.commit_from_file(path);
-        Ok(Session::over(session.map_err(|why| failed(REFUSED, &why))?))
+        Ok(Session::over(session.map_err(|why| failed(REFUSED, &why))?, Vec::new()))
     }
-    fn over(session: OrtSession) -> Session {
+    fn over(session: OrtSession, weights: Vec<Arc<Data>>) -> Session {
         let names = |outlets: &[ort::value::Outlet]| outlets.iter().map(|o| o.name().to_owned()).collect();
         let dtype = |outlet: &ort::value::Outlet| match outlet.dtype() {
             ValueType::Tensor { ty, .. } => convert::dtype_of(*ty),
@@ -139,6 +140,7 @@ impl Session {
             inputs: names(session.inputs()),
             types: session.inputs().iter().map(dtype).collect(),
             outputs: names(session.outputs()),
+            memory: Arc::new(Memory { _session: session.inner(), _weights: weights }),
             session: Mutex::new(session),
             folder: None,
         }
@@ -168,13 +170,12 @@ impl Session {
         let given = batch.iter().map(|(name, tensor)| Ok((name.as_str(), convert::input(name, tensor)?)));
         let given = given.collect::<Result<Vec<_>>>()?;
         let mut session = self.session.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let inner = session.inner();
         let mut results = session.run(given).map_err(|why| failed("running the model", &why))?;
         let mut outputs = Vec::with_capacity(self.outputs.len());
         for name in &self.outputs {
             let missing = || Error::Runtime(format!("output `{name}` was not computed"));
             let value = results.remove(name).ok_or_else(missing)?;
-            outputs.push((name.clone(), convert::output(name, value, &inner)?));
+            outputs.push((name.clone(), convert::output(name, value, &self.memory)?));
         }
         Ok(outputs)
     }

@@ -17,6 +17,7 @@ use crate::{
     ir::{Attr, Function, Model, Op, OpsetImport, Origin, Tensor},
 };
 pub use file::{ExternalData, SaveOptions, save};
+use std::collections::HashMap;
 use tensor::DataFile;
 
 /// Protobuf's own limit on a message, which ONNX Runtime and Python keep to.
@@ -32,13 +33,13 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
     Ok(rope.to_vec())
 }
 
-/// The model as one message for a runtime, without the data of those tensors of the main graph that `apart` names: it is given
-/// them otherwise. With `ends_early`, it will compute the ends of the graph as soon as it can; see [`Graph::order_of_early_ends`].
+/// The model as one message for a runtime, without the data of those tensors of the main graph that `apart` numbers: it is given
+/// them as files of that name. With `ends_early`, it will compute the ends of the graph as soon as it can; see [`Graph::order_of_early_ends`].
 ///
 /// [`Graph::order_of_early_ends`]: crate::ir::Graph::order_of_early_ends
 pub(crate) fn to_bytes_without(
     model: &Model,
-    apart: &dyn Fn(&str) -> bool,
+    apart: &HashMap<String, usize>,
     ends_early: bool,
 ) -> Result<Vec<u8>> {
     let rope = Writer { apart: Some(apart), ends_early, ..Writer::default() }.model(model);
@@ -71,8 +72,8 @@ fn check_size(rope: &Rope) -> Result<()> {
 #[derive(Default)]
 struct Writer<'a> {
     data_file: Option<DataFile>,
-    /// Which constants of the main graph are left out, by name.
-    apart: Option<&'a dyn Fn(&str) -> bool>,
+    /// What stands for those constants of the main graph that are left out.
+    apart: Option<&'a HashMap<String, usize>>,
     /// Whether nodes are in the order that makes ONNX Runtime compute ends early.
     ends_early: bool,
 }

@@ -71,8 +71,10 @@ impl Writer<'_> {
         if let Some(name) = name {
             out.text(t::NAME, name);
         }
-        if external && name.zip(self.apart).is_some_and(|(name, apart)| apart(name)) {
-            out.bytes(t::EXTERNAL_DATA, &encode_pair(&("location".to_owned(), "apart".to_owned())));
+        if let Some(number) =
+            name.zip(self.apart).and_then(|(name, apart)| apart.get(name)).filter(|_| external)
+        {
+            out.bytes(t::EXTERNAL_DATA, &encode_pair(&("location".to_owned(), number.to_string())));
             out.int(t::DATA_LOCATION, DataLocation::External as i64);
             return out;
         }
