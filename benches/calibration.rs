@@ -22,7 +22,8 @@ use std::{
     time::Instant,
 };
 
-const REPEATS: usize = 5;
+/// Runs of models that are named, which take long, and of the zoo's, which do not.
+const REPEATS: [usize; 2] = [5, 21];
 const BATCH: usize = 32;
 const RULES: [&str; 5] = ["minmax", "average", "percentile", "mse", "entropy"];
 const ZOO: [&str; 3] = ["resnet20", "vit", "simplecnn"];
@@ -43,7 +44,7 @@ fn main() {
         let what = Synthesis { batches: if large { 64 } else { 256 }, ..Synthesis::default() };
         let samples = Samples::synthesize(&runtime, &model, &what).expect("inputs can be made up");
         // They stand for real ones here.
-        row(&runtime, path, &model, &Samples::from_batches(samples.batches().to_vec()));
+        row(&runtime, path, &model, &Samples::from_batches(samples.batches().to_vec()), REPEATS[0]);
     }
     if given.iter().any(|path| is_model(&path)) {
         return;
@@ -53,7 +54,7 @@ fn main() {
         let path = root.join(format!("tests/assets/zoo/{name}.onnx"));
         let model = simplified(&path);
         let samples = Samples::load(&images, &model, BATCH, None).expect("the images are the model's");
-        row(&runtime, &path, &model, &samples);
+        row(&runtime, &path, &model, &samples, REPEATS[1]);
     }
 }
 
@@ -65,7 +66,7 @@ fn simplified(path: &Path) -> Model {
 }
 
 /// What each rule takes for one model: the time of all but that of its weights, which takes no samples.
-fn row(runtime: &Runtime, path: &Path, model: &Model, samples: &Samples) {
+fn row(runtime: &Runtime, path: &Path, model: &Model, samples: &Samples, repeats: usize) {
     let ranges =
         |rule: &str| format!("quant(latency=any,noise=any,equalize=none,repair=none,observer={rule})");
     let pipelines: Vec<String> =
@@ -73,7 +74,7 @@ fn row(runtime: &Runtime, path: &Path, model: &Model, samples: &Samples) {
     let none = Samples::from_batches([]);
     let (mut bare, mut weights, mut ours) = (Vec::new(), Vec::new(), vec![Vec::new(); pipelines.len()]);
     run_bare(runtime, model, samples);
-    for _ in 0..REPEATS {
+    for _ in 0..repeats {
         bare.push(seconds(|| run_bare(runtime, model, samples)));
         weights.push(seconds(|| run_quant(runtime, model, &none, "quant(activations=none)")));
         for (pipeline, times) in pipelines.iter().zip(&mut ours) {

@@ -26,7 +26,8 @@ pub(crate) fn reduce(
     kept: Option<(usize, usize)>,
 ) -> ValueId {
     let name = format!("{}_{op}", graph.name_of(of));
-    let ty = Type::tensor(graph.dtype(of).unwrap_or(DType::F32), kept.map(|_| Dim::Unknown));
+    let extent = |(axis, _)| graph.shape(of).and_then(|s| s.get(axis).cloned()).unwrap_or(Dim::Unknown);
+    let ty = Type::tensor(graph.dtype(of).unwrap_or(DType::F32), kept.map(extent));
     let axes: Option<Vec<i64>> =
         kept.map(|(axis, rank)| (0..rank).filter(|k| *k != axis).map(|k| k as i64).collect());
     let (node, mut inputs) = (Op::new(op, "").with("keepdims", 0), vec![of]);

@@ -3,7 +3,7 @@
 use super::measurer::value_of;
 use crate::{
     error::{Error, Result},
-    ir::{Model, Origin, Tensor},
+    ir::{Dim, Model, Origin, Tensor, ValueId},
     measure::Batch,
 };
 use std::collections::HashMap;
@@ -35,6 +35,16 @@ impl Fetch {
         graph.outputs = outputs;
         graph.sweep();
         Ok(Fetch { names: names.to_vec(), stored, model: computes.then_some(fetching) })
+    }
+    /// How many bytes the computed ones take, where their types tell.
+    pub(super) fn bytes(&self) -> Option<usize> {
+        let Some(Model { graph, .. }) = &self.model else { return Some(0) };
+        let of = |v: &ValueId| {
+            let shape = graph.shape(*v)?;
+            let elements = shape.iter().map(Dim::known).try_fold(1usize, |all, n| all.checked_mul(n?))?;
+            graph.dtype(*v)?.bytes_for(elements)
+        };
+        graph.outputs.iter().map(of).sum()
     }
     /// The values in order, of a batch and what it was computed to.
     pub(super) fn take(&self, batch: &Batch, computed: Batch) -> Result<Vec<Tensor>> {

@@ -4,7 +4,7 @@
 //! a processor each, and a single one is loaded once for each processor, where it and its values are small, to run a batch on each.
 //! Where the number of threads is given, it is no matter of ours.
 
-use super::{Optimize, Provider, Runtime, Session, SessionOptions, fetch::Fetch};
+use super::{Optimize, Provider, Runtime, Session, SessionOptions, fetch::Fetch, rows::rows_of};
 use crate::{
     error::Result,
     ir::Tensor,
@@ -20,8 +20,9 @@ const HEAVY: usize = 24 << 20;
 const AT_ONCE: usize = 16 << 20;
 /// Batches whose values each of several runners holds: one that waits to be looked at, and the one that runs.
 const HELD: usize = 2;
-/// A model is not loaded once more for fewer batches than this.
-const LEAST_BATCHES: usize = 16;
+/// A model is not loaded once more for fewer batches than this, or fewer samples.
+const LEAST_BATCHES: usize = 8;
+const LEAST_SAMPLES: usize = 32;
 /// A model is not loaded more often than this.
 const MOST_RUNNERS: usize = 4;
 
@@ -49,23 +50,37 @@ pub(super) fn sweep(
     let runner = |threads: Option<usize>| Runner::new(runtime, &fetches, &options, threads);
     let processors = rayon::current_num_threads();
     let each_own = options.threads.is_none() && computed > 1;
-    let first = runner(each_own.then(|| (processors / computed).max(1)))?;
     let alone = options.threads.is_none() && options.provider == Provider::Cpu && computed == 1 && !heavy;
-    let many = (batches.len() / LEAST_BATCHES).min(processors).min(MOST_RUNNERS);
-    if !alone || many < 2 {
+    let samples: usize = batches.iter().map(rows_of).sum();
+    let worth = (batches.len() / LEAST_BATCHES).min(samples / LEAST_SAMPLES);
+    let most = worth.min(processors).min(MOST_RUNNERS);
+    let fit = |bytes: usize| most.min(AT_ONCE / HELD / bytes.max(1)).max(1);
+    let several = |many: usize, start: usize, each: &mut dyn FnMut(Seen<'_>) -> Result<()>| {
+        let runners = (0..many).into_par_iter().map(|_| runner(Some((processors / many).max(1))));
+        run(&runners.collect::<Result<Vec<_>>>()?, batches, start, each)
+    };
+    let told = fetches.iter().map(Fetch::bytes).sum::<Option<usize>>();
+    if alone
+        && let Some(bytes) = told
+        && fit(bytes) > 1
+    {
+        return several(fit(bytes), 0, each);
+    }
+    let first = runner(each_own.then(|| (processors / computed).max(1)))?;
+    if !alone || most < 2 || told.is_some() {
         return run(&[first], batches, 0, each);
     }
     let values = first.run(&batches[0])?;
     let bytes: usize = values.iter().flatten().map(Tensor::byte_len).sum();
     each(Seen { batch: 0, batches: batches.len(), values: &values })?;
     drop(values);
-    let many = many.min(AT_ONCE / HELD / bytes.max(1));
-    if many < 2 {
-        return run(&[first], batches, 1, each);
+    match fit(bytes) {
+        1 => run(&[first], batches, 1, each),
+        many => {
+            drop(first);
+            several(many, 1, each)
+        }
     }
-    drop(first);
-    let runners = (0..many).into_par_iter().map(|_| runner(Some((processors / many).max(1))));
-    run(&runners.collect::<Result<Vec<_>>>()?, batches, 1, each)
 }
 
 /// The batches from this one on, by turns of the runners; they run while what came of those before is looked at. Where there are
