@@ -68,8 +68,9 @@ fn aligned(tensor: &Tensor) -> Option<Arc<Data>> {
     static COPIES: LazyLock<Mutex<Copies>> = LazyLock::new(Mutex::default);
 
     let data = tensor.data()?;
-    let mut copies = locked(&COPIES);
+    // Before the lock is taken: they may be still to compute.
     let key = (data.as_slice().as_ptr().addr(), data.len(), tensor.dtype());
+    let mut copies = locked(&COPIES);
     if let Some(copy) = copies.get(&key).and_then(|(_, copy)| copy.upgrade()) {
         return Some(copy);
     }
