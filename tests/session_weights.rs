@@ -88,21 +88,22 @@ fn sessions_copy_no_weight_that_is_aligned() {
 
 #[test]
 fn sessions_read_shared_weights_and_never_those_that_were_there_before() {
+    // A table is read where it is; of a factor ONNX Runtime keeps a copy in another order.
     let text = "<ir_version: 8, opset_import: [\"\" : 17]>
-        g (float[1, 64] x) => (float[1, 128] y) <float[64, 128] w> { y = MatMul (x, w) }";
+        g (int64[1] i) => (float[1, 128] y) <float[64, 128] table> { y = Gather (table, i) }";
     let (runtime, options) = (runtime(), SessionOptions::default());
-    let x = vec![("x".to_owned(), Tensor::from_vec([1, 64], vec![1f32; 64]))];
-    let first = |session: &Session| session.run(&x).unwrap()[0].1.to_f32().unwrap()[0];
+    let last = vec![("i".to_owned(), Tensor::ints([63]))];
+    let row = |session: &Session| session.run(&last).unwrap()[0].1.to_f32().unwrap()[0];
     let mut model = text::parse(text).unwrap();
-    let w = model.graph.find("w").unwrap();
+    let table = model.graph.find("table").unwrap();
     let kept: Vec<Session> = (0..4)
         .flat_map(|k| {
             // Tensors come and go, and with them their addresses; sessions stay.
             let tensor = Tensor::from_vec([64, 128], vec![k as f32; 64 * 128]);
-            model.graph.value_mut(w).origin = Origin::Initializer(tensor);
+            model.graph.value_mut(table).origin = Origin::Initializer(tensor);
             [0, 1].map(|_| Session::new(&runtime, &model, &options).unwrap())
         })
         .collect();
-    let found: Vec<f32> = kept.iter().map(first).collect();
-    assert_eq!(found, [0.0, 0.0, 64.0, 64.0, 128.0, 128.0, 192.0, 192.0]);
+    let found: Vec<f32> = kept.iter().map(row).collect();
+    assert_eq!(found, [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
 }

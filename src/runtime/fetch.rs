@@ -44,7 +44,7 @@ impl Fetch {
             let elements = shape.iter().map(Dim::known).try_fold(1usize, |all, n| all.checked_mul(n?))?;
             graph.dtype(*v)?.bytes_for(elements)
         };
-        graph.outputs.iter().map(of).sum()
+        graph.outputs.iter().map(of).try_fold(0usize, |all, bytes| all.checked_add(bytes?))
     }
     /// The values in order, of a batch and what it was computed to.
     pub(super) fn take(&self, batch: &Batch, computed: Batch) -> Result<Vec<Tensor>> {

@@ -59,7 +59,7 @@ pub(super) fn sweep(
         let runners = (0..many).into_par_iter().map(|_| runner(Some((processors / many).max(1))));
         run(&runners.collect::<Result<Vec<_>>>()?, batches, start, each)
     };
-    let told = fetches.iter().map(Fetch::bytes).sum::<Option<usize>>();
+    let told = fetches.iter().map(Fetch::bytes).try_fold(0usize, |all, bytes| all.checked_add(bytes?));
     if alone
         && let Some(bytes) = told
         && fit(bytes) > 1

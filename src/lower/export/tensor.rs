@@ -71,9 +71,8 @@ impl Writer<'_> {
         if let Some(name) = name {
             out.text(t::NAME, name);
         }
-        if let Some(number) =
-            name.zip(self.apart).and_then(|(name, apart)| apart.get(name)).filter(|_| external)
-        {
+        let apart = name.zip(self.apart).filter(|_| external);
+        if let Some(number) = apart.and_then(|(name, apart)| apart.get(name)) {
             out.bytes(t::EXTERNAL_DATA, &encode_pair(&("location".to_owned(), number.to_string())));
             out.int(t::DATA_LOCATION, DataLocation::External as i64);
             return out;
