@@ -4,7 +4,8 @@ mod support;
 
 use bytes::Bytes;
 use onnx_compress::{
-    ir::{DType, Model, Origin, Tensor, Type, text},
+    ir::{DType, Model, Op, Origin, Tensor, Type, text},
+    lower,
     measure::Batch,
     runtime::{Runtime, Session, SessionOptions},
 };
@@ -21,7 +22,7 @@ fn constant(tensor: &Tensor) -> Tensor {
     model.graph.name = "constant".into();
     let ty = Type::Tensor(tensor.ty());
     let w = model.graph.add_initializer("w", tensor.clone());
-    let y = model.graph.add_node(onnx_compress::ir::Op::new("Identity", "same"), &[w], "y", Some(ty));
+    let y = model.graph.add_node(Op::new("Identity", "same"), &[w], "y", Some(ty));
     model.graph.outputs.push(y);
     let session = Session::new(&runtime(), &model, &SessionOptions::default()).unwrap();
     drop(model);
@@ -53,6 +54,27 @@ fn every_type_is_read_wherever_it_lies() {
             let tensor = Tensor::new(dtype, shape, bytes.slice(start..)).unwrap();
             assert_eq!(constant(&tensor), tensor, "{dtype}, {start} bytes off");
         }
+    }
+}
+
+#[test]
+fn types_that_are_not_put_out_are_read_as_a_file_has_them() {
+    for dtype in [DType::I4, DType::U4, DType::F8E4M3FN, DType::F8E5M2] {
+        let bytes: Vec<u8> = (0..64 << 10).map(|k| (k % 113) as u8).collect();
+        let shape = [bytes.len() * 8 / dtype.bits()];
+        let mut model = Model { ir_version: 10, ..Model::default() };
+        model.require_domain("", 21);
+        model.graph.name = "reals".into();
+        let w = model.graph.add_initializer("w", Tensor::new(dtype, shape, bytes).unwrap());
+        let cast = Op::new("Cast", "reals").with("to", i64::from(DType::F32.onnx()));
+        let ty = Type::tensor(DType::F32, [shape[0].into()]);
+        let y = model.graph.add_node(cast, &[w], "y", Some(ty));
+        model.graph.outputs.push(y);
+        let (runtime, options) = (runtime(), SessionOptions::default());
+        let whole = Session::from_bytes(&runtime, &lower::to_bytes(&model).unwrap(), &options).unwrap();
+        let apart = Session::new(&runtime, &model, &options).unwrap();
+        let [whole, apart] = [whole, apart].map(|session| session.run(&Batch::new()).unwrap());
+        assert_eq!(whole, apart, "{dtype}");
     }
 }
 

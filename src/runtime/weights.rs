@@ -38,7 +38,7 @@ impl Apart {
     /// Has a session read them where they are. Returns what is to live as long as the session does.
     #[allow(unsafe_code, reason = "ort has this for bytes in memory of its own alone")]
     pub(super) fn give_to(self, builder: SessionBuilder) -> Result<(SessionBuilder, Vec<Arc<Data>>)> {
-        // An older ONNX Runtime does not know this, and copies them.
+        // An older ONNX Runtime (1.24 was tried) does not know this, and copies them.
         let directly = "session.use_external_initializer_file_buffers_directly";
         let builder = builder.with_config_entry(directly, "1").map_err(|why| failed("weights", &why))?;
         for (number, data) in self.data.iter().enumerate() {
